@@ -1,0 +1,43 @@
+"""What every test needs: no way to a paid API, one real model at a time, unhurried hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# The default draws the same examples on every run, so that a red build is about the change in it.
+# `pytest --hypothesis-profile=explore` searches for new ones. No deadlines: machines are shared.
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2_000, print_blob=True)
+settings.load_profile("default")
+
+_CREDENTIALS_AND_ROUTES = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_OPENAI_ENDPOINT",
+    "OPENAI_API_BASE",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "OPENAI_ORG_ID",
+    "OPENAI_PROJECT_ID",
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_paid_api() -> Iterator[None]:
+    """Hide the developer's keys and endpoints, and keep local servers off any configured proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _CREDENTIALS_AND_ROUTES:
+            patch.delenv(name, raising=False)
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give all tests of the real model to one worker: two models at once starve each other."""
+    if item.get_closest_marker("real_model"):
+        item.add_marker(pytest.mark.xdist_group("real_model"))

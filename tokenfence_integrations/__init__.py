@@ -1,0 +1,37 @@
+"""Budgets for LLM calls, enforced inside the call chain.
+
+Example:
+    >>> client = async_guard(openai.AsyncOpenAI(), budget="$5.00")  # doctest: +SKIP
+"""
+
+from tokenfence_integrations.engine.budget import Budget, Snapshot
+from tokenfence_integrations.engine.events import Event
+from tokenfence_integrations.engine.ledger import LedgerRecord
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.errors import (
+    BudgetExceeded,
+    NoBudgetError,
+    TokenFenceError,
+    UnknownModelError,
+    UnmeteredError,
+)
+from tokenfence_integrations.guard import async_guard, guard
+from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.usage import Usage
+
+__all__ = [
+    "Budget",
+    "BudgetExceeded",
+    "Call",
+    "Event",
+    "LedgerRecord",
+    "NoBudgetError",
+    "Price",
+    "Snapshot",
+    "TokenFenceError",
+    "UnknownModelError",
+    "UnmeteredError",
+    "Usage",
+    "async_guard",
+    "guard",
+]

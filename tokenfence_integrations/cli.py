@@ -1,0 +1,237 @@
+"""The command line: ``tokenfence demo`` and ``tokenfence prices``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from tokenfence_integrations.errors import UnknownModelError
+from tokenfence_integrations.money import parse_usd
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.rates import Card, Rates
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+DISTRIBUTION = "tokenfence-integrations"
+
+_OPTIONAL = frozenset({"aiohttp", "openai", "rich"})
+
+_TIERS = ("flex", "priority", "fast")
+_PICO_PER_DOLLAR = 10**12
+_MILLION = 10**6
+_MS_PER_MINUTE = 60_000
+
+# (header, kind of usage, the kind it is a part of, units that the price is shown for)
+_COLUMNS = (
+    ("input", "input", "", _MILLION),
+    ("cached", "cached", "", _MILLION),
+    ("cache write", "cache_write", "", _MILLION),
+    ("output", "output", "", _MILLION),
+    ("audio in", "input_audio", "input", _MILLION),
+    ("audio out", "output_audio", "output", _MILLION),
+    ("image in", "input_image", "input", _MILLION),
+    ("image out", "output_image", "output", _MILLION),
+    ("characters", "character", "", _MILLION),
+    ("a call", "call", "", 1),
+    ("a picture", "image", "", 1),
+    ("a minute", "audio_ms", "", _MS_PER_MINUTE),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments; None (the default) takes those of the process.
+
+    Returns:
+        The exit code: 0; 1 if the demo's guarded run overspent; 2 if what was asked for cannot be
+        done; 130 if it was interrupted.
+
+    Raises:
+        SystemExit: The arguments are wrong (code 2), or ask for help or the version (code 0).
+
+    Example:
+        >>> main(["prices", "gpt-4o"])
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return _prices(arguments) if arguments.command == "prices" else _demo(arguments)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in _OPTIONAL:
+            raise
+        return _fail(f"{library} is not installed: pip install '{DISTRIBUTION}[demo]'")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tokenfence", description="LLM budgets enforced inside the call chain."
+    )
+    parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser(
+        "demo",
+        help="ten concurrent calls under a budget for four, bare and guarded",
+        description="Ask concurrent calls of gpt-4o twice, bare and guarded by a budget with "
+        "gpt-4o-mini as the fallback. A small model on this machine answers; its tokens are "
+        "priced as those of the models asked for. Exit code 1 if the guarded run overspent.",
+    )
+    provider = demo.add_mutually_exclusive_group()
+    provider.add_argument(
+        "--simulated", action="store_true", help="let the simulated provider answer"
+    )
+    provider.add_argument(
+        "--live", action="store_true", help="use the real API, for real money (OPENAI_API_KEY)"
+    )
+    demo.add_argument(
+        "--budget",
+        type=_budget,
+        metavar="USD",
+        help="the guarded run's budget, such as $0.0035 (default: four times a bare call's cost)",
+    )
+    demo.add_argument("--calls", type=_positive, default=10, help="how many (default: %(default)s)")
+    demo.add_argument(
+        "--max-tokens",
+        type=_positive,
+        default=64,
+        help="the longest answer that each call asks for (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--plain", action="store_true", help="print final tables only, instead of a live one"
+    )
+
+    prices = commands.add_parser(
+        "prices",
+        help="the rates that budgets reckon with",
+        description="Show what models cost, as budgets reckon: in dollars per million tokens "
+        "(characters), or for the one thing named.",
+    )
+    prices.add_argument("models", nargs="+", metavar="model", help="such as gpt-4o")
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from tokenfence_integrations.demo.runner import DemoError, Settings, run_demo
+
+    console = _console()
+    settings = Settings(
+        provider="live" if arguments.live else "simulated" if arguments.simulated else "real",
+        budget=arguments.budget,
+        calls=arguments.calls,
+        max_tokens=arguments.max_tokens,
+        plain=arguments.plain or not console.is_terminal,
+    )
+    book = PriceBook()
+    try:
+        kept = asyncio.run(
+            run_demo(settings, console, lambda model, usage: book.card(model).cost(usage))
+        )
+    except DemoError as error:
+        return _fail(str(error))
+    return 0 if kept else 1
+
+
+def _prices(arguments: argparse.Namespace) -> int:
+    console = _console()
+    book = PriceBook()
+    try:
+        cards = [book.card(model) for model in arguments.models]
+    except UnknownModelError as error:
+        return _fail(str(error))
+    for card in cards:
+        console.print(_title(card), _price_table(card), sep="\n", soft_wrap=True)
+    return 0
+
+
+def _price_table(card: Card) -> Table | str:
+    from rich.table import Table
+
+    rows = list(_rows(card))
+    columns = [column for column in _COLUMNS if _is_worth_showing(column, [r for _, r in rows])]
+    if not columns:
+        return "free\n"
+    table = Table("rates, $ per million")
+    for header, *_ in columns:
+        table.add_column(header, justify="right")
+    for label, rates in rows:
+        shown = (_dollars(getattr(rates, kind), units) for _, kind, _, units in columns)
+        table.add_row(label, *shown)
+    return table
+
+
+def _rows(card: Card) -> Iterator[tuple[str, Rates]]:
+    """The standard rates and those that differ from them, for each step of prompt lengths."""
+    for above in (0, *card.thresholds):
+        tokens = above + 1
+        standard = card.rates(tokens)
+        names: dict[Rates, list[str]] = {standard: ["standard"]}
+        for tier in _TIERS:
+            names.setdefault(card.rates(tokens, service_tier=tier), []).append(tier)
+        names.setdefault(card.rates(tokens, batch=True), []).append("batch")
+        names[standard] = ["standard"]
+        for rates, sharing in names.items():
+            yield ", ".join(sharing) + (f", input > {above:,}" if above else ""), rates
+
+
+def _is_worth_showing(column: tuple[str, str, str, int], rows: Sequence[Rates]) -> bool:
+    _, kind, whole, _ = column
+    return any(getattr(rates, kind) != (getattr(rates, whole) if whole else 0) for rates in rows)
+
+
+def _title(card: Card) -> str:
+    limits = [
+        f", {name} {tokens:,}"
+        for name, tokens in (("context", card.context_window), ("answer", card.max_output_tokens))
+        if tokens
+    ]
+    return f"{card.model} ({card.provider}){''.join(limits)}{' tokens at most' if limits else ''}"
+
+
+def _dollars(pico: int, units: int) -> str:
+    text = f"{pico * units / _PICO_PER_DOLLAR:.6f}".rstrip("0")
+    whole, _, fraction = text.partition(".")
+    return f"{whole}.{fraction:0<2}"
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)
+
+
+def _version() -> str:
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "(a source tree that is not installed)"
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _budget(text: str) -> int:
+    try:
+        amount = parse_usd(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if amount == 0:
+        raise argparse.ArgumentTypeError("a budget of nothing stops every call: give more than 0")
+    return amount
+
+
+def _fail(message: str) -> int:
+    print(f"tokenfence: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,1 @@
+"""Guarded clients of the OpenAI SDK."""

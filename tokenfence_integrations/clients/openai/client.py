@@ -1,0 +1,447 @@
+"""Guarded OpenAI clients: clones of a dynamic subclass that overrides the one way out, `request`.
+
+A clone shares the HTTP client, the credentials and every attribute of the client it was made of,
+and is an instance of its class, so that every method works and every framework accepts it. The SDK
+calls the overridden methods in this order: `request`; for each attempt `_prepare_options` and
+`_send_request`; and once `_process_response`. All that they do with a call is in `exchange`.
+"""
+
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import openai
+from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
+
+from tokenfence_integrations.clients.openai.batches import batch_request, starts_batch
+from tokenfence_integrations.clients.openai.endpoints import BATCHES, endpoint_of
+from tokenfence_integrations.clients.openai.exchange import RAW, Exchange, Terms, current
+from tokenfence_integrations.clients.openai.replies import refusal_text, reply_events, reply_json
+from tokenfence_integrations.clients.openai.uploads import uploaded_bytes
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
+from tokenfence_integrations.pricing.rates import Price
+
+__all__ = ["OpenAIBudgetExceeded", "guard_client", "is_client"]
+
+# Paths that cost nothing, whatever is posted to them: storage, files, tokens counted, calls ended.
+FREE = ("files", "uploads", "moderations", "models", "responses/input_tokens", "conversations")
+FREE_ENDS = ("/cancel", "/search")
+
+OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
+
+
+class OpenAIBudgetExceeded(BudgetExceeded, openai.OpenAIError):
+    """A `BudgetExceeded` that the OpenAI SDK passes on as it is: it retries no OpenAIError."""
+
+
+if TYPE_CHECKING:
+
+    class _Client:
+        """The methods of the SDK's clients that are overridden or used here."""
+
+        base_url: Any
+        files: Any
+
+        def request(self, *args: Any, **kwargs: Any) -> Any: ...
+        def copy(self, *args: Any, **kwargs: Any) -> Any: ...
+        def _prepare_options(self, options: Any) -> Any: ...
+        def _send_request(self, request: Any, **kwargs: Any) -> Any: ...
+        def _process_response(self, *, options: Any, response: Any, **kwargs: Any) -> Any: ...
+        def _build_request(self, options: Any, **kwargs: Any) -> Any: ...
+        def _maybe_override_cast_to(self, cast_to: Any, options: Any) -> Any: ...
+        @property
+        def realtime(self) -> Any: ...
+        @property
+        def responses(self) -> Any: ...
+        @property
+        def beta(self) -> Any: ...
+else:
+    _Client = object
+
+
+class _Guarded(_Client):
+    """What guarded clients have in common, sync and async."""
+
+    _terms: Terms
+
+    @property
+    def tokenfence(self) -> Budget:
+        """The budget that this client's calls count against."""
+        return self._terms.budget_now()
+
+    def copy(self, *args: Any, **kwargs: Any) -> Any:
+        """As the client's own `copy`; the copy is guarded too and shares the budget."""
+        copied = super().copy(*args, **kwargs)
+        copied._terms = self._terms
+        return copied
+
+    with_options = copy
+
+    # WebSockets are opened past every method that is overridden here.
+
+    @cached_property
+    def realtime(self) -> Any:
+        return self._watch_sockets(super().realtime)
+
+    @cached_property
+    def responses(self) -> Any:
+        return self._watch_sockets(super().responses)
+
+    @cached_property
+    def beta(self) -> Any:
+        beta = super().beta
+        self._watch_sockets(beta.realtime)
+        self._watch_sockets(beta.responses)
+        return beta
+
+    def _batch_exchange(self, options: Any, file: bytes) -> Exchange:
+        terms, body = self._terms, options.json_data
+        return Exchange(terms, BATCHES, batch_request(file, terms.book), body, False, "")
+
+    def _exchange(self, options: Any, stream: bool) -> Exchange | None:
+        """The exchange for a request; None if it costs nothing, or cannot be metered."""
+        terms = self._terms
+        path = options.url
+        if options.method.lower() != "post":
+            return None
+        endpoint = endpoint_of(path)
+        if endpoint is None:
+            self._check_metered(path)
+            return None
+        body = options.json_data if isinstance(options.json_data, dict) else {}
+        if options.extra_json:
+            body = {**body, **options.extra_json}
+        headers = options.headers if isinstance(options.headers, dict) else {}
+        tools = body.get("tools")
+        if tools and endpoint.name == "responses":
+            self._check_tools(tools)
+        if body.get("web_search_options") is not None:
+            self._terms.unmetered("the fee of web search")
+        uploaded = uploaded_bytes(options.files) if options.files else 0
+        raw = headers.get(RAW, "")
+        request = endpoint.request(body, uploaded, terms.exact_input)
+        return Exchange(terms, endpoint, request, body, stream, raw)
+
+    def _check_metered(self, path: str) -> None:
+        plain = path.split("?", 1)[0].strip("/")
+        if not plain.startswith(FREE) and not plain.endswith(FREE_ENDS):
+            self._terms.unmetered(f"POST /{plain}")
+
+    def _check_tools(self, tools: Any) -> None:
+        for tool in tools:
+            kind = tool.get("type") if isinstance(tool, dict) else None
+            if kind not in (None, "function", "custom"):
+                self._terms.unmetered(f"the fee of the hosted tool {kind!r}")
+
+    def _check_socket(self, options: Any) -> None:
+        # openai 3 prepares the options of a WebSocket here, without ever calling request().
+        if str(options.url).startswith(("ws:", "wss:")):
+            self._terms.unmetered("a WebSocket")
+
+    def _watch_sockets(self, resource: Any) -> Any:
+        connect = getattr(resource, "connect", None)
+        if connect is None:
+            return resource
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._terms.unmetered("a WebSocket")
+            return connect(*args, **kwargs)
+
+        resource.connect = watched
+        return resource
+
+    def _refusal(self, exchange: Exchange, refusal: BudgetExceeded, options: Any) -> Any:
+        """An HTTP response in the endpoint's own form that says why nothing was sent."""
+        kind = exchange.endpoint.reply
+        if exchange.terms.policy.on_limit != "stop" or kind is None:
+            raise refusal
+        text = refusal_text(refusal)
+        body = exchange.body
+        structured = _wants_object(body)
+        if exchange.stream:
+            asked = (body.get("stream_options") or {}).get("include_usage", False)
+            content = reply_events(kind, text, structured=structured, with_usage=asked)
+            content_type = "text/event-stream"
+        else:
+            content = reply_json(kind, text, structured=structured)
+            content_type = "application/json"
+        request = self._build_request(options, retries_taken=0)
+        response_class = _response_class(request)
+        return response_class(
+            200, content=content, headers={"content-type": content_type}, request=request
+        )
+
+    def _settle_background(self, options: Any, answer: Any) -> None:
+        background = self._terms.background
+        path = options.url.strip("/").split("/")
+        if background and path[0] in ("responses", "batches") and len(path) > 1:
+            exchange = background.get(path[1])
+            if exchange is not None and exchange.finished_later(path[1], answer):
+                background.pop(path[1], None)
+
+
+class GuardedSync(_Guarded):
+    """Overrides for `openai.OpenAI` and its subclasses."""
+
+    def request(
+        self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
+    ) -> Any:
+        if starts_batch(options):
+            file = self.files.content(options.json_data["input_file_id"])
+            exchange: Exchange | None = self._batch_exchange(options, file.content)
+        else:
+            exchange = self._exchange(options, stream)
+        if exchange is None:
+            answer = super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            self._settle_background(options, answer)
+            return answer
+        token = current.set(exchange)
+        try:
+            exchange.call.admit()
+            return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        except BudgetExceeded as refusal:
+            response = self._refusal(exchange, refusal, options)
+            return super()._process_response(
+                cast_to=self._maybe_override_cast_to(cast_to, options),
+                options=options,
+                response=response,
+                stream=stream,
+                stream_cls=stream_cls,
+            )
+        except BaseException as error:
+            exchange.failed(error)
+            raise
+        finally:
+            current.reset(token)
+
+    def _prepare_options(self, options: Any) -> Any:
+        options = super()._prepare_options(options)
+        exchange = current.get()
+        if exchange is None:
+            self._check_socket(options)
+            return options
+        retry = exchange.next_attempt()
+        if retry is not None:
+            retry.admit()
+        return exchange.rewrite(options)
+
+    def _send_request(self, request: Any, **kwargs: Any) -> Any:
+        exchange = current.get()
+        if exchange is None:
+            return super()._send_request(request, **kwargs)
+        exchange.sending()
+        try:
+            response = super()._send_request(request, **kwargs)
+        except BaseException as error:
+            exchange.failed(error)
+            raise
+        exchange.answered(response.status_code)
+        return response
+
+    def _process_response(self, *, options: Any, response: Any, **kwargs: Any) -> Any:
+        exchange = current.get()
+        if exchange is None:
+            return super()._process_response(options=options, response=response, **kwargs)
+        meter = exchange.before_parsing(response, options)
+        try:
+            result = super()._process_response(options=options, response=response, **kwargs)
+        except BaseException:
+            exchange.parsing_failed(response, meter)
+            raise
+        exchange.after_parsing(result, response, meter)
+        return result
+
+
+class GuardedAsync(_Guarded):
+    """Overrides for `openai.AsyncOpenAI` and its subclasses; as `GuardedSync`, awaited."""
+
+    async def request(
+        self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
+    ) -> Any:
+        if starts_batch(options):
+            file = await self.files.content(options.json_data["input_file_id"])
+            exchange: Exchange | None = self._batch_exchange(options, file.content)
+        else:
+            exchange = self._exchange(options, stream)
+        if exchange is None:
+            answer = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            self._settle_background(options, answer)
+            return answer
+        token = current.set(exchange)
+        try:
+            await exchange.call.aadmit()
+            return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+        except BudgetExceeded as refusal:
+            response = self._refusal(exchange, refusal, options)
+            return await super()._process_response(
+                cast_to=self._maybe_override_cast_to(cast_to, options),
+                options=options,
+                response=response,
+                stream=stream,
+                stream_cls=stream_cls,
+            )
+        except BaseException as error:
+            exchange.failed(error)
+            raise
+        finally:
+            current.reset(token)
+
+    async def _prepare_options(self, options: Any) -> Any:
+        options = await super()._prepare_options(options)
+        exchange = current.get()
+        if exchange is None:
+            self._check_socket(options)
+            return options
+        retry = exchange.next_attempt()
+        if retry is not None:
+            await retry.aadmit()
+        return exchange.rewrite(options)
+
+    async def _send_request(self, request: Any, **kwargs: Any) -> Any:
+        exchange = current.get()
+        if exchange is None:
+            return await super()._send_request(request, **kwargs)
+        exchange.sending()
+        try:
+            response = await super()._send_request(request, **kwargs)
+        except BaseException as error:
+            exchange.failed(error)
+            raise
+        exchange.answered(response.status_code)
+        return response
+
+    async def _process_response(self, *, options: Any, response: Any, **kwargs: Any) -> Any:
+        exchange = current.get()
+        if exchange is None:
+            return await super()._process_response(options=options, response=response, **kwargs)
+        meter = exchange.before_parsing(response, options)
+        try:
+            result = await super()._process_response(options=options, response=response, **kwargs)
+        except BaseException:
+            exchange.parsing_failed(response, meter)
+            raise
+        exchange.after_parsing(result, response, meter)
+        return result
+
+
+def is_client(thing: object) -> bool:
+    """Whether this is an OpenAI client, sync or async, Azure's and subclasses included."""
+    return isinstance(thing, OpenAI | AsyncOpenAI)
+
+
+def guard_client(
+    client: OpenAI | AsyncOpenAI,
+    *,
+    budget: Budget | None,
+    policy: Policy,
+    prices: Mapping[str, Price] | None = None,
+    strict: bool = False,
+    stream_usage: bool = True,
+    exact_input: bool | None = None,
+) -> Any:
+    """A clone of the client that enforces a budget; the client itself stays as it is.
+
+    Args:
+        client: Any OpenAI or Azure client.
+        budget: What its calls count against; None: the budget in scope.
+        policy: How they are admitted.
+        prices: Prices of your own, by model.
+        strict: Refuse what cannot be metered, rather than warn.
+        stream_usage: Ask streams for their usage (and hide the chunk that reports it).
+        exact_input: Whether the server counts text as OpenAI does; None: if it is OpenAI or Azure.
+
+    Returns:
+        An instance of the client's own class, with `.tokenfence`.
+
+    Raises:
+        TypeError: It is guarded already, or its ``request`` was replaced on the instance.
+        ValueError: A fallback cannot work, because the client is pinned to one Azure deployment.
+    """
+    cls = type(client)
+    if isinstance(client, _Guarded):
+        raise TypeError(
+            "this client is guarded already; to share or divide its budget, guard the plain client "
+            "with budget=guarded.tokenfence, or with a child of it"
+        )
+    if "request" in client.__dict__:
+        raise TypeError(
+            "the request method of this client was replaced on the instance (by an "
+            "instrumentation?) and would run past the budget; guard the client first, then "
+            "instrument it"
+        )
+    base_url = str(client.base_url)
+    azure = isinstance(client, AzureOpenAI | AsyncAzureOpenAI)
+    if azure and policy.stages and "/deployments/" in base_url:
+        raise ValueError(
+            f"fallback {policy.stages[0].model!r} cannot work: this client is pinned to one Azure "
+            f"deployment ({base_url}), which answers whatever model is asked for. Make the client "
+            f"with azure_endpoint= alone, so that each call names its deployment as the model"
+        )
+    host = "." + (urlsplit(base_url).hostname or "")
+    of_openai = azure or host.endswith(OPENAI_HOSTS)
+    terms = Terms(
+        budget=budget,
+        policy=policy,
+        book=PriceBook(prices, "azure" if azure else provider_of_url(base_url)),
+        error=OpenAIBudgetExceeded,
+        exact_input=of_openai if exact_input is None else exact_input,
+        stream_usage=stream_usage,
+        strict=strict,
+        cap_key="max_completion_tokens" if of_openai else "max_tokens",
+        bills_refusals=azure,
+    )
+    clone = object.__new__(_guarded_class(cls))
+    # Resources that were made already (client.chat) are bound to the old client: leave them behind.
+    cached = {
+        name for c in cls.__mro__ for name, v in vars(c).items() if isinstance(v, cached_property)
+    }
+    clone.__dict__.update({k: v for k, v in client.__dict__.items() if k not in cached})
+    clone._terms = terms
+    return clone
+
+
+_CLASSES: dict[type, Any] = {}
+
+
+def _guarded_class(cls: type) -> Any:
+    """The guarded subclass of a client class; made once, and named as the class itself."""
+    guarded = _CLASSES.get(cls)
+    if guarded is None:
+        mixin = GuardedAsync if issubclass(cls, AsyncOpenAI) else GuardedSync
+        names = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+        }
+        guarded = _CLASSES[cls] = type(cls.__name__, (mixin, cls), names)
+    return guarded
+
+
+def _wants_object(body: Mapping[str, Any]) -> bool:
+    wanted = body.get("response_format") or (body.get("text") or {}).get("format")
+    return isinstance(wanted, Mapping) and wanted.get("type") not in (None, "text")
+
+
+def _response_class(request: Any) -> Any:
+    return sys.modules[type(request).__module__.partition(".")[0]].Response
+
+
+if TYPE_CHECKING:
+    # What type checkers see: the client's own class, and .tokenfence.
+
+    class GuardedOpenAI(OpenAI):
+        tokenfence: Budget
+
+    class GuardedAsyncOpenAI(AsyncOpenAI):
+        tokenfence: Budget
+
+    class GuardedAzureOpenAI(AzureOpenAI, GuardedOpenAI):
+        tokenfence: Budget
+
+    class GuardedAsyncAzureOpenAI(AsyncAzureOpenAI, GuardedAsyncOpenAI):
+        tokenfence: Budget

@@ -1,0 +1,172 @@
+"""What the input of a request can count as, seen from the request alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenfence_integrations.pricing.images import image_tokens
+from tokenfence_integrations.pricing.rates import Card
+from tokenfence_integrations.pricing.tokens import byte_bound
+
+__all__ = ["UNKNOWN_WINDOW", "Content", "chat_content", "responses_content"]
+
+UNKNOWN_WINDOW = 2_000_000
+"""Tokens assumed for what cannot be seen where the model's context window is not known."""
+
+PER_TOOL = 16
+"""Tokens that a provider may add for each tool, beside the tool's own JSON."""
+
+# Keys of a request body that the model reads.
+CHAT_KEYS = ("tools", "functions", "response_format", "prediction", "web_search_options")
+RESPONSES_KEYS = ("instructions", "tools", "text")
+
+TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+UNSEEN_ITEMS = frozenset({"item_reference"})
+
+
+@dataclass(slots=True)
+class Content:
+    """The input of one request: text by its bytes, and what a byte count does not bound.
+
+    ``plain`` tells that it is nothing but text in messages, which can be counted exactly.
+    """
+
+    text_bytes: int = 0
+    images: list[tuple[str, int]] = field(default_factory=list)
+    other_bytes: int = 0
+    unseen: bool = False
+    plain: bool = True
+
+    def bound(self, card: Card) -> int:
+        """The most input tokens that a provider can count for it.
+
+        Args:
+            card: The model; pictures count differently on each.
+
+        Returns:
+            Tokens; the context window for what cannot be seen (references, files by id).
+        """
+        window = card.context_window or UNKNOWN_WINDOW
+        if self.unseen:
+            return window
+        total = self.text_bytes + self.other_bytes
+        for detail, data_bytes in self.images:
+            known = image_tokens(card.model, detail)
+            if known is None:
+                known = data_bytes or window
+            total += known
+        return total
+
+
+def chat_content(body: Mapping[str, Any]) -> Content:
+    """The input of a chat completion."""
+    messages = body.get("messages")
+    content = Content()
+    if type(messages) is not list:
+        content.text_bytes = byte_bound(_listed(messages))
+        return content
+    rich = [m for m in messages if type(m) is not dict or type(m.get("content")) is not str]
+    content.plain = not rich
+    if not rich:
+        content.text_bytes = _bytes_of(messages)
+    else:
+        content.text_bytes = byte_bound([_without_parts(message, content) for message in messages])
+    _add_keys(content, body, CHAT_KEYS)
+    return content
+
+
+def responses_content(body: Mapping[str, Any]) -> Content:
+    """The input of a call to the Responses API."""
+    content = Content(plain=False)
+    given = body.get("input")
+    if isinstance(given, str) or given is None:
+        content.text_bytes = byte_bound(given)
+    else:
+        content.text_bytes = byte_bound([_without_parts(item, content) for item in given])
+    references = ("previous_response_id", "conversation", "prompt")
+    content.unseen = content.unseen or any(body.get(key) is not None for key in references)
+    _add_keys(content, body, RESPONSES_KEYS)
+    # What a hosted tool finds becomes input of the same call.
+    tools = body.get("tools") or ()
+    if any(isinstance(t, Mapping) and t.get("type") not in ("function", "custom") for t in tools):
+        content.unseen = True
+    return content
+
+
+def _add_keys(content: Content, body: Mapping[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        value = body.get(key)
+        if value is not None:
+            content.plain = False
+            content.text_bytes += byte_bound(_plain(value))
+            if key in ("tools", "functions"):
+                content.text_bytes += PER_TOOL * len(value)
+
+
+def _without_parts(message: Any, content: Content) -> Any:
+    """A message with its pictures, sounds and files noted in ``content`` and taken out."""
+    message = _plain(message)
+    if not isinstance(message, Mapping):
+        return message
+    if message.get("type") in UNSEEN_ITEMS or message.get("audio") is not None:
+        content.unseen = True
+    parts = message.get("content")
+    output = message.get("output")
+    kept = dict(message)
+    if isinstance(parts, list | tuple):
+        kept["content"] = [part for part in map(_plain, parts) if _is_text(part, content)]
+    if isinstance(output, list | tuple):
+        kept["output"] = [part for part in map(_plain, output) if _is_text(part, content)]
+    return kept
+
+
+def _is_text(part: Any, content: Content) -> bool:
+    if not isinstance(part, Mapping):
+        return True
+    kind = part.get("type")
+    if kind in TEXT_PARTS:
+        return True
+    if kind in ("image_url", "input_image", "computer_screenshot"):
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, Mapping) else image
+        detail = image.get("detail") if isinstance(image, Mapping) else part.get("detail")
+        data = len(url) if isinstance(url, str) and url.startswith("data:") else 0
+        content.images.append((detail or "auto", data))
+        return False
+    if kind == "input_audio":
+        sound = part.get("input_audio")
+        spoken = sound.get("data") if isinstance(sound, Mapping) else None
+        # A token is a tenth of a second of sound, which no codec brings below one byte.
+        content.other_bytes += len(spoken) if isinstance(spoken, str) else 0
+        content.unseen = content.unseen or not isinstance(spoken, str)
+        return False
+    if kind in ("file", "input_file"):
+        # Pages of a document also count as pictures: only the context window bounds them.
+        content.unseen = True
+        return False
+    return True
+
+
+def _bytes_of(messages: Any) -> int:
+    try:
+        return byte_bound(messages)
+    except TypeError:  # the SDK takes more than JSON: pydantic models, iterables
+        return byte_bound(_plain(messages))
+
+
+def _listed(value: Any) -> Any:
+    return [_plain(item) for item in value] if value is not None else None
+
+
+def _plain(value: Any) -> Any:
+    """JSON-like data from what the SDK also accepts: pydantic models, tuples, iterables, types."""
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(member) for member in value]
+    dump = getattr(value, "model_dump", None)
+    if dump is not None and not isinstance(value, type):
+        return dump(mode="json", exclude_unset=True)
+    return str(value)

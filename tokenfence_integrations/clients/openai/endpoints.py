@@ -1,0 +1,298 @@
+"""What each endpoint of the API means for a budget: its bound, its cap, its usage, its refusal.
+
+One `Endpoint` per path. Everything else of a call is the same for all of them, and is in
+`exchange`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenfence_integrations.clients.openai import content as contents
+from tokenfence_integrations.clients.openai.content import UNKNOWN_WINDOW
+from tokenfence_integrations.clients.openai.reported import get, response_usage, token_usage
+from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.pricing.images import generated_image_tokens
+from tokenfence_integrations.pricing.rates import Card
+from tokenfence_integrations.pricing.tokens import byte_bound, count_chat, count_text
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["BATCHES", "Body", "Endpoint", "endpoint_of"]
+
+Body = Mapping[str, Any]
+
+COMPLETIONS_DEFAULT_MAX = 16
+"""The legacy completions endpoint's own default of ``max_tokens``."""
+
+CHAT_PADDING = 3
+"""Tokens by which an exact count of a chat may be too low on servers that prime differently."""
+
+
+def _batch_usage(answer: Any, body: Body) -> Usage | None:
+    """The usage of a batch: none as long as nothing is counted."""
+    reported = response_usage(answer)
+    return reported if reported is not None and any(reported) else None
+
+
+def _usage_field(answer: Any, body: Body) -> Usage | None:
+    return response_usage(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How one endpoint is metered.
+
+    Args:
+        request: Makes a `CallRequest` of a request body and its uploaded bytes.
+        caps: The keys of the body that limit output, the one to set when none is given first.
+        usage: Finds the usage in an answer (an SDK model or JSON), given the request's body.
+        reply: Name of the synthetic reply in `replies`; None: a refusal raises.
+        streams_usage: Whether ``stream_options.include_usage`` has to ask for it.
+    """
+
+    name: str
+    request: Callable[[Body, int, bool], CallRequest]
+    caps: tuple[str, ...] = ()
+    usage: Callable[[Any, Body], Usage | None] = _usage_field
+    reply: str | None = None
+    streams_usage: bool = False
+
+
+def _no_request(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    raise AssertionError("a batch's request is made of its file, by batches.batch_request")
+
+
+BATCHES = Endpoint("batches", _no_request, usage=_batch_usage)
+"""Batches are known by their file, not by the body that starts them."""
+
+
+def endpoint_of(path: str) -> Endpoint | None:
+    """The endpoint of a request path, such as "/chat/completions"; None if it is not metered."""
+    return _ENDPOINTS.get(path.split("?", 1)[0].strip("/"))
+
+
+def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    found = contents.chat_content(body)
+
+    def count(card: Card) -> int | None:
+        return count_chat(body["messages"], card.model)
+
+    return CallRequest(
+        str(body.get("model", "")),
+        found.bound,
+        count if exact and found.plain else None,
+        _largest(body, ("max_completion_tokens", "max_tokens")),
+        _positive(body.get("n")),
+        service_tier=_tier(body),
+    )
+
+
+def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    found = contents.responses_content(body)
+    return CallRequest(
+        str(body.get("model", "")),
+        found.bound,
+        _count_responses(body) if exact and not found.unseen and not found.images else None,
+        _largest(body, ("max_output_tokens",)),
+        service_tier=_tier(body),
+    )
+
+
+def _count_responses(body: Body) -> Callable[[Card], int | None] | None:
+    """Text as one user message, which is how the Responses API counts it; None for all else."""
+    given, instructions = body.get("input"), body.get("instructions")
+    if body.get("tools") or body.get("text") or not isinstance(given, str | list):
+        return None
+    messages: list[Any] = []
+    if isinstance(instructions, str):
+        messages.append({"role": "developer", "content": instructions})
+    if isinstance(given, str):
+        messages.append({"role": "user", "content": given})
+    else:
+        messages += given
+    if not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
+        return None
+    plain = [{"role": m.get("role", "user"), "content": m["content"]} for m in messages]
+    return lambda card: count_chat(plain, card.model)
+
+
+def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    prompt = body.get("prompt")
+    prompts = 1
+    if isinstance(prompt, list | tuple) and prompt and not isinstance(prompt[0], int):
+        prompts = len(prompt)
+    choices = prompts * max(_positive(body.get("n")), _positive(body.get("best_of")))
+    wanted = body.get("max_tokens")
+    return CallRequest(
+        str(body.get("model", "")),
+        _text_bound(prompt),
+        _text_count(prompt) if exact else None,
+        wanted if isinstance(wanted, int) else COMPLETIONS_DEFAULT_MAX,
+        choices,
+    )
+
+
+def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    given = body.get("input")
+    return CallRequest(
+        str(body.get("model", "")),
+        _text_bound(given),
+        _text_count(given) if exact else None,
+        0,
+        ceiling=0,
+    )
+
+
+def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    each = generated_image_tokens(
+        str(body.get("size") or "auto"),
+        str(body.get("quality") or "auto"),
+        body.get("partial_images") or 0,
+    )
+    pictures = _positive(body.get("n"))
+    prompt = byte_bound(str(body.get("prompt") or ""))
+
+    def into(card: Card) -> int:
+        # An uploaded picture counts as at most a few thousand tokens, never more than its bytes.
+        return prompt + min(uploaded, card.context_window or UNKNOWN_WINDOW)
+
+    return CallRequest(
+        str(body.get("model") or "gpt-image-1"),
+        into,
+        max_output_tokens=each,
+        choices=pictures,
+        ceiling=each,
+        extra_price=lambda card: card.rates().image * pictures,
+    )
+
+
+def _images_usage(answer: Any, body: Body) -> Usage | None:
+    reported = response_usage(answer)
+    pictures = len(get(answer, "data") or ())
+    if reported is None:
+        return Usage(images=pictures) if pictures else None
+    details = get(get(answer, "usage"), "input_tokens_details")
+    return reported._replace(
+        images=pictures,
+        input_image_tokens=get(details, "image_tokens") or 0,
+        output_image_tokens=reported.output_tokens,
+    )
+
+
+# The lowest bit rate of speech codecs is about 4 kbit/s: 500 bytes hold at most a second.
+BYTES_PER_SECOND = 500
+TRANSCRIPT_CEILING = 2_000  # output tokens of gpt-4o-transcribe; its model page
+
+
+def _transcription(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    milliseconds = uploaded * 1000 // BYTES_PER_SECOND
+    prompt = byte_bound(str(body.get("prompt") or ""))
+
+    def into(card: Card) -> int:
+        sound = min(milliseconds // 100 + 1, card.context_window or UNKNOWN_WINDOW)
+        return prompt + sound
+
+    return CallRequest(
+        str(body.get("model", "")),
+        into,
+        max_output_tokens=TRANSCRIPT_CEILING,
+        ceiling=TRANSCRIPT_CEILING,
+        extra_price=lambda card: card.rates().audio_ms * milliseconds,
+    )
+
+
+def _transcription_usage(answer: Any, body: Body) -> Usage | None:
+    reported = response_usage(answer)
+    if reported is not None:
+        return reported
+    duration = get(answer, "duration")  # verbose_json
+    return None if duration is None else token_usage({"seconds": float(duration)})
+
+
+SPEECH_CEILING = 20 * 60 * 10  # ten minutes of sound at 20 tokens a second
+
+
+def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    text = str(body.get("input") or "")
+    instructions = str(body.get("instructions") or "")
+
+    def price(card: Card) -> int:
+        return card.rates().character * len(text)
+
+    return CallRequest(
+        str(body.get("model", "")),
+        lambda card: byte_bound([text, instructions]),
+        # Sound has at most 20 tokens a second, and speech at least 4 characters.
+        max_output_tokens=min(SPEECH_CEILING, 20 + 20 * len(text) // 4),
+        ceiling=SPEECH_CEILING,
+        extra_price=price,
+    )
+
+
+def _speech_usage(answer: Any, body: Body) -> Usage | None:
+    # Sound comes without usage; only what is billed by its characters is known.
+    if str(body.get("model", "")).startswith("tts-"):
+        return Usage(characters=len(str(body.get("input") or "")))
+    return None
+
+
+_ENDPOINTS = {
+    "chat/completions": Endpoint(
+        "chat",
+        _chat,
+        ("max_completion_tokens", "max_tokens"),
+        reply="chat",
+        streams_usage=True,
+    ),
+    "responses": Endpoint("responses", _responses, ("max_output_tokens",), reply="responses"),
+    "completions": Endpoint(
+        "completions", _completions, ("max_tokens",), reply="completions", streams_usage=True
+    ),
+    "embeddings": Endpoint("embeddings", _embeddings),
+    "images/generations": Endpoint("images", _images, usage=_images_usage),
+    "images/edits": Endpoint("images", _images, usage=_images_usage),
+    "images/variations": Endpoint("images", _images, usage=_images_usage),
+    "audio/transcriptions": Endpoint("audio", _transcription, usage=_transcription_usage),
+    "audio/translations": Endpoint("audio", _transcription, usage=_transcription_usage),
+    "audio/speech": Endpoint("speech", _speech, usage=_speech_usage),
+}
+
+
+def _text_bound(given: Any) -> Callable[[Card], int]:
+    bound = _tokens_or_bytes(given)
+    return lambda card: bound
+
+
+def _tokens_or_bytes(given: Any) -> int:
+    """Tokens given as numbers are counted, text is bounded by its bytes."""
+    if isinstance(given, list | tuple):
+        if given and isinstance(given[0], int):
+            return len(given)
+        return sum(_tokens_or_bytes(item) for item in given)
+    return byte_bound(given)
+
+
+def _text_count(given: Any) -> Callable[[Card], int | None] | None:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return None
+
+    def count(card: Card) -> int | None:
+        counts = [count_text(text, card.model) for text in texts]
+        return None if None in counts else sum(filter(None, counts))
+
+    return count
+
+
+def _largest(body: Body, keys: tuple[str, ...]) -> int | None:
+    given = [body[key] for key in keys if type(body.get(key)) is int]
+    return max(given) if given else None
+
+
+def _positive(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 1
+
+
+def _tier(body: Body) -> str | None:
+    tier = body.get("service_tier")
+    return tier if isinstance(tier, str) and tier not in ("auto", "default") else None

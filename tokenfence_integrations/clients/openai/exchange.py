@@ -1,0 +1,255 @@
+"""One request of a guarded client: its attempts, each with a reservation of its own."""
+
+import logging
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from openai._legacy_response import LegacyAPIResponse
+
+from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
+from tokenfence_integrations.clients.openai.reported import get, usage_in_bytes
+from tokenfence_integrations.clients.openai.streams import (
+    MeteredIterator,
+    StreamMeter,
+    was_cut,
+    watch,
+)
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_status
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.stores.base import Amount
+
+__all__ = ["Exchange", "Terms", "current"]
+
+logger = logging.getLogger("tokenfence")
+
+RAW = "X-Stainless-Raw-Response"
+
+UNFINISHED = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling"})
+"""States of a background response, or of a batch, in which its usage is still to come."""
+
+
+@dataclass(slots=True)
+class Terms:
+    """What a guarded client was guarded with; its copies share it.
+
+    Args:
+        budget: None: the one in scope at each call.
+        policy: How calls are admitted.
+        book: Prices.
+        error: The class of refusals.
+        exact_input: Whether the server is known to count text as OpenAI does.
+        stream_usage: Whether streams may be asked for their usage.
+        strict: Whether what cannot be metered is refused.
+        cap_key: The key for an output maximum where a chat has none.
+        bills_refusals: Whether answers of status 400 and 408 may be billed, as on Azure.
+    """
+
+    budget: Budget | None
+    policy: Policy
+    book: PriceBook
+    error: type[BudgetExceeded]
+    exact_input: bool
+    stream_usage: bool
+    strict: bool
+    cap_key: str
+    bills_refusals: bool
+    background: dict[str, "Exchange"] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+
+    def budget_now(self) -> Budget:
+        """The budget that a call made here and now counts against."""
+        return self.budget if self.budget is not None else budget_in_scope()
+
+    def unmetered(self, what: str) -> None:
+        """Refuse something whose cost cannot be seen, or warn of it once.
+
+        Raises:
+            UnmeteredError: With ``strict=True``.
+        """
+        if self.strict:
+            raise UnmeteredError(
+                f"{what} cannot be metered, and this client was guarded with strict=True; nothing "
+                f"was sent. Use an unguarded client for it, or strict=False to be warned only."
+            )
+        if what not in self.warned:
+            self.warned.add(what)
+            logger.warning("%s cannot be metered: its cost is missing from the budget", what)
+
+
+current: "ContextVar[Exchange | None]" = ContextVar("tokenfence_exchange", default=None)
+"""The exchange whose attempts are being made in this context."""
+
+
+class Exchange:
+    """One request and its attempts.
+
+    Args:
+        terms: What the client was guarded with.
+        endpoint: Where it goes.
+        request: What it asks for.
+        body: The request body, ``extra_body`` merged in.
+        stream: Whether server-sent events were asked for.
+        raw: ``"true"`` or ``"stream"`` for ``with_raw_response`` and ``with_streaming_response``.
+    """
+
+    __slots__ = ("_asked_usage", "_sent", "body", "call", "endpoint", "raw", "stream", "terms")
+
+    def __init__(
+        self,
+        terms: Terms,
+        endpoint: Endpoint,
+        request: CallRequest,
+        body: Body,
+        stream: bool,
+        raw: str,
+    ) -> None:
+        self.terms = terms
+        self.endpoint = endpoint
+        self.body = body
+        self.stream = stream
+        self.raw = raw
+        self._asked_usage = False
+        self._sent = False
+        request.cappable = bool(endpoint.caps)
+        self.call = Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
+
+    # Attempts
+
+    def next_attempt(self) -> Call | None:
+        """A call to admit before this attempt; None if one is admitted already (the first)."""
+        call = self.call
+        if call.outcome is None:
+            return None
+        self._sent = False
+        self.call = Call(call.budget, call.request, call.policy, call.book, call.error)
+        return self.call
+
+    def rewrite(self, options: Any) -> Any:
+        """Put the admitted model and cap, and the wish for usage, into an attempt's options."""
+        call, body = self.call, self.body
+        changes: dict[str, Any] = {}
+        if call.model != call.request.model:
+            changes["model"] = call.model
+        if call.capped:
+            given = [key for key in self.endpoint.caps if body.get(key) is not None]
+            for key in given or [self._cap_key()]:
+                changes[key] = call.max_output_tokens
+        if self.stream and self.endpoint.streams_usage and self.terms.stream_usage:
+            asked = body.get("stream_options") or {}
+            if self.raw != "stream" and not asked.get("include_usage"):
+                changes["stream_options"] = {**asked, "include_usage": True}
+                self._asked_usage = True
+        if changes:
+            options.json_data = {**(options.json_data or {}), **changes}
+            if options.extra_json:
+                kept = {k: v for k, v in options.extra_json.items() if k not in changes}
+                options.extra_json = kept
+        return options
+
+    def _cap_key(self) -> str:
+        return self.terms.cap_key if self.endpoint.name == "chat" else self.endpoint.caps[0]
+
+    def sending(self) -> None:
+        """From here on the provider may see the request."""
+        self._sent = True
+
+    def answered(self, status: int) -> None:
+        """An attempt was answered with this HTTP status."""
+        if status < 400:
+            return
+        if self.terms.bills_refusals and status in (400, 408):
+            # Azure bills the prompt of what its filters and limits refuse.
+            call = self.call
+            card = call.card
+            into = call.bound.input_tokens
+            prompt = None if card is None else Amount(card.bound(into, 0), 1, into, 0)
+            call.lose(prompt if status == 400 else None)
+        elif cost_of_status(status) == "free":
+            self.call.release()
+        else:
+            self.call.lose()
+
+    def failed(self, error: BaseException) -> None:
+        """An attempt, or what came of it, raised; later failures of a call change nothing."""
+        if self._sent and cost_of_exception(error) != "free":
+            self.call.lose()
+        else:
+            self.call.release()
+
+    # Answers
+
+    def before_parsing(self, response: Any, options: Any) -> StreamMeter | None:
+        """Watch a response that will be read later, by whoever."""
+        if not self.stream and self.raw != "stream":
+            return None
+        meter = StreamMeter(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
+        watch(response, meter)
+        if self.raw:
+            parse = options.post_parser
+            options.post_parser = lambda parsed: self._parsed_late(parsed, meter, parse)
+        if self.raw == "stream":
+            meter.capture()
+        return meter
+
+    def _parsed_late(self, parsed: Any, meter: StreamMeter, parse: Any) -> Any:
+        if hasattr(parsed, "_iterator"):
+            parsed._iterator = MeteredIterator(parsed._iterator, meter)
+        else:
+            meter.see_answer(parsed)
+        return parse(parsed) if callable(parse) else parsed
+
+    def after_parsing(self, result: Any, response: Any, meter: StreamMeter | None) -> None:
+        """Settle by a whole answer, or go on metering a stream."""
+        if meter is not None:
+            if not self.raw and hasattr(result, "_iterator"):
+                result._iterator = MeteredIterator(result._iterator, meter)
+            return
+        self._settle(result if not self.raw else self._json(response))
+
+    def parsing_failed(self, response: Any, meter: StreamMeter | None) -> None:
+        """The answer came, and was billed, but the SDK (or the caller's parser) refused it."""
+        if meter is not None:
+            meter.finish()
+        else:
+            self._settle(self._json(response))
+
+    def _settle(self, answer: Any) -> None:
+        unfinished = get(answer, "status") in UNFINISHED
+        usage = None if unfinished else self.endpoint.usage(answer, self.body)
+        if usage is not None:
+            tier = get(answer, "service_tier")
+            self.call.settle(usage, service_tier=tier, truncated=was_cut(answer))
+        elif unfinished:
+            self.terms.background[get(answer, "id")] = self
+        elif get(get(answer, "request_counts"), "completed") == 0:
+            self.call.release()  # a batch of which nothing was answered
+        else:
+            self.call.lose()
+
+    def finished_later(self, name: str, answer: Any) -> bool:
+        """Settle a background response or a batch by what a later look at it shows.
+
+        Args:
+            name: Its id.
+            answer: What a request about it was answered; anything but the thing itself is ignored.
+
+        Returns:
+            Whether it has ended.
+        """
+        if isinstance(answer, LegacyAPIResponse):
+            answer = self._json(answer.http_response)
+        if get(answer, "id") != name or get(answer, "status") in UNFINISHED:
+            return False
+        self._settle(answer)
+        return True
+
+    @staticmethod
+    def _json(response: Any) -> Any:
+        return usage_in_bytes(response.content, response.headers.get("content-type", ""))

@@ -1,0 +1,312 @@
+"""Metering of answers that arrive bit by bit: every way that they can end, ends their call once."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
+from tokenfence_integrations.clients.openai.reported import get, token_usage, usage_in_bytes
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.stores.base import Amount
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["MeteredIterator", "StreamMeter", "watch"]
+
+SPARE_TOKENS = 16
+"""Output tokens that never show: end markers, the frame of a tool call."""
+
+MOST_CAPTURED = 4 * 1024 * 1024
+"""Bytes of an unparsed body that are kept to look for its usage."""
+
+FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+class StreamMeter:
+    """What was seen of one answer, and the one end of its call.
+
+    The last usage counts, and counts only at the end: compatible servers report a running total
+    with every chunk. Some report one final chunk for each choice; those are added up.
+
+    Args:
+        call: The call in flight.
+        endpoint: Where it went.
+        body: What was sent.
+        hide_usage: Whether the final usage chunk was asked for by us, so the caller must not see
+        it.
+    """
+
+    __slots__ = (
+        "_bare",
+        "_body",
+        "_captured",
+        "_captured_bytes",
+        "_closes_left",
+        "_endpoint",
+        "_final",
+        "_finished",
+        "_hide_usage",
+        "_running",
+        "_seen_bytes",
+        "_service_tier",
+        "_truncated",
+        "call",
+    )
+
+    def __init__(self, call: Call, endpoint: Endpoint, body: Body, *, hide_usage: bool) -> None:
+        self.call = call
+        self._endpoint = endpoint
+        self._body = body
+        self._hide_usage = hide_usage
+        self._running: Any = None
+        self._final: Usage | None = None
+        self._service_tier: str | None = None
+        self._seen_bytes = 0
+        self._bare = True
+        self._finished = 0
+        self._truncated = False
+        self._closes_left = 0
+        self._captured: list[bytes] | None = None
+        self._captured_bytes = 0
+
+    # What is seen
+
+    def see(self, chunk: Any) -> bool:
+        """Take note of one chunk or event.
+
+        Returns:
+            Whether it must be hidden from the caller.
+        """
+        if self._endpoint.name == "responses":
+            self._see_event(chunk)
+            return False
+        usage = get(chunk, "usage")
+        choices = get(chunk, "choices")
+        if usage is not None:
+            self._service_tier = get(chunk, "service_tier") or self._service_tier
+            if not choices:
+                reported = token_usage(usage)
+                if reported is not None:
+                    self._final = _combined(self._final, reported)
+                return self._hide_usage
+            self._running = usage
+        for choice in choices or ():
+            self._see_choice(choice)
+        return False
+
+    def _see_choice(self, choice: Any) -> None:
+        reason = get(choice, "finish_reason")
+        if reason is not None:
+            self._finished += 1
+            if reason == "length":
+                self._truncated = True
+            if self._finished == self.call.request.choices:
+                self.call.at_most = self._at_most()
+        delta = get(choice, "delta")
+        text = get(choice, "text") if delta is None else get(delta, "content")
+        if text:
+            self._seen_bytes += len(text) if text.isascii() else len(text.encode(errors="replace"))
+        elif delta is not None and (get(delta, "tool_calls") or get(delta, "audio")):
+            self._bare = False
+
+    def _see_event(self, event: Any) -> None:
+        kind = get(event, "type")
+        if kind in FINAL_EVENTS:
+            answer = get(event, "response")
+            self._running = get(answer, "usage")
+            self._service_tier = get(answer, "service_tier")
+            self._truncated = kind == "response.incomplete"
+
+    def see_answer(self, answer: Any) -> None:
+        """Take note of a whole answer, parsed at last (or in an unread body)."""
+        self._final = self._endpoint.usage(answer, self._body)
+        self._service_tier = get(answer, "service_tier")
+        self._truncated = was_cut(answer)
+        self.finish()
+
+    # How it ends
+
+    def finish(self) -> None:
+        """The one end: settle by what was reported, else book what may have been billed."""
+        usage = self._final if self._final is not None else token_usage(self._running)
+        if usage is not None:
+            self.call.settle(usage, service_tier=self._service_tier, truncated=self._truncated)
+        else:
+            self.call.lose()
+
+    def exhausted(self) -> None:
+        """The body has been read to its end (and may not be parsed yet)."""
+        # httpx now closes the response by itself, once, before the last chunks reach the caller.
+        self._closes_left = 1
+        if self._captured is not None:
+            self._finish_captured()
+
+    def closed(self) -> None:
+        """The response was closed: early by the caller, or as the end of reading it."""
+        if self._closes_left:
+            self._closes_left -= 1
+        else:
+            self.finish()
+
+    def capture(self) -> None:
+        """Keep the bytes that go by, to find the usage in a body that is never parsed."""
+        self._captured = []
+
+    def pass_by(self, data: bytes) -> None:
+        """Take note of raw bytes of the body."""
+        if self._captured is not None and self._captured_bytes < MOST_CAPTURED:
+            self._captured.append(data)
+            self._captured_bytes += len(data)
+
+    def _finish_captured(self) -> None:
+        content = _decoded(b"".join(self._captured or ()))
+        events = content.lstrip().startswith((b"data:", b"event:", b":"))
+        found = usage_in_bytes(content, "text/event-stream" if events else "")
+        if found is not None:
+            self.see_answer(found)
+        elif self._endpoint.usage(None, self._body) is not None:
+            self.see_answer(None)
+
+    def _at_most(self) -> Amount | None:
+        """What a finished answer of plain text can have cost: every token of it was seen."""
+        call = self.call
+        card = call.card
+        if not self._bare or card is None or card.reasoning:
+            return None
+        into = call.bound.input_tokens
+        out = min(self._seen_bytes + SPARE_TOKENS * self._finished, call.bound.output_tokens)
+        tier = call.request.service_tier
+        return Amount(card.bound(into, out, service_tier=tier), 1, into, out)
+
+
+class MeteredIterator:
+    """Stands in for a stream's own iterator, sync or async, and shows the meter what goes by."""
+
+    __slots__ = ("_inner", "_meter")
+
+    def __init__(self, inner: Any, meter: StreamMeter) -> None:
+        self._inner = inner
+        self._meter = meter
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        meter = self._meter
+        while True:
+            try:
+                chunk = self._inner.__next__()
+            except BaseException:
+                meter.finish()
+                raise
+            if not meter.see(chunk):
+                return chunk
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        meter = self._meter
+        while True:
+            try:
+                chunk = await self._inner.__anext__()
+            except BaseException:
+                meter.finish()
+                raise
+            if not meter.see(chunk):
+                return chunk
+
+    def close(self) -> None:
+        self._inner.close()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def watch(response: Any, meter: StreamMeter) -> None:
+    """Have the meter see a response's bytes and its closing, whoever reads or closes it.
+
+    The SDK's stream helpers close the response, not the stream; so it is the response that is
+    watched. Works for responses of httpx and of httpx2.
+    """
+    package = sys.modules[type(response).__module__.partition(".")[0]]
+    response.stream = _watched_bytes(package)(response.stream, meter)
+    close, aclose = response.close, response.aclose
+
+    def closing() -> None:
+        close()
+        meter.closed()
+
+    async def aclosing() -> None:
+        try:
+            await aclose()
+        finally:
+            meter.closed()
+
+    response.close, response.aclose = closing, aclosing
+
+
+def was_cut(answer: Any) -> bool:
+    """Whether an answer ended at its output maximum."""
+    if get(answer, "status") == "incomplete":
+        return True
+    return any(get(choice, "finish_reason") == "length" for choice in get(answer, "choices") or ())
+
+
+_CLASSES: dict[str, Any] = {}
+
+
+def _watched_bytes(package: Any) -> Any:
+    """The class of watched byte streams for one of the two HTTP libraries."""
+    known = _CLASSES.get(package.__name__)
+    if known is not None:
+        return known
+
+    class WatchedBytes(package.SyncByteStream, package.AsyncByteStream):  # type: ignore[misc]
+        """A byte stream that shows the meter what goes by, and else is the one it stands for."""
+
+        def __init__(self, inner: Any, meter: StreamMeter) -> None:
+            self._inner = inner
+            self._meter = meter
+
+        def __iter__(self) -> Iterator[bytes]:
+            for data in self._inner:
+                self._meter.pass_by(data)
+                yield data
+            self._meter.exhausted()
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for data in self._inner:
+                self._meter.pass_by(data)
+                yield data
+            self._meter.exhausted()
+
+        def close(self) -> None:
+            self._inner.close()
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+    _CLASSES[package.__name__] = WatchedBytes
+    return WatchedBytes
+
+
+def _combined(before: Usage | None, usage: Usage) -> Usage:
+    """Final chunks of several choices: outputs add up, the one prompt does not."""
+    if before is None:
+        return usage
+    return usage._replace(output_tokens=before.output_tokens + usage.output_tokens)
+
+
+def _decoded(content: bytes) -> bytes:
+    """A captured body without its content coding, where the standard library can undo it."""
+    import zlib
+
+    if content[:2] == b"\x1f\x8b":
+        try:
+            return zlib.decompressobj(wbits=31).decompress(content)
+        except zlib.error:
+            return b""
+    return content

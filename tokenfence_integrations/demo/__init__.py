@@ -1,0 +1,1 @@
+"""The demo: the same concurrent calls, bare and guarded, against a real small model."""

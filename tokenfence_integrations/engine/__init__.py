@@ -1,0 +1,1 @@
+"""Budgets and the life of a call: bound, admit, settle."""

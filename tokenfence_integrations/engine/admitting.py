@@ -1,0 +1,261 @@
+"""Getting a call admitted: it looks, takes its turn, waits, and reserves or is refused."""
+
+import logging
+from typing import TYPE_CHECKING, TypeAlias
+
+from tokenfence_integrations.engine.admission import (
+    ENOUGH,
+    WAIT,
+    Admit,
+    Decision,
+    Option,
+    Wait,
+    bound,
+    decide,
+    headroom,
+)
+from tokenfence_integrations.engine.drivers import Flow, Pause, Sleep, WaiterFactory
+from tokenfence_integrations.engine.request import Options
+from tokenfence_integrations.engine.tree import NONE_STUCK
+from tokenfence_integrations.engine.waiting import SyncWaiter, Waiter, current_owner
+from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.stores.base import AccountState, Amount, Path, Read, Reserve
+
+if TYPE_CHECKING:
+    from tokenfence_integrations.engine.meter import Call
+
+__all__ = ["Admission"]
+
+logger = logging.getLogger("tokenfence")
+
+GATHER_SECONDS = 0.002
+"""How long a thread lets others arrive before its call may take a large part of what is free."""
+
+GATHER_SHARE = 16
+"""A call of a thread gathers if it could take more than one sixteenth of what is free."""
+
+States: TypeAlias = tuple[AccountState, ...]
+
+
+class Admission:
+    """One call on its way into a budget.
+
+    Args:
+        call: The call.
+        make_waiter: How the driver's world waits: a thread, or a task.
+    """
+
+    def __init__(self, call: "Call", make_waiter: WaiterFactory) -> None:
+        self._call = call
+        self._tree = call.tree
+        self._path = call.budget.path
+        self._make_waiter = make_waiter
+        self._blocks_thread = make_waiter is SyncWaiter
+        self._owner = current_owner()
+        self._patient = call.policy.wait > 0
+        self._exact = call.request.exact_tokens is None
+        self._waiter: Waiter | None = None
+        self._begun_at: float | None = None
+        self._admitted = False
+
+    def flow(self) -> Flow[None]:
+        """The whole way, to be run by a driver."""
+        try:
+            yield from self._arrive()
+            states: States | None = None
+            while True:
+                states, decision, options = yield from self._look(states)
+                if type(decision) is Admit:
+                    amount = bound(decision.option, decision.output_tokens)
+                    states = yield from self._reserve(decision, amount)
+                    if states is None:
+                        return
+                elif type(decision) is Wait:
+                    yield from self._wait()
+                    states = None
+                else:
+                    yield from self._refuse(states, options.first)
+                    return
+        finally:
+            line = self._tree.line
+            if self._waiter is not None:
+                line.leave(self._waiter, admitted=self._admitted)
+            elif self._admitted and line.waiting:
+                line.arrived()
+
+    def _arrive(self) -> Flow[None]:
+        """Queue behind others, or let those who come at the same moment arrive."""
+        line, request = self._tree.line, self._call.request
+        if not self._patient:
+            return
+        if line.must_queue():
+            waiter = self._join()
+            self._begun_at = self._now()
+            line.freed()
+            yield Sleep(waiter, self._call.policy.wait)
+        elif request.max_output_tokens is None and (not self._blocks_thread or self._could_pin()):
+            self._join()
+            yield Pause(GATHER_SECONDS)
+
+    def _look(self, states: States | None) -> Flow[tuple[States, Decision, Options]]:
+        """Decide by the state of the path; anything but an admission only by a fresh state."""
+        fresh = states is not None
+        while True:
+            self._tree.settle_orphans()
+            if states is None:
+                states, fresh = self._tree.store.peek(self._path), self._tree.store.instant
+            if states is None:
+                reply = yield Read(self._path)
+                states, fresh = reply.states, True  # type: ignore[union-attr]
+            decision, options = self._decide(states)
+            if not self._exact and not _in_full(decision, options):
+                self._exact = True
+            elif type(decision) is Admit:
+                return states, decision if self._may_take() else WAIT, options
+            elif fresh:
+                return states, decision, options
+            else:
+                states = None if self._tree.store.instant else (yield Read(self._path)).states  # type: ignore[union-attr]
+                fresh = states is not None
+
+    def _decide(self, states: States) -> tuple[Decision, Options]:
+        call, tree = self._call, self._tree
+        stuck = tree.stuck(self._path, self._owner, blocks_thread=self._blocks_thread)
+        room = headroom(states, stuck)
+        options = call.options(room.settled, exact=self._exact)
+        decision = decide(
+            options,
+            room,
+            rivals=len(tree.line.waiting) - (self._waiter is not None),
+            patient=self._patient,
+            min_output_tokens=call.policy.min_output_tokens if call.request.cappable else ENOUGH,
+        )
+        return decision, options
+
+    def _may_take(self) -> bool:
+        """Whether the line is not closed ahead of this call."""
+        waiter = self._waiter
+        return waiter is None or not self._patient or self._tree.line.may_look(waiter)
+
+    def _reserve(
+        self, decision: Admit, amount: Amount, *, force: bool = False
+    ) -> Flow[States | None]:
+        """Reserve in the store; None if that was done, else the states that forbade it."""
+        key = next(self._tree.numbers)
+        reply = yield Reserve(self._path, key, amount, force)
+        if not reply.done:  # type: ignore[union-attr]
+            return reply.states  # type: ignore[union-attr]
+        self._tree.live[key] = (self._owner, self._path, amount)
+        self._admitted = True
+        if self._begun_at is not None:
+            self._call.waited = self._now() - self._begun_at
+        self._call.admitted(key, decision, amount)
+        return None
+
+    def _wait(self) -> Flow[None]:
+        """Sleep until it is this call's turn again, for as long as it may wait in all."""
+        line, now = self._tree.line, self._now()
+        waiter = self._waiter or self._join()
+        if self._begun_at is None:
+            self._begun_at = now
+        if not waiter.blocked:
+            waiter.blocked = True
+            # Others may wait for nothing but what this call's task holds: they have to look again.
+            # So does this call, once, now that it is in line: nothing that is freed can be missed.
+            line.freed()
+            return
+        left = self._call.policy.wait - (now - self._begun_at)
+        if left <= 0:
+            self._patient = False
+        else:
+            line.pass_on(waiter)
+            yield Sleep(waiter, left)
+
+    def _join(self) -> Waiter:
+        waiter = self._waiter = self._make_waiter(self._owner)
+        self._tree.line.join(waiter)
+        return waiter
+
+    def _could_pin(self) -> bool:
+        """Whether this call could take a large part of what is free."""
+        states = self._tree.store.peek(self._path)
+        if states is None:
+            return False
+        room = headroom(states, NONE_STUCK)
+        option = self._call.options(room.settled, exact=False).first
+        most, free = bound(option, option.ceiling), room.now
+        return most.usd * GATHER_SHARE > free.usd or most.tokens * GATHER_SHARE > min(
+            free.tokens, free.output_tokens
+        )
+
+    def _refuse(self, states: States, option: Option) -> Flow[None]:
+        """Raise; or, with ``on_limit="warn"``, say so and let it through."""
+        call = self._call
+        if self._begun_at is not None:
+            call.waited = self._now() - self._begun_at
+        wish = option.ceiling if option.wish is None else option.wish
+        full = bound(option, wish)
+        call.refused(full)
+        error = self._exceeded(states, option)
+        if call.policy.on_limit != "warn":
+            raise error
+        logger.warning("let through although %s", error)
+        yield from self._reserve(Admit(option, wish), full, force=True)
+
+    def _exceeded(self, states: States, option: Option) -> BudgetExceeded:
+        call = self._call
+        least = option.wish
+        if least is None:
+            least = min(call.policy.min_output_tokens, option.ceiling)
+        name, quantity, numbers = _binding(self._path, states, bound(option, least))
+        limit, spent, reserved, uncertain, requested = (
+            number * 1e-9 if quantity == "usd" else float(number) for number in numbers
+        )
+        return call.error(
+            limit,
+            spent,
+            name=name,
+            quantity=quantity,
+            reserved=reserved,
+            uncertain=uncertain,
+            requested=requested,
+            model=call.request.model,
+            waited=call.waited,
+        )
+
+    def _now(self) -> float:
+        return self._tree.clock.monotonic()
+
+
+def _in_full(decision: Decision, options: Options) -> bool:
+    """Whether the first model was admitted with all the output that it could use."""
+    if type(decision) is not Admit:
+        return False
+    option, output_tokens = decision
+    if option.model != options.first.model:
+        return False
+    wish = option.wish
+    return output_tokens >= (min(option.tail, option.ceiling) if wish is None else wish)
+
+
+def _binding(
+    path: Path, states: States, amount: Amount
+) -> tuple[str, str, tuple[int, int, int, int, int]]:
+    """The first account and quantity without room for an amount, and its limit and contents."""
+    quantities = ("usd", "calls", "tokens", "input_tokens", "output_tokens")
+    found = None
+    for name, state in zip(path, states, strict=True):
+        for quantity, limit in zip(quantities, state.limits, strict=True):
+            if limit is None:
+                continue
+            spent, reserved, uncertain, wanted = (
+                getattr(part, quantity)
+                for part in (state.spent, state.reserved, state.uncertain, amount)
+            )
+            numbers = (limit, spent, reserved, uncertain, wanted)
+            if spent + reserved + uncertain + wanted > limit:
+                return name, quantity, numbers
+            found = found or (name, quantity, numbers)
+    if found is None:
+        raise AssertionError("a call was refused by a path without limits")
+    return found

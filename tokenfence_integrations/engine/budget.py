@@ -1,0 +1,555 @@
+"""A budget: a named account with limits, perhaps below a parent."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import count
+from math import inf
+from threading import Lock
+from typing import Any
+
+from tokenfence_integrations.engine import scope as scopes
+from tokenfence_integrations.engine.events import Event, Listener
+from tokenfence_integrations.engine.ledger import Ledger, LedgerRecord, LedgerView, Sink
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.policy import (
+    Fallback,
+    OnLimit,
+    OnUnknown,
+    Policy,
+    parse_fallback,
+)
+from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.tree import Clock, Tree
+from tokenfence_integrations.money import format_usd, parse_usd, to_decimal, to_float
+from tokenfence_integrations.pricing.book import PriceBook, default_book
+from tokenfence_integrations.stores.base import (
+    NOTHING,
+    AccountState,
+    Adjust,
+    Amount,
+    Book,
+    Limits,
+    Open,
+    Path,
+    Read,
+    Reset,
+    Store,
+)
+from tokenfence_integrations.stores.memory import MemoryStore
+
+__all__ = ["Budget", "Dollars", "Snapshot", "as_budget"]
+
+Dollars = str | int | float | Decimal
+"""An amount of US dollars: ``"$0.50"``, ``"0.50 USD"``, ``0.5`` or a ``Decimal``."""
+
+logger = logging.getLogger("tokenfence")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A budget at one moment, exactly. Dollars inside `Amount` and `Limits` are nano-dollars.
+
+    Args:
+        name: Path of the budget, such as ``"team/researcher"``.
+        limits: Its limits.
+        spent: What calls have surely cost.
+        reserved: What calls in flight hold.
+        uncertain: What is charged for calls of unknown outcome.
+    """
+
+    name: str
+    limits: Limits
+    spent: Amount
+    reserved: Amount
+    uncertain: Amount
+
+    @property
+    def remaining_usd(self) -> Decimal | None:
+        """Dollars neither spent, nor reserved, nor uncertain; None without a dollar limit."""
+        if self.limits.usd is None:
+            return None
+        used = self.spent.usd + self.reserved.usd + self.uncertain.usd
+        return to_decimal(self.limits.usd - used)
+
+
+class Budget:
+    """Limits that the calls made on it, and on its children, keep together.
+
+    Args:
+        usd: Dollars: ``"$5.00"``, ``"5 USD"``, ``5``, ``0.5`` or a Decimal. None: no such limit.
+        tokens: Input and output tokens together.
+        calls: Number of provider calls (each retry that may be billed is one).
+        input_tokens: Input tokens.
+        output_tokens: Output tokens.
+        name: Its name; below a parent it must be unique there. No ``/``.
+        parent: The budget that this one is part of: what is reserved or spent here is so there too.
+        threshold: Share of the limit (0.0 to 1.0) from which `should_downgrade` is true, and from
+            which fallbacks take over.
+        store: Keeps the accounts; a root's choice, in memory by default.
+        ledger_size: How many ledger records are kept; a root's choice.
+        sink: Called with every ledger record, to keep them all; a root's choice.
+        clock: Where times come from; for tests.
+
+    Raises:
+        ValueError: A limit is negative, not finite, or not an amount; a name is taken or has a
+        ``/``.
+
+    Example:
+        >>> team = Budget("$5.00", name="team")
+        >>> researcher = team.child("researcher", "$2.00")
+        >>> with researcher.reserve(model="gpt-4o", input_tokens=9, max_output_tokens=9) as call:
+        ...     call.settle(Usage(input_tokens=8, output_tokens=5))
+        >>> team.snapshot().spent.usd
+        70000
+    """
+
+    def __init__(
+        self,
+        usd: Dollars | None = None,
+        *,
+        tokens: int | None = None,
+        calls: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        name: str | None = None,
+        parent: "Budget | None" = None,
+        threshold: float = 0.8,
+        store: Store | None = None,
+        ledger_size: int = 10_000,
+        sink: Sink | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        limits = Limits(
+            None if usd is None else parse_usd(usd),
+            _count("calls", calls),
+            _count("tokens", tokens),
+            _count("input_tokens", input_tokens),
+            _count("output_tokens", output_tokens),
+        )
+        parse_fallback(None, threshold)
+        self.threshold = threshold
+        self.parent = parent
+        self._children: dict[str, Budget] = {}
+        self._making = Lock()
+        self._crossed = False
+        if parent is None:
+            self._tree = Tree(
+                store if store is not None else MemoryStore(),
+                Ledger(ledger_size, sink),
+                clock or Clock(),
+            )
+            self._own_name = _name("budget" if name is None else name)
+            self.path: Path = (self._own_name,)
+        else:
+            if store is not None or sink is not None or clock is not None:
+                raise ValueError("store, sink and clock belong to the root budget, not to a child")
+            self._tree = parent._tree
+            self._own_name = _name(parent._free_name() if name is None else name)
+            if self._own_name in parent._children:
+                raise ValueError(
+                    f"budget {parent.name!r} already has a child {self._own_name!r}; "
+                    f"use parent.child({self._own_name!r}) to get it"
+                )
+            self.path = (f"{parent.name}/{self._own_name}", *parent.path)
+            parent._children[self._own_name] = self
+        self._tree.store.execute(Open(self.path[0], limits))
+
+    def __repr__(self) -> str:
+        return f"<Budget {self._line()}>"
+
+    @property
+    def name(self) -> str:
+        """Path of this budget from the root, such as ``"team/researcher"``."""
+        return self.path[0]
+
+    @property
+    def children(self) -> Mapping[str, "Budget"]:
+        """The budgets directly below, by name."""
+        return dict(self._children)
+
+    def child(self, name: str, usd: Dollars | None = None, **limits: Any) -> "Budget":
+        """The child of this name: made now, or the one that exists.
+
+        Args:
+            name: Its name here.
+            usd: Its dollar limit; None: only the parents' limits hold.
+            limits: Other limits, as for `Budget`.
+
+        Raises:
+            ValueError: It exists with other limits, or a limit is not valid.
+        """
+        with self._making:  # two threads that ask for the same child get the same one
+            existing = self._children.get(name)
+            if existing is None:
+                return Budget(usd, name=name, parent=self, threshold=self.threshold, **limits)
+        if usd is not None or limits:
+            kept = existing.snapshot().limits
+            asked = Limits(None if usd is None else parse_usd(usd), **limits)
+            if kept != asked:
+                raise ValueError(
+                    f"budget {existing.name!r} exists with {kept}, not with {asked}; get it with "
+                    f"child({name!r}) and change it with top_up()"
+                )
+        return existing
+
+    # Using it
+
+    def reserve(
+        self,
+        *,
+        model: str,
+        input_tokens: int,
+        max_output_tokens: int | None = None,
+        choices: int = 1,
+        fallback: Fallback = None,
+        on_limit: OnLimit = "raise",
+        wait: float = 60.0,
+        min_output_tokens: int = 16,
+        on_unknown: OnUnknown = "charge",
+        prices: PriceBook | None = None,
+        service_tier: str | None = None,
+        batch: bool = False,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Call:
+        """Set aside what a call may cost, for any provider; a context manager, sync or async.
+
+        Args:
+            model: The model to call.
+            input_tokens: The most input tokens that the provider may count.
+            max_output_tokens: The output maximum that is sent; None: one is chosen if need be, and
+                has to be sent: ``call.max_output_tokens``.
+            choices: Answers asked for.
+            fallback: Cheaper models, as for `guard`; ``call.model`` tells which one to call.
+            on_limit: ``"raise"``, or ``"warn"`` to let it through.
+            wait: Seconds to wait for calls in flight; 0 never waits.
+            min_output_tokens: The smallest cap that is worth paying for.
+            on_unknown: Whether an unknown outcome is charged or released.
+            prices: A price book of your own.
+            service_tier: The provider's tier, if it changes the price.
+            batch: Whether the batch price applies.
+            tags: Kept in the ledger and shown in events.
+
+        Returns:
+            The call, which reserves when it is entered.
+
+        Raises:
+            ValueError: A number is out of its range.
+
+        Example:
+            >>> async with budget.reserve(model="gpt-4o", input_tokens=900) as call:  # doctest:
+            +SKIP ...     reply = await ask(call.model, max_tokens=call.max_output_tokens)
+            ...     call.settle(Usage(input_tokens=reply.prompt, output_tokens=reply.completion))
+        """
+        into = _count("input_tokens", input_tokens) or 0
+        _count("max_output_tokens", max_output_tokens)
+        if type(choices) is not int or choices < 1:
+            raise ValueError(f"choices must be 1 or more, got {choices!r}")
+        if on_limit == "stop":
+            raise ValueError('reserve() has no reply to give: on_limit must be "raise" or "warn"')
+        policy = (
+            _PLAIN
+            if fallback is None
+            and (on_limit, wait, min_output_tokens, on_unknown) == ("raise", 60.0, 16, "charge")
+            else Policy(
+                on_limit,
+                parse_fallback(fallback, self.threshold),
+                wait,
+                min_output_tokens,
+                on_unknown,
+            )
+        )
+        request = CallRequest(
+            model,
+            lambda card: into,
+            None,
+            max_output_tokens,
+            choices,
+            service_tier=service_tier,
+            batch=batch,
+            tags=tags or {},
+        )
+        return Call(self, request, policy, prices or default_book())
+
+    def scope(self) -> AbstractContextManager["Budget"]:
+        """Make this the budget of everything guarded without one of its own, in this context.
+
+        Tasks started inside inherit it, and so do ``asyncio.to_thread`` and threads that run in a
+        ``contextvars.copy_context()``.
+
+        Example:
+            >>> with budget.scope():  # doctest: +SKIP
+            ...     agent.run()
+        """
+        return scopes.scope(self)
+
+    def record(self, cost: Dollars) -> None:
+        """Book money that was spent outside of any guard. Limits do not stop it.
+
+        Args:
+            cost: Dollars, as for `Budget`.
+        """
+        nano = parse_usd(cost)
+        tree = self._tree
+        tree.settle_orphans()
+        spent = Amount(nano, 1, 0, 0)
+        tree.store.execute(Book(self.path, spent))
+        self._note("recorded", self.path, spent, NOTHING)
+        self.tell_threshold()
+
+    def top_up(
+        self,
+        usd: Dollars = 0,
+        *,
+        tokens: int = 0,
+        calls: int = 0,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+    ) -> None:
+        """Raise limits; calls that wait look again at once.
+
+        Args:
+            usd: Dollars to add.
+            tokens: Tokens to add.
+            calls: Calls to add.
+            input_tokens: Input tokens to add.
+            output_tokens: Output tokens to add.
+
+        Raises:
+            ValueError: An amount is not valid, or this budget has no limit of that quantity.
+        """
+        added = Limits(
+            parse_usd(usd),
+            _count("calls", calls),
+            _count("tokens", tokens),
+            _count("input_tokens", input_tokens),
+            _count("output_tokens", output_tokens),
+        )
+        limits = self.snapshot().limits
+        for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
+            if by and limit is None:
+                raise ValueError(f"budget {self.name!r} has no limit of {quantity} to raise")
+        change = Amount(added.usd or 0, calls, input_tokens, output_tokens)
+        self._tree.store.execute(Adjust(self.path, change, tokens))
+        self._crossed = self.should_downgrade
+        self._tree.line.freed()
+
+    def reset(self) -> None:
+        """Forget what is spent and uncertain here and in all children; calls in flight go on.
+
+        The parents keep what was spent: it was.
+        """
+        below = self._below()
+        states = self._tree.store.execute(Reset(tuple(budget.name for budget in below))).states
+        for budget, state in zip(below, states, strict=True):
+            undone = [Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)]
+            self._note("recorded", budget.path[:1], *undone)
+            budget._crossed = False
+        self._tree.line.freed()
+
+    def on_event(self, listener: Listener) -> Callable[[], None]:
+        """Have a function called for every event of this budget and its children.
+
+        Args:
+            listener: Called with an `Event`, in the thread or task of the call. What it raises is
+                logged on ``tokenfence`` and never breaks the call.
+
+        Returns:
+            A function that removes the listener.
+        """
+        entry = (self.name, listener)
+        listeners = self._tree.listeners
+        listeners.append(entry)
+
+        def remove() -> None:
+            if entry in listeners:
+                listeners.remove(entry)
+
+        return remove
+
+    # Looking at it
+
+    def snapshot(self) -> Snapshot:
+        """This budget at this moment: exact, immutable, one consistent read."""
+        state = self._state()
+        return Snapshot(self.name, state.limits, state.spent, state.reserved, state.uncertain)
+
+    @property
+    def ledger(self) -> LedgerView:
+        """The records of the calls made here and in the children, oldest first."""
+        return LedgerView(self._tree.ledger, self.name)
+
+    @property
+    def budget(self) -> float:
+        """The limit in dollars; infinity if there is none."""
+        limit = self._state().limit_usd
+        return inf if limit is None else to_float(limit)
+
+    @property
+    def spent(self) -> float:
+        """Dollars that calls have surely cost."""
+        return to_float(self._state().spent_usd)
+
+    @property
+    def reserved(self) -> float:
+        """Dollars that calls in flight hold."""
+        return to_float(self._state().reserved_usd)
+
+    @property
+    def uncertain(self) -> float:
+        """Dollars charged for calls of unknown outcome."""
+        return to_float(self._state().uncertain_usd)
+
+    @property
+    def remaining(self) -> float:
+        """Dollars neither spent, reserved nor uncertain, never below 0; infinity if unlimited."""
+        s = self._state()
+        if s.limit_usd is None:
+            return inf
+        return to_float(max(0, s.limit_usd - s.spent_usd - s.reserved_usd - s.uncertain_usd))
+
+    @property
+    def calls(self) -> int:
+        """Calls that were charged: settled ones and uncertain ones."""
+        state = self._state()
+        return state.spent_calls + state.uncertain_calls
+
+    @property
+    def usage_ratio(self) -> float:
+        """Share of the limit that is spent or uncertain: of dollars, or else the largest other."""
+        return _ratio(self._state())
+
+    @property
+    def should_downgrade(self) -> bool:
+        """Whether the settled share has reached `threshold`."""
+        return self.usage_ratio >= self.threshold
+
+    @property
+    def budget_exceeded(self) -> bool:
+        """Whether the settled share has reached the limit."""
+        return self.usage_ratio >= 1.0
+
+    def tree(self) -> str:
+        """This budget and all below it, as text, a line each."""
+        return "\n".join(self._tree_lines("", ""))
+
+    def tell_threshold(self) -> None:
+        """Tell listeners about each budget of the path whose threshold was just crossed."""
+        budget: Budget | None = self
+        while budget is not None:
+            ratio = budget.usage_ratio
+            if ratio >= budget.threshold and not budget._crossed:
+                budget._crossed = True
+                event = Event(
+                    kind="threshold_crossed",
+                    budget=budget.name,
+                    call=0,
+                    at=self._tree.clock.wall(),
+                    ratio=ratio,
+                )
+                self._tree.tell(budget.path, event)
+            budget = budget.parent
+
+    def _state(self) -> AccountState:
+        tree = self._tree
+        tree.settle_orphans()
+        states = tree.store.peek(self.path[:1]) if tree.store.instant else None
+        if states is None:
+            states = tree.store.execute(Read(self.path[:1])).states
+        return states[0]
+
+    def _note(self, outcome: Any, accounts: Path, spent: Amount, uncertain: Amount) -> None:
+        self._tree.ledger.append(
+            LedgerRecord(
+                at=self._tree.clock.wall(),
+                call=0,
+                accounts=accounts,
+                model_asked="",
+                model="",
+                outcome=outcome,
+                usage=None,
+                cost=spent.usd,
+                uncertain=uncertain.usd,
+                bound=0,
+                cap=None,
+                truncated=False,
+                waited=0.0,
+                tags={},
+            )
+        )
+
+    def _free_name(self) -> str:
+        names = (f"budget-{number}" for number in count(1))
+        return next(name for name in names if name not in self._children)
+
+    def _below(self) -> list["Budget"]:
+        found = [self]
+        for child in self.children.values():
+            found.extend(child._below())
+        return found
+
+    def _line(self) -> str:
+        state = self._state()
+        names = ("usd", "calls", "tokens", "input_tokens", "output_tokens")
+        parts = []
+        for name, limit in zip(names, state.limits, strict=True):
+            if limit is None:
+                continue
+            shown = format_usd if name == "usd" else _plain(name)
+            spent, reserved, uncertain = (
+                getattr(part, name) for part in (state.spent, state.reserved, state.uncertain)
+            )
+            parts.append(
+                f"{shown(spent)} of {shown(limit)} spent"
+                + (f", {shown(reserved)} reserved" if reserved else "")
+                + (f", {shown(uncertain)} uncertain" if uncertain else "")
+            )
+        return f"{self._own_name}: {'; '.join(parts) or format_usd(state.spent_usd) + ' spent'}"
+
+    def _tree_lines(self, first: str, rest: str) -> list[str]:
+        lines = [first + self._line()]
+        children = self.children.values()
+        for number, child in enumerate(children, 1):
+            last = number == len(children)
+            lines += child._tree_lines(
+                rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  ")
+            )
+        return lines
+
+
+_PLAIN = Policy()
+
+
+def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:
+    """A budget as it is, or a new one of this many dollars."""
+    return budget if isinstance(budget, Budget) else Budget(budget, threshold=threshold)
+
+
+def _ratio(state: AccountState) -> float:
+    charged = Amount(*[a + b for a, b in zip(state.spent, state.uncertain, strict=True)])
+    ratios = {
+        name: getattr(charged, name) / limit if limit else 1.0
+        for name, limit in zip(Limits._fields, state.limits, strict=True)
+        if limit is not None
+    }
+    return ratios["usd"] if "usd" in ratios else max(ratios.values(), default=0.0)
+
+
+def _count(name: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} must be a whole number, 0 or more, got {value!r}")
+    return value
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not name.strip() or "/" in name:
+        raise ValueError(f"a budget's name must be text without '/', got {name!r}")
+    return name
+
+
+def _plain(noun: str) -> Callable[[int], str]:
+    return lambda amount: f"{amount:,} {noun.replace('_', ' ')}"

@@ -1,0 +1,103 @@
+"""Run a flow, written once as a generator, from sync or from async code.
+
+A flow yields what it needs done: a store's `Command`, to be answered with the `Reply`; or a
+`Sleep`. It neither blocks nor awaits itself, so there is one flow for both worlds.
+"""
+
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from tokenfence_integrations.engine.waiting import (
+    AsyncWaiter,
+    Owner,
+    SyncWaiter,
+    Waiter,
+)
+from tokenfence_integrations.stores.base import Command, Reply, Store
+
+__all__ = ["Flow", "Pause", "Sleep", "arun", "run"]
+
+T = TypeVar("T")
+
+
+class Sleep(NamedTuple):
+    """Sleep until the waiter is woken, at most ``seconds``."""
+
+    waiter: Waiter
+    seconds: float
+
+
+class Pause(NamedTuple):
+    """Let others that are about to call arrive: a turn of the event loop, or a few milliseconds."""
+
+    seconds: float
+
+
+Flow: TypeAlias = Generator[Command | Sleep | Pause, Reply | None, T]
+WaiterFactory: TypeAlias = Callable[[Owner], Waiter]
+
+
+def run(flow: Callable[[WaiterFactory], Flow[T]], store: Store) -> T:
+    """Run a flow to its end in this thread.
+
+    Args:
+        flow: Makes the generator, given how this driver makes waiters.
+        store: Executes the commands.
+
+    Returns:
+        What the flow returns.
+    """
+    steps = flow(SyncWaiter)
+    answer: Reply | None = None
+    try:
+        while True:
+            step = steps.send(answer)
+            kind = type(step)
+            if kind is Sleep:
+                step.waiter.sleep(step.seconds)  # type: ignore[union-attr]
+                answer = None
+            elif kind is Pause:
+                _pause(step.seconds)  # type: ignore[union-attr]
+                answer = None
+            else:
+                answer = store.execute(step)  # type: ignore[arg-type]
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+async def arun(flow: Callable[[WaiterFactory], Flow[T]], store: Store) -> T:
+    """Run a flow to its end in this task; as `run`, without blocking the event loop."""
+    steps = flow(AsyncWaiter)
+    answer: Reply | None = None
+    try:
+        while True:
+            step = steps.send(answer)
+            kind = type(step)
+            if kind is Sleep:
+                await step.waiter.sleep(step.seconds)  # type: ignore[union-attr]
+                answer = None
+            elif kind is Pause:
+                await _apause()
+                answer = None
+            elif store.instant:
+                answer = store.execute(step)  # type: ignore[arg-type]
+            else:
+                answer = await store.aexecute(step)  # type: ignore[arg-type]
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+def _pause(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+async def _apause() -> None:
+    import asyncio
+
+    await asyncio.sleep(0)

@@ -1,0 +1,72 @@
+"""What happens to calls, told to listeners."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["Event", "EventKind", "Listener", "tell"]
+
+logger = logging.getLogger("tokenfence")
+
+EventKind: TypeAlias = Literal[
+    "admitted",
+    "waited",
+    "downgraded",
+    "capped",
+    "refused",
+    "settled",
+    "released",
+    "uncertain",
+    "threshold_crossed",
+    "bound_exceeded",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened to one call (or, for ``threshold_crossed``, to one budget).
+
+    Args:
+        kind: What happened.
+        budget: Path of the budget, such as ``"team/researcher"``.
+        call: Number of the call's attempt, unique in its budget tree; 0 for none.
+        at: Unix time in seconds.
+        model_asked: The model that the caller asked for.
+        model: The model that the call goes to.
+        bound: The most that the call can cost, in nano-dollars.
+        cost: What it did cost (``settled``), or is charged (``uncertain``), in nano-dollars.
+        cap: The output maximum that we set, in tokens per choice; None if we set none.
+        waited: Seconds that it waited.
+        usage: What the provider reported, if it did.
+        ratio: Share of the limit that is settled (``threshold_crossed``).
+        tags: The caller's own tags.
+    """
+
+    kind: EventKind
+    budget: str
+    call: int
+    at: float
+    model_asked: str = ""
+    model: str = ""
+    bound: int = 0
+    cost: int = 0
+    cap: int | None = None
+    waited: float = 0.0
+    usage: Usage | None = None
+    ratio: float = 0.0
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+Listener: TypeAlias = Callable[[Event], object]
+
+
+def tell(listeners: list[Listener], event: Event) -> None:
+    """Tell every listener; one that raises is logged and hinders nobody."""
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:
+            logger.exception("listener %r failed on event %r", listener, event.kind)

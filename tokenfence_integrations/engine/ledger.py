@@ -1,0 +1,150 @@
+"""The record of every attempt that a budget tree paid for, or might have to pay for."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["Ledger", "LedgerRecord", "LedgerView", "Outcome", "Sink"]
+
+logger = logging.getLogger("tokenfence")
+
+Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded"]
+
+
+class LedgerRecord(NamedTuple):
+    """One attempt of one call, after it ended.
+
+    ``cost`` is what it added to the budget's spent and ``uncertain`` what it added to its
+    uncertain, in nano-dollars; ``bound`` is what was reserved for it. ``cap`` is the output
+    maximum per choice that we set (None: we set none) and ``truncated`` tells that the answer was
+    cut short by it. ``waited`` is in seconds, ``at`` in Unix time. ``accounts`` is the path, leaf
+    first.
+    """
+
+    at: float
+    call: int
+    accounts: tuple[str, ...]
+    model_asked: str
+    model: str
+    outcome: Outcome
+    usage: Usage | None
+    cost: int
+    uncertain: int
+    bound: int
+    cap: int | None
+    truncated: bool
+    waited: float
+    tags: Mapping[str, Any]
+
+    @property
+    def budget(self) -> str:
+        """Path of the budget that the call was made on."""
+        return self.accounts[0]
+
+
+Fields: TypeAlias = tuple[
+    float,
+    int,
+    tuple[str, ...],
+    str,
+    str,
+    Outcome,
+    Usage | None,
+    int,
+    int,
+    int,
+    int | None,
+    bool,
+    float,
+    Mapping[str, Any],
+]
+"""The fields of a record in order; they become a `LedgerRecord` only when somebody looks."""
+
+Sink: TypeAlias = Callable[[LedgerRecord], object]
+
+
+class Ledger:
+    """A bounded ring of records, whose sum stays exact after old records have left it.
+
+    Args:
+        size: How many records are kept; older ones go on counting in `total` by path.
+        sink: Called with every record, for those who keep them all. What it raises is logged on
+            ``tokenfence`` and never breaks a call.
+    """
+
+    def __init__(self, size: int = 10_000, sink: Sink | None = None) -> None:
+        if size < 0:
+            raise ValueError(f"ledger_size must be 0 or more records, got {size!r}")
+        self._records: deque[Fields] = deque()
+        self._size = size
+        self._sink = sink
+        self._left: dict[tuple[str, ...], tuple[int, int]] = {}
+        self._leaving = Lock()
+
+    def append(self, record: Fields) -> None:
+        """Add a record; the oldest leaves if the ring is full."""
+        records = self._records
+        records.append(record)
+        # Never waited for: a finalizer may append while its own thread is in here.
+        while len(records) > self._size and self._leaving.acquire(blocking=False):
+            try:
+                self._shrink()
+            finally:
+                self._leaving.release()
+        if self._sink is not None:
+            try:
+                self._sink(LedgerRecord._make(record))
+            except Exception:
+                logger.exception("ledger sink %r failed on call %d", self._sink, record[1])
+
+    def _shrink(self) -> None:
+        while len(self._records) > self._size:
+            _, _, accounts, _, _, _, _, cost, uncertain, *_ = self._records.popleft()
+            left_cost, left_uncertain = self._left.get(accounts, (0, 0))
+            self._left[accounts] = (left_cost + cost, left_uncertain + uncertain)
+
+    def of(self, account: str) -> list[LedgerRecord]:
+        """The kept records of one account and of those below it, oldest first."""
+        return [LedgerRecord._make(r) for r in self._records.copy() if account in r[2]]
+
+    def total(self, account: str) -> tuple[int, int]:
+        """Sum of all records ever, of one account and of those below it.
+
+        Returns:
+            Cost and uncertain, in nano-dollars.
+        """
+        with self._leaving:
+            left, kept = self._left.copy(), self._records.copy()
+        sums = [amounts for accounts, amounts in left.items() if account in accounts]
+        sums += [(record[7], record[8]) for record in kept if account in record[2]]
+        return sum(cost for cost, _ in sums), sum(uncertain for _, uncertain in sums)
+
+
+class LedgerView:
+    """One budget's part of its tree's ledger: iterate it, or ask for its sum.
+
+    Example:
+        >>> [record.cost for record in budget.ledger]  # doctest: +SKIP
+    """
+
+    def __init__(self, ledger: Ledger, account: str) -> None:
+        self._ledger = ledger
+        self._account = account
+
+    def __iter__(self) -> Iterator[LedgerRecord]:
+        return iter(self._ledger.of(self._account))
+
+    def __len__(self) -> int:
+        return len(self._ledger.of(self._account))
+
+    def __getitem__(self, index: int) -> LedgerRecord:
+        return self._ledger.of(self._account)[index]
+
+    @property
+    def total(self) -> int:
+        """Sum of the cost of all attempts ever, in nano-dollars: the budget's spent."""
+        return self._ledger.total(self._account)[0]

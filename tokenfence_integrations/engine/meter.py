@@ -1,0 +1,416 @@
+"""One call's life: admitted, sent, and ended exactly once."""
+
+import logging
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from tokenfence_integrations.engine.admission import Admit, headroom
+from tokenfence_integrations.engine.admitting import Admission
+from tokenfence_integrations.engine.drivers import Flow, WaiterFactory, arun, run
+from tokenfence_integrations.engine.events import Event, EventKind
+from tokenfence_integrations.engine.failures import cost_of_exception
+from tokenfence_integrations.engine.ledger import Outcome
+from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.request import CallRequest, Options
+from tokenfence_integrations.engine.tree import NONE_STUCK
+from tokenfence_integrations.engine.waiting import current_owner
+from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.rates import Card
+from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount, End, Reserve
+from tokenfence_integrations.usage import Usage
+
+if TYPE_CHECKING:
+    from tokenfence_integrations.engine.budget import Budget
+
+__all__ = ["Call"]
+
+logger = logging.getLogger("tokenfence")
+
+new = tuple.__new__
+"""Makes a named tuple in a third of the time; used for those that every call makes."""
+
+
+class Call:
+    """A reservation, from admission to its one end.
+
+    Use it as a context manager, sync or async. It reserves on entry (and may wait, or be sent to a
+    fallback, or capped); inside, call the provider with `model` and `max_output_tokens`, and
+    `settle`. A block left without that is booked as uncertain, unless the exception that left it is
+    known to be free.
+
+    Attributes:
+        model: The model to call; another than asked for if it was downgraded.
+        max_output_tokens: The output maximum per choice to send; None: send none.
+        capped: Whether that maximum is ours and not the caller's.
+        bound: The most that the call can cost.
+        at_most: The most that it can have cost by now, if that is known to be less than its bound.
+        cost: What it did cost, in nano-dollars, once settled.
+        outcome: How it ended; None while it is open.
+
+    Example:
+        >>> with budget.reserve(model="gpt-4o", input_tokens=1200) as call:  # doctest: +SKIP
+        ...     reply = ask(call.model, max_tokens=call.max_output_tokens)
+        ...     call.settle(Usage(input_tokens=reply.prompt, output_tokens=reply.completion))
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_key",
+        "at_most",
+        "book",
+        "bound",
+        "budget",
+        "capped",
+        "card",
+        "cost",
+        "error",
+        "max_output_tokens",
+        "model",
+        "outcome",
+        "policy",
+        "request",
+        "tree",
+        "waited",
+    )
+
+    def __init__(
+        self,
+        budget: "Budget",
+        request: CallRequest,
+        policy: Policy,
+        book: PriceBook,
+        error: type[BudgetExceeded] = BudgetExceeded,
+    ) -> None:
+        self.budget = budget
+        self.tree = budget._tree
+        self.request = request
+        self.policy = policy
+        self.book = book
+        self.error = error
+        self._key = 0
+        self.model = request.model
+        self.card: Card | None = None
+        self.max_output_tokens = request.max_output_tokens
+        self.capped = False
+        self.bound = NOTHING
+        self.at_most: Amount | None = None
+        self.cost = 0
+        self.outcome: Outcome | None = None
+        self.waited = 0.0
+
+    # Admission
+
+    def admit(self) -> Self:
+        """Reserve, in this thread.
+
+        Raises:
+            BudgetExceeded: It does not fit, even after what is in flight has settled.
+            UnknownModelError: A model has no known price.
+        """
+        if not self._admit_at_once():
+            run(self._admission, self.tree.store)
+        return self
+
+    async def aadmit(self) -> Self:
+        """Reserve, without blocking the event loop; as `admit`."""
+        if not self._admit_at_once():
+            await arun(self._admission, self.tree.store)
+        return self
+
+    def _admit_at_once(self) -> bool:
+        """Rule 1 of admission, asked of the store directly; all the rest is for `_admission`.
+
+        Nobody waits, the caller set a maximum and no fallback has begun: then the wanted model is
+        admitted if it fits, and whether it fits is what the store checks anyway.
+        """
+        tree, request = self.tree, self.request
+        wish, store = request.max_output_tokens, tree.store
+        if wish is None or not store.instant or tree.line.waiting:
+            return False
+        tree.settle_orphans()
+        path = self.budget.path
+        if self.policy.stages and not self._before_stages(store.peek(path)):
+            return False
+        card = self.book.card(request.model)
+        amount = request.amount(card, wish)
+        key = next(tree.numbers)
+        if not store.execute(new(Reserve, (path, key, amount, False)))[0]:
+            return False
+        tree.live[key] = (current_owner(), path, amount)
+        self.card = card
+        self._key = key
+        self.bound = amount
+        if request.ceiling == 0:
+            self.max_output_tokens = None
+        if tree.listeners:
+            self._tell("admitted")
+        return True
+
+    def _before_stages(self, states: tuple[AccountState, ...] | None) -> bool:
+        if states is None:
+            return False
+        return not self.policy.stages_begun(headroom(states, NONE_STUCK).settled)
+
+    def options(self, settled: float, *, exact: bool) -> Options:
+        """The models that could answer it, at this settled share of the budget."""
+        begun = self.policy.stages_begun(settled)
+        models = [self.request.model, *[stage.model for stage in self.policy.stages]][begun:]
+        return Options(
+            self.request, models, self.book, lambda m: self.tree.forecast(m).forecast, exact=exact
+        )
+
+    def _admission(self, make_waiter: WaiterFactory) -> Flow[None]:
+        return Admission(self, make_waiter).flow()
+
+    def admitted(self, key: int, decision: Admit, amount: Amount) -> None:
+        """Take note of what was reserved, for which model and with what cap."""
+        option, output_tokens = decision
+        self._key = key
+        self.bound = amount
+        self.model = option.model
+        self.card = card = self.book.card(option.model)
+        if self.request.ceiling == 0:
+            self.max_output_tokens = None
+        elif option.wish is not None:
+            self.capped = output_tokens < option.wish
+            self.max_output_tokens = output_tokens
+        else:
+            known = self.request.ceiling or card.max_output_tokens
+            self.capped = known is None or output_tokens < known
+            self.max_output_tokens = output_tokens if self.capped else None
+        if self.tree.listeners:
+            if self.waited:
+                self._tell("waited")
+            if self.model != self.request.model:
+                self._tell("downgraded")
+            if self.capped:
+                self._tell("capped")
+            self._tell("admitted")
+
+    # Ends
+
+    def settle(
+        self, usage: Usage, *, service_tier: str | None = None, truncated: bool = False
+    ) -> None:
+        """Replace the reservation by what the call really cost. Further ends change nothing.
+
+        Args:
+            usage: What the provider reported.
+            service_tier: The tier that the provider says it used.
+            truncated: Whether the answer ended at its output maximum.
+        """
+        cost = self._cost(usage, service_tier)
+        spent = new(Amount, (cost, 1, usage[0], usage[1]))
+        self._end("settled", spent, NOTHING, usage, truncated and self.capped)
+
+    async def asettle(
+        self, usage: Usage, *, service_tier: str | None = None, truncated: bool = False
+    ) -> None:
+        """As `settle`, without blocking the event loop."""
+        cost = self._cost(usage, service_tier)
+        spent = new(Amount, (cost, 1, usage[0], usage[1]))
+        await self._aend("settled", spent, NOTHING, usage, truncated and self.capped)
+
+    def release(self) -> None:
+        """Drop the reservation: the call surely cost nothing."""
+        self._end("released", NOTHING, NOTHING)
+
+    async def arelease(self) -> None:
+        """As `release`, without blocking the event loop."""
+        await self._aend("released", NOTHING, NOTHING)
+
+    def lose(self, at_most: Amount | None = None) -> None:
+        """Book it as uncertain: it may have been billed, and nobody can know.
+
+        Args:
+            at_most: What it can have cost, if that is known to be less than its bound. Default:
+                the call's ``at_most``, or else its bound.
+        """
+        self._end(*self._lost(at_most))
+
+    async def alose(self, at_most: Amount | None = None) -> None:
+        """As `lose`, without blocking the event loop."""
+        await self._aend(*self._lost(at_most))
+
+    def fail(self, error: BaseException) -> None:
+        """End it after a failure: released if it was surely free, else uncertain."""
+        self._end(*self._failed(error))
+
+    async def afail(self, error: BaseException) -> None:
+        """As `fail`, without blocking the event loop."""
+        await self._aend(*self._failed(error))
+
+    def abandon(self) -> None:
+        """End it after its last reference is gone."""
+        self.lose()
+
+    @property
+    def open(self) -> bool:
+        """Whether it is admitted and has not ended."""
+        return self._key in self.tree.live
+
+    def _cost(self, usage: Usage, service_tier: str | None) -> int:
+        card = self.card
+        if card is None:
+            raise TokenFenceError("this call was never admitted, so it cannot be settled")
+        return card.cost(usage, service_tier=service_tier, batch=self.request.batch)
+
+    def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
+        if self.policy.on_unknown == "release":
+            return "released", NOTHING, NOTHING
+        most = at_most if at_most is not None else self.at_most
+        charged = self.bound if most is None else Amount(*map(min, most, self.bound))
+        return "uncertain", NOTHING, charged
+
+    def _failed(self, error: BaseException) -> tuple[Outcome, Amount, Amount]:
+        free = cost_of_exception(error) == "free"
+        return ("released", NOTHING, NOTHING) if free else self._lost(None)
+
+    def _end(
+        self,
+        outcome: Outcome,
+        spent: Amount,
+        uncertain: Amount,
+        usage: Usage | None = None,
+        cut_short: bool = False,
+    ) -> None:
+        # The one gate of "ends exactly once": pop is atomic.
+        if self.tree.live.pop(self._key, None) is not None:
+            self.tree.store.execute(new(End, (self.budget.path, self._key, spent, uncertain)))
+            self._ended(outcome, spent, uncertain, usage, cut_short)
+
+    async def _aend(
+        self,
+        outcome: Outcome,
+        spent: Amount,
+        uncertain: Amount,
+        usage: Usage | None = None,
+        cut_short: bool = False,
+    ) -> None:
+        if self.tree.live.pop(self._key, None) is not None:
+            await self.tree.store.aexecute(End(self.budget.path, self._key, spent, uncertain))
+            self._ended(outcome, spent, uncertain, usage, cut_short)
+
+    def _ended(
+        self,
+        outcome: Outcome,
+        spent: Amount,
+        uncertain: Amount,
+        usage: Usage | None,
+        cut_short: bool,
+    ) -> None:
+        tree, request = self.tree, self.request
+        self.outcome = outcome
+        self.cost = spent[0]
+        tree.ledger.append(
+            (
+                tree.clock.wall(),
+                self._key,
+                self.budget.path,
+                request.model,
+                self.model,
+                outcome,
+                usage,
+                spent[0],
+                uncertain[0],
+                self.bound[0],
+                self.max_output_tokens if self.capped else None,
+                cut_short,
+                self.waited,
+                request.tags,
+            )
+        )
+        if tree.line.waiting:
+            tree.line.freed()
+        if usage is not None:
+            if request.max_output_tokens is None:
+                length = usage.output_tokens // request.choices
+                tree.forecast(self.model).observe(length, cut_short=cut_short)
+            bound = self.bound
+            if spent[0] > bound[0] or spent[2] > bound[2] or spent[3] > bound[3]:
+                self._exceeded_bound(spent, usage)
+        if tree.listeners:
+            self._tell(outcome, usage=usage, cost=spent[0] or uncertain[0])
+            self.budget.tell_threshold()
+
+    def __del__(self) -> None:
+        # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
+        if self._key and self.outcome is None:
+            self.tree.adopt(self)
+
+    # Context managers
+
+    def __enter__(self) -> Self:
+        return self.admit()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.fail(error)
+        else:
+            self.lose()
+
+    async def __aenter__(self) -> Self:
+        return await self.aadmit()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            await self.afail(error)
+        else:
+            await self.alose()
+
+    # What is told
+
+    def _exceeded_bound(self, spent: Amount, usage: Usage) -> None:
+        logger.warning(
+            "call %d to %s on budget %r cost more than its bound: %s, bound %s; "
+            "the truth is booked",
+            self._key,
+            self.model,
+            self.budget.name,
+            spent,
+            self.bound,
+        )
+        if self.tree.listeners:
+            self._tell("bound_exceeded", usage=usage, cost=spent.usd)
+
+    def refused(self, bound: Amount) -> None:
+        """Tell that this bound does not fit."""
+        if self.tree.listeners:
+            self._tell("refused", bound=bound)
+
+    def _tell(
+        self,
+        kind: EventKind | Outcome,
+        *,
+        usage: Usage | None = None,
+        cost: int = 0,
+        bound: Amount | None = None,
+    ) -> None:
+
+        tree = self.tree
+        event = Event(
+            kind=kind,  # type: ignore[arg-type]
+            budget=self.budget.path[0],
+            call=self._key,
+            at=tree.clock.wall(),
+            model_asked=self.request.model,
+            model=self.model,
+            bound=(bound or self.bound).usd,
+            cost=cost,
+            cap=self.max_output_tokens if self.capped else None,
+            waited=self.waited,
+            usage=usage,
+            tags=self.request.tags,
+        )
+        tree.tell(self.budget.path, event)

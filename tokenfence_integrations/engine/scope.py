@@ -1,0 +1,44 @@
+"""The budget of the current context, for everything guarded without one of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from tokenfence_integrations.errors import NoBudgetError
+
+if TYPE_CHECKING:
+    from tokenfence_integrations.engine.budget import Budget
+
+__all__ = ["budget_in_scope", "scope"]
+
+_scoped: "ContextVar[Budget | None]" = ContextVar("tokenfence_budget", default=None)
+
+
+@contextmanager
+def scope(budget: "Budget") -> "Iterator[Budget]":
+    """Make a budget the ambient one until the block ends.
+
+    Tasks started in the block inherit it, and so do `asyncio.to_thread` and threads that run in a
+    `contextvars.copy_context`. Scopes nest; the innermost counts.
+    """
+    token = _scoped.set(budget)
+    try:
+        yield budget
+    finally:
+        _scoped.reset(token)
+
+
+def budget_in_scope() -> "Budget":
+    """The ambient budget.
+
+    Raises:
+        NoBudgetError: There is none here.
+    """
+    budget = _scoped.get()
+    if budget is None:
+        raise NoBudgetError(
+            "this was guarded without a budget and is called outside any budget.scope(); "
+            'give it one, guard(..., budget="$5"), or call it inside "with budget.scope():"'
+        )
+    return budget

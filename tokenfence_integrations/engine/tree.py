@@ -1,0 +1,128 @@
+"""What all budgets of one tree share: the store, the line of waiters, the ledger, the listeners."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, Protocol, TypeAlias
+
+from tokenfence_integrations.engine.events import Event, Listener, tell
+from tokenfence_integrations.engine.forecast import OutputForecast
+from tokenfence_integrations.engine.ledger import Ledger
+from tokenfence_integrations.engine.waiting import Owner, WaitingLine
+from tokenfence_integrations.stores.base import Amount, Path, Store
+
+__all__ = ["NONE_STUCK", "Clock", "Live", "Orphan", "Tree"]
+
+NONE_STUCK: Sequence[Amount | None] = (None,) * 64
+"""For paths of up to this many accounts: nothing is stuck in any."""
+
+
+NUMBERS = itertools.count(1)
+"""Numbers of the calls: of all trees, because trees may share a store."""
+
+
+class Clock(NamedTuple):
+    """Where times come from; tests bring their own."""
+
+    wall: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+Live: TypeAlias = tuple[Owner, Path, Amount]
+"""A reservation in flight: who made it, where, and how much."""
+
+
+class Orphan(Protocol):
+    """A call whose last reference is gone although it never ended."""
+
+    def abandon(self) -> None:
+        """End it as a call of unknown outcome."""
+
+
+class Tree:
+    """The shared part of a budget and all its descendants.
+
+    Args:
+        store: Keeps the accounts.
+        ledger: Keeps the records.
+        clock: Gives the times.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, clock: Clock) -> None:
+        self.store = store
+        self.ledger = ledger
+        self.clock = clock
+        self.line = WaitingLine(clock.monotonic)
+        self.live: dict[int, Live] = {}
+        self.numbers = NUMBERS
+        self.listeners: list[tuple[str, Listener]] = []
+        self._orphans: SimpleQueue[Orphan] = SimpleQueue()
+        self._forecasts: dict[str, OutputForecast] = {}
+        store.subscribe(self.line.freed)
+
+    def forecast(self, model: str) -> OutputForecast:
+        """The running estimate of this model's answer lengths."""
+        try:
+            return self._forecasts[model]
+        except KeyError:
+            return self._forecasts.setdefault(model, OutputForecast())
+
+    def stuck(self, path: Path, owner: Owner, *, blocks_thread: bool) -> Sequence[Amount | None]:
+        """What is reserved by calls that cannot end while this call waits, for each account.
+
+        Those are the calls of its own task (or, for a sync call, of its own thread, whose event
+        loop it would block). And if all other calls in flight belong to tasks and threads that wait
+        in line themselves, theirs too: two streams that each make another call would otherwise wait
+        for each other.
+        """
+        if not self.live:
+            return NONE_STUCK
+        blocked = [waiter for waiter in self.line.waiting.copy() if waiter.blocked]
+        own: list[tuple[Path, Amount]] = []
+        theirs: list[tuple[Path, Amount]] = []
+        something_moves = False
+        for live_owner, live_path, amount in list(self.live.values()):
+            if live_owner[0] == owner[0] if blocks_thread else live_owner == owner:
+                own.append((live_path, amount))
+            elif any(waiter.is_stuck(live_owner) for waiter in blocked):
+                theirs.append((live_path, amount))
+            else:
+                something_moves = True
+        stuck = own if something_moves else own + theirs
+        if not stuck:
+            return NONE_STUCK
+        return [_sum(amount for other, amount in stuck if account in other) for account in path]
+
+    def adopt(self, orphan: Orphan) -> None:
+        """Take an abandoned call from a finalizer: no lock, no waiting, only a note."""
+        self._orphans.put(orphan)
+        for waiter in self.line.waiting.copy():
+            try:
+                waiter.wake()
+            except RuntimeError:  # its event loop is closed: the next one looks
+                continue
+            return
+
+    def settle_orphans(self) -> None:
+        """End the calls that finalizers left; every budget operation begins with this."""
+        while not self._orphans.empty():
+            try:
+                orphan = self._orphans.get_nowait()
+            except Empty:  # another thread was faster
+                return
+            orphan.abandon()
+
+    def tell(self, path: Path, event: Event) -> None:
+        """Tell the listeners of every budget of the path."""
+        tell([listener for account, listener in self.listeners if account in path], event)
+
+
+def _sum(amounts: Iterable[Amount]) -> Amount:
+    usd = calls = into = out = 0
+    for amount in amounts:
+        usd += amount[0]
+        calls += amount[1]
+        into += amount[2]
+        out += amount[3]
+    return Amount(usd, calls, into, out)

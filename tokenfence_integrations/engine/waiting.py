@@ -1,0 +1,260 @@
+"""The line of calls that wait for room in a budget tree: fair, and woken without polling.
+
+One waiter at a time has the *turn*: it looks at the budget again, and takes what it needs or keeps
+its place; then the next in line has the turn, so small calls may pass a large one that still does
+not fit. A waiter that has been passed `PATIENCE` times closes the line behind it: from then on what
+is freed gathers for it. Calls that arrive while others wait queue behind them.
+
+`freed` and `leave` may run inside a finalizer while this very thread holds the lock, so neither
+ever waits for it: they leave a note that its holder acts on as it lets go.
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Lock, local
+from typing import Any, TypeAlias
+from weakref import ref
+
+__all__ = ["AsyncWaiter", "Owner", "SyncWaiter", "Waiter", "WaitingLine", "current_owner"]
+
+PATIENCE = 16
+"""How often a waiter may be passed before the line closes behind it."""
+
+STALLED_AFTER = 0.05
+"""Seconds after which a waiter that does not use its turn (its event loop is blocked) loses it."""
+
+
+Owner: TypeAlias = tuple[int, "ref[Any] | None"]
+"""Who makes a call: a thread, and the asyncio task that runs in it (None: none)."""
+
+
+class _Thread(local):
+    # Not get_ident() and not id(task): what a stream's maker leaves behind may outlive it, and the
+    # next thread or task would get the same number.
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+
+
+_numbers = itertools.count(1)
+_thread = _Thread()
+
+
+def current_owner() -> Owner:
+    """The owner of a call made here and now."""
+    # asyncio takes 30 ms to import; a program that runs no loop never pays for it.
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    if asyncio is None or loop is None:
+        return _thread.number, None
+    task = asyncio.current_task(loop)
+    return _thread.number, None if task is None else ref(task)
+
+
+class Waiter:
+    """One call in the line; the subclasses know how it sleeps and is woken."""
+
+    __slots__ = ("blocked", "blocks_thread", "owner", "passed", "turn_since")
+
+    def __init__(self, owner: Owner, *, blocks_thread: bool) -> None:
+        self.owner = owner
+        self.blocks_thread = blocks_thread
+        self.blocked = False  # has looked, and found that it has to wait
+        self.passed = 0
+        self.turn_since: float | None = None
+
+    def wake(self) -> None:
+        """Have it look again; callable from any thread and from finalizers."""
+        raise NotImplementedError
+
+    def is_stuck(self, owner: Owner) -> bool:
+        """Whether calls of ``owner`` cannot go on while this waiter sleeps."""
+        if self.blocks_thread:
+            return owner[0] == self.owner[0]
+        return owner == self.owner
+
+
+class SyncWaiter(Waiter):
+    """A thread that waits."""
+
+    __slots__ = ("_wakes",)
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(owner, blocks_thread=True)
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+
+    def wake(self) -> None:
+        # SimpleQueue.put is documented to be reentrant: safe in destructors and weakref callbacks.
+        self._wakes.put(None)
+
+    def sleep(self, seconds: float) -> None:
+        """Block until woken, at most this long."""
+        try:
+            self._wakes.get(timeout=seconds)
+            while True:
+                self._wakes.get_nowait()
+        except Empty:
+            return
+
+
+class AsyncWaiter(Waiter):
+    """An asyncio task that waits."""
+
+    __slots__ = ("_future", "_loop", "_woken")
+
+    def __init__(self, owner: Owner) -> None:
+        import asyncio
+
+        super().__init__(owner, blocks_thread=False)
+        self._loop = asyncio.get_running_loop()
+        self._future: Any = None
+        self._woken = False
+
+    def wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._woken = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the task until woken, at most this long."""
+        import asyncio
+
+        if not self._woken:
+            self._future = self._loop.create_future()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._future
+            except TimeoutError:
+                pass
+            finally:
+                self._future = None
+        self._woken = False
+
+
+class WaitingLine:
+    """The waiters of one budget tree, in order of arrival.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self.waiting: list[Waiter] = []  # read it at will, from any thread; change it only here
+        self._turn: Waiter | None = None
+        self._freed = False
+        self._gone: SimpleQueue[Waiter] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting)
+
+    def join(self, waiter: Waiter) -> None:
+        """Take a place at the end; the waiter should look at the budget once before it sleeps."""
+        with self._lock:
+            self.waiting.append(waiter)
+        self._act()
+
+    def freed(self) -> None:
+        """Room may have been made: give turns from the head of the line on."""
+        if self.waiting:
+            self._freed = True
+            self._act()
+
+    def pass_on(self, waiter: Waiter) -> None:
+        """The waiter has looked and found no room: it keeps its place, the next has the turn."""
+        with self._lock:
+            waiter.turn_since = None
+            if self._turn is waiter:
+                self._turn = None
+                self._give_turn_after(waiter)
+        self._act()
+
+    def leave(self, waiter: Waiter, *, admitted: bool = False) -> None:
+        """The waiter was admitted, gave up, or was cancelled: the next has the turn."""
+        if admitted:
+            for ahead in self.waiting.copy():
+                if ahead is waiter:
+                    break
+                ahead.passed += 1
+        self._gone.put(waiter)
+        self._freed = True
+        self._act()
+
+    def arrived(self) -> None:
+        """A call that never queued was admitted: it has passed everybody."""
+        for waiter in self.waiting.copy():
+            waiter.passed += 1
+
+    def must_queue(self) -> bool:
+        """Whether a new call has to take a place in line before it looks at the budget."""
+        line = self.waiting
+        return bool(line) and (self._freed or self._turn is not None or self._closed(line[0]))
+
+    def may_look(self, waiter: Waiter) -> bool:
+        """Whether a waiter may take room now, or has to leave it to a closed line ahead of it."""
+        line = self.waiting
+        return not line or line[0] is waiter or not self._closed(line[0])
+
+    @staticmethod
+    def _closed(head: Waiter) -> bool:
+        return head.passed >= PATIENCE
+
+    def _act(self) -> None:
+        while self._pending() and self._lock.acquire(blocking=False):
+            try:
+                while not self._gone.empty():
+                    self._remove(self._gone.get())
+                if self._freed and not self._turn_in_use():
+                    self._freed = False
+                    self._turn = None
+                    self._give_turn_from(0)
+            finally:
+                self._lock.release()
+
+    def _pending(self) -> bool:
+        return not self._gone.empty() or (self._freed and not self._turn_in_use())
+
+    def _turn_in_use(self) -> bool:
+        turn = self._turn
+        if turn is None:
+            return False
+        return turn.turn_since is None or self._clock() - turn.turn_since < STALLED_AFTER
+
+    def _remove(self, waiter: Waiter) -> None:
+        if waiter in self.waiting:
+            self.waiting.remove(waiter)
+        if self._turn is waiter:
+            self._turn = None
+
+    def _give_turn_after(self, waiter: Waiter) -> None:
+        if self.waiting and self.waiting[0] is waiter and self._closed(waiter):
+            return
+        if waiter in self.waiting:
+            self._give_turn_from(self.waiting.index(waiter) + 1)
+
+    def _give_turn_from(self, index: int) -> None:
+        asleep = {waiter.owner[0] for waiter in self.waiting if waiter.blocks_thread}
+        while index < len(self.waiting):
+            waiter = self.waiting[index]
+            cannot_run = not waiter.blocks_thread and waiter.owner[0] in asleep
+            if cannot_run or waiter.turn_since is not None:  # or was woken, and will look anyway
+                index += 1
+                continue
+            waiter.turn_since = self._clock()
+            self._turn = waiter
+            try:
+                waiter.wake()
+            except RuntimeError:  # its event loop is closed: nobody is there any more
+                self._turn = None
+                del self.waiting[index]
+                continue
+            return

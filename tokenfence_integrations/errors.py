@@ -1,0 +1,158 @@
+"""What can go wrong, as exceptions that carry the numbers.
+
+The tree::
+
+    TokenFenceError
+    ├── BudgetExceeded        (also RuntimeError)   a call does not fit its budget
+    ├── UnknownModelError     (also LookupError)    a model has no known price
+    ├── UnmeteredError        (also RuntimeError)   strict=True met something that cannot be metered
+    └── NoBudgetError         (also LookupError)    a guard without a budget was used outside any
+    scope
+
+Bad arguments are plain ``ValueError`` or ``TypeError``, raised before anything is sent.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "BudgetExceeded",
+    "NoBudgetError",
+    "TokenFenceError",
+    "UnknownModelError",
+    "UnmeteredError",
+]
+
+
+class TokenFenceError(Exception):
+    """Base of every exception that this library raises on its own account."""
+
+
+class BudgetExceeded(TokenFenceError, RuntimeError):
+    """A call was refused because it would not fit, even after everything in flight has settled.
+
+    Args:
+        budget: The limit that would be passed, in dollars (or tokens, or calls: see ``quantity``).
+        spent: What is spent of it, in the same unit.
+        name: The path of the budget, such as ``"team/researcher"``.
+        quantity: ``"usd"``, ``"calls"``, ``"tokens"``, ``"input_tokens"`` or ``"output_tokens"``.
+        reserved: What calls in flight hold of it.
+        uncertain: What is charged for calls whose outcome is unknown.
+        requested: The least that the refused call would have had to reserve.
+        model: The model that was asked for.
+        waited: Seconds that the call waited before it was refused.
+
+    Example:
+        >>> raise BudgetExceeded(5.0, 4.99, name="research", requested=0.04, model="gpt-4o")
+        Traceback (most recent call last):
+        ...
+        BudgetExceeded: budget 'research' of $5.00 has no room for this call to gpt-4o: ...
+    """
+
+    def __init__(
+        self,
+        budget: float,
+        spent: float,
+        *,
+        name: str = "budget",
+        quantity: str = "usd",
+        reserved: float = 0.0,
+        uncertain: float = 0.0,
+        requested: float = 0.0,
+        model: str = "",
+        waited: float = 0.0,
+    ) -> None:
+        self.budget = budget
+        self.spent = spent
+        self.name = name
+        self.quantity = quantity
+        self.reserved = reserved
+        self.uncertain = uncertain
+        self.requested = requested
+        self.model = model
+        self.waited = waited
+        super().__init__(self._message())
+
+    @property
+    def limit(self) -> float:
+        """The same as ``budget``: the limit that would be passed."""
+        return self.budget
+
+    @property
+    def remaining(self) -> float:
+        """What is neither spent, nor reserved, nor uncertain; never below zero."""
+        return max(0.0, self.budget - self.spent - self.reserved - self.uncertain)
+
+    def _message(self) -> str:
+        shown = _dollars if self.quantity == "usd" else _count(self.quantity)
+        parts = [f"spent {shown(self.spent)}"]
+        if self.reserved:
+            parts.append(f"in flight {shown(self.reserved)}")
+        if self.uncertain:
+            parts.append(f"uncertain {shown(self.uncertain)}")
+        if self.requested:
+            parts.append(f"this call needs up to {shown(self.requested)}")
+        if self.waited:
+            parts.append(f"waited {self.waited:.1f} s")
+        call = f"this call to {self.model}" if self.model else "this call"
+        return (
+            f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
+            f"{', '.join(parts)}. Raise the limit with budget.top_up(), ask for a shorter answer "
+            f"(max_tokens), or give a cheaper fallback."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.budget, self.spent, dict(self._details()))
+
+    def _details(self) -> dict[str, Any]:
+        names = ("name", "quantity", "reserved", "uncertain", "requested", "model", "waited")
+        return {name: getattr(self, name) for name in names}
+
+
+class UnknownModelError(TokenFenceError, LookupError):
+    """A model has no known price, so no call to it can be bounded.
+
+    Args:
+        model: The name that was asked for.
+        nearest: Known names that look like it, best first; may be empty.
+        provider: Whose price list was searched, such as ``"openai"``.
+    """
+
+    def __init__(self, model: str, nearest: Sequence[str] = (), provider: str = "openai") -> None:
+        self.model = model
+        self.nearest = tuple(nearest)
+        self.provider = provider
+        known = f" Nearest known: {', '.join(self.nearest)}." if self.nearest else ""
+        super().__init__(
+            f"no price is known for model {model!r} of provider {provider!r}, so it cannot be kept "
+            f"within a budget; nothing was sent.{known} Give its price: "
+            f'prices={{{model!r}: Price(input="$1/M", output="$2/M", max_output_tokens=8192)}}'
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model, self.nearest, self.provider)
+
+
+class UnmeteredError(TokenFenceError, RuntimeError):
+    """``strict=True`` met a call whose cost this library cannot see."""
+
+
+class NoBudgetError(TokenFenceError, LookupError):
+    """Something guarded without a budget was called outside any ``budget.scope()``."""
+
+
+def _rebuild(
+    cls: type[BudgetExceeded], budget: float, spent: float, details: dict[str, Any]
+) -> BudgetExceeded:
+    return cls(budget, spent, **details)
+
+
+def _dollars(amount: float) -> str:
+    cents = f"{amount:,.2f}"
+    exact = f"{amount:,.9f}".rstrip("0")
+    return f"${exact if len(exact) > len(cents) else cents}"
+
+
+def _count(quantity: str) -> Any:
+    noun = quantity.replace("_", " ")
+    return lambda amount: f"{amount:,.0f} {noun}"

@@ -1,0 +1,159 @@
+"""`guard()` and `async_guard()`: put a budget inside what they are given."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+
+from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
+from tokenfence_integrations.engine.policy import (
+    Fallback,
+    OnLimit,
+    OnUnknown,
+    Policy,
+    parse_fallback,
+)
+from tokenfence_integrations.pricing.rates import Price
+
+if TYPE_CHECKING:
+    from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
+
+    from tokenfence_integrations.clients.openai.client import (
+        GuardedAsyncAzureOpenAI,
+        GuardedAsyncOpenAI,
+        GuardedAzureOpenAI,
+        GuardedOpenAI,
+    )
+
+__all__ = ["async_guard", "guard"]
+
+
+class Terms(TypedDict, total=False):
+    """The keyword arguments of `guard` and `async_guard`."""
+
+    budget: Budget | Dollars | None
+    fallback: Fallback
+    on_limit: OnLimit
+    threshold: float | None
+    wait: float
+    min_output_tokens: int
+    on_unknown: OnUnknown
+    prices: Mapping[str, Price] | None
+    strict: bool
+    stream_usage: bool
+    exact_input: bool | None
+
+
+@overload
+def guard(client: "AzureOpenAI", **terms: Unpack[Terms]) -> "GuardedAzureOpenAI": ...
+@overload
+def guard(client: "AsyncAzureOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncAzureOpenAI": ...
+@overload
+def guard(client: "OpenAI", **terms: Unpack[Terms]) -> "GuardedOpenAI": ...
+@overload
+def guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
+def guard(
+    client: Any,
+    *,
+    budget: Budget | Dollars | None = None,
+    fallback: Fallback = None,
+    on_limit: OnLimit = "stop",
+    threshold: float | None = None,
+    wait: float = 60.0,
+    min_output_tokens: int = 16,
+    on_unknown: OnUnknown = "charge",
+    prices: Mapping[str, Price] | None = None,
+    strict: bool = False,
+    stream_usage: bool = True,
+    exact_input: bool | None = None,
+) -> Any:
+    """The same client, with a budget that its calls cannot pass.
+
+    What it was given stays as it is; the result is an instance of the same class, shares its
+    connections, and has the budget as ``.tokenfence``.
+
+    Args:
+        client: An OpenAI client, sync or async, Azure's and subclasses included.
+        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: the one of the surrounding
+            ``budget.scope()`` at each call.
+        fallback: A cheaper model that takes over from ``threshold`` on, or when the wanted one no
+            longer fits; a chain of them; or stages, ``{0.5: "gpt-4o-mini", 0.9: "gpt-4.1-nano"}``.
+        on_limit: What happens to a call that does not fit: ``"stop"`` answers with a synthetic
+            reply (where the endpoint answers with text; elsewhere it raises), ``"raise"`` raises
+            `BudgetExceeded`, ``"warn"`` logs and lets it through.
+        threshold: Share of the budget, 0.0 to 1.0; default: the budget's own, 0.8.
+        wait: Seconds that a call waits for calls in flight before it is refused; 0 never waits.
+        min_output_tokens: The smallest answer cap that is worth paying for.
+        on_unknown: ``"charge"`` a call of unknown outcome what it may have cost, or ``"release"``.
+        prices: Prices of your own by model name, used before the price list.
+        strict: Refuse what cannot be metered (WebSockets, fees of hosted tools), rather than warn.
+        stream_usage: Ask streams for their usage, hiding the chunk from callers who did not; set
+            False for servers that reject ``stream_options``.
+        exact_input: Whether the server counts text as OpenAI does, so that it may be counted
+            exactly near the limit; None: if it is OpenAI's or Azure's.
+
+    Returns:
+        The guarded client.
+
+    Raises:
+        TypeError: This cannot be guarded.
+        ValueError: An argument is out of its range, or the fallback cannot work.
+
+    Example:
+        >>> client = guard(openai.OpenAI(), budget="$5.00", fallback="gpt-4o-mini")  # doctest:
+        +SKIP
+        >>> client.tokenfence.remaining  # doctest: +SKIP
+        5.0
+    """
+    held = None if budget is None else as_budget(budget, 0.8 if threshold is None else threshold)
+    if threshold is None:
+        threshold = 0.8 if held is None else held.threshold
+    policy = Policy(
+        on_limit, parse_fallback(fallback, threshold), wait, min_output_tokens, on_unknown
+    )
+    if not {"OpenAI", "AsyncOpenAI"}.isdisjoint(_openai_classes(client)):
+        from tokenfence_integrations.clients.openai.client import guard_client
+
+        return guard_client(
+            client,
+            budget=held,
+            policy=policy,
+            prices=prices,
+            strict=strict,
+            stream_usage=stream_usage,
+            exact_input=exact_input,
+        )
+    raise TypeError(
+        f"cannot guard a {type(client).__module__}.{type(client).__qualname__}: give an OpenAI "
+        f"client (OpenAI, AsyncOpenAI, AzureOpenAI, AsyncAzureOpenAI or a subclass)"
+    )
+
+
+@overload
+def async_guard(
+    client: "AsyncAzureOpenAI", **terms: Unpack[Terms]
+) -> "GuardedAsyncAzureOpenAI": ...
+@overload
+def async_guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
+def async_guard(client: Any, **terms: Unpack[Terms]) -> Any:
+    """As `guard`, for async clients only.
+
+    Raises:
+        TypeError: The client is not async.
+
+    Example:
+        >>> client = async_guard(openai.AsyncOpenAI(), budget="$5.00")  # doctest: +SKIP
+        >>> answers = await asyncio.gather(*[ask(client, q) for q in questions])  # doctest: +SKIP
+    """
+    if "OpenAI" in _openai_classes(client):
+        raise TypeError(
+            f"async_guard() takes an async client, got {type(client).__name__}; use guard()"
+        )
+    return guard(client, **terms)
+
+
+def _openai_classes(thing: object) -> set[str]:
+    """The names of the OpenAI SDK's classes that it is an instance of.
+
+    Told by name, so that the SDK is imported only when one of its objects is at hand.
+    """
+    classes = type(thing).__mro__
+    return {cls.__name__ for cls in classes if cls.__module__.partition(".")[0] == "openai"}

@@ -1,0 +1,339 @@
+"""Where prices come from: a user's own first, then the genai-prices list."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from tokenfence_integrations.errors import UnknownModelError
+from tokenfence_integrations.pricing.ceilings import Ceiling, ceiling
+from tokenfence_integrations.pricing.rates import Card, Price, Rates, Tiers, to_pico
+
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
+
+CARD_SECONDS = 60
+"""How long a resolved price is used: prices may change with the date or the time of day."""
+
+# Model names may come from anyone, so neither their number nor their length may cost memory.
+MAX_CACHED_NAMES = 1024
+MAX_NAME_LENGTH = 200
+
+_NEAREST = 3
+_MTOK = 1_000_000
+_MS_PER_HOUR = 3_600_000
+_OPENAI = ("openai", "azure")
+# "The moderation endpoint is free to use": https://platform.openai.com/docs/guides/moderation
+_FREE = ("omni-moderation", "text-moderation")
+
+
+class PriceBook:
+    """Finds the `Card` of a model.
+
+    A user's own price for exactly that name wins. Else the model is looked up in genai-prices, also
+    without an "openai/" prefix, and also among the models of other makers that the provider offers
+    (Azure: OpenAI's, at OpenAI's prices). A model that is not found, or found without a price, is
+    unknown, never free; only OpenAI's moderation models are free. Audio models that the list has
+    no audio price for (gpt-4o-audio-preview) pay the dearest audio prices among their maker's
+    models, because the list would count their audio as text, at a fraction of its price.
+
+    Args:
+        prices: Your own prices, by model name.
+        provider: Whose models these are: a genai-prices provider, such as "openai" or "azure".
+        clock: Seconds since the epoch.
+
+    Raises:
+        TypeError: If a price of your own is not a `Price`.
+
+    Example:
+        >>> book = PriceBook({"my-model": Price(input="$1/M", output="$2/M")})
+        >>> book.card("my-model").rates().output
+        2000000
+    """
+
+    def __init__(
+        self,
+        prices: Mapping[str, Price] | None = None,
+        provider: str = "openai",
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.provider = provider
+        self._own = {
+            name: _own_card(name, price, provider) for name, price in (prices or {}).items()
+        }
+        self._clock = clock
+        self._list: _PriceList | None = None
+
+    def card(self, model: str) -> Card:
+        """The prices and limits of a model.
+
+        Args:
+            model: Its name, as it is sent.
+
+        Returns:
+            The card, good for this call: later ones may differ, with the date or the price list.
+
+        Raises:
+            UnknownModelError: If no price is known; with the nearest names that have one.
+
+        Example:
+            >>> PriceBook().card("gpt-4o").max_output_tokens
+            16384
+        """
+        own = self._own.get(model)
+        if own is not None:
+            return own
+        if len(model) > MAX_NAME_LENGTH:
+            raise UnknownModelError(model[:MAX_NAME_LENGTH], (), self.provider)
+        prices = self._list
+        if prices is None or prices.snapshot is not prices.get_snapshot():
+            prices = self._list = _PriceList(self.provider, tuple(self._own))
+        found = prices.find(model, int(self._clock() // CARD_SECONDS))
+        if isinstance(found, Card):
+            return found
+        raise UnknownModelError(model, found, self.provider)
+
+
+class _PriceList:
+    """One state of genai-prices, with what was found in it."""
+
+    def __init__(self, provider: str, own_names: tuple[str, ...]) -> None:
+        # Here, because importing it takes a tenth of a second.
+        from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
+
+        self.get_snapshot = get_snapshot
+        self.snapshot = get_snapshot()
+        self.find = lru_cache(MAX_CACHED_NAMES)(self._find)
+        self._provider = provider
+        self._own_names = own_names
+        self._makers: list[Provider] = []
+        if offered_by := find_provider_by_id(self.snapshot.providers, provider):
+            makers = (offered_by.id, *(offered_by.fallback_model_providers or ()))
+            by_id = {maker.id: maker for maker in self.snapshot.providers}
+            self._makers = [by_id[maker] for maker in makers if maker in by_id]
+
+    def _find(self, model: str, period: int) -> Card | tuple[str, ...]:
+        """The card of a model in a period of CARD_SECONDS, or the nearest known names."""
+        name = model.removeprefix("openai/") if self._provider in _OPENAI else model
+        if self._provider in _OPENAI and name.lower().startswith(_FREE):
+            return _card(model, self._provider, [(-1, Rates())], {}, ceiling(model))
+        now = datetime.fromtimestamp(period * CARD_SECONDS, UTC)
+        for maker in self._makers:
+            # Not through the snapshot's own lookup, which remembers every name it is asked for.
+            info = maker.find_model(model) or maker.find_model(name)
+            if info is not None:
+                return self._listed_card(model, maker, info, now) or self._nearest(name)
+        return self._nearest(name)
+
+    def _listed_card(
+        self, model: str, maker: "Provider", info: "ModelInfo", now: datetime
+    ) -> Card | None:
+        """A card at the listed prices of this moment; None if there are none that can be used."""
+        standard_prices = info.get_prices(now)
+        audio: dict[str, Decimal] = {}
+        if _lacks_audio_price(info, standard_prices):
+            audio = _dearest_audio(maker, now)
+            if not audio:
+                return None
+        standard = _tiers(standard_prices, audio)
+        if not any(standard[0][1]):
+            return None
+        variants = {
+            (tier, batch): _tiers(info.get_prices(now, _price_context(tier, batch)), audio)
+            for tier, batch in _variant_keys(info)
+        }
+        limits = ceiling(model) or ceiling(info.id)
+        return _card(model, self._provider, standard, variants, limits, info.context_window)
+
+    def _nearest(self, name: str) -> tuple[str, ...]:
+        import difflib
+
+        name = name.lower()
+        listed = (
+            info.id
+            for maker in self._makers
+            for info in maker.models
+            if _has_price(info) and info.is_match(info.id)  # some ids stand for a family only
+        )
+        known = list(dict.fromkeys((*self._own_names, *listed)))
+        longer = [other for other in known if name and other.startswith(name)]
+        alike = difflib.get_close_matches(name, known, n=_NEAREST)
+        return tuple(dict.fromkeys((*longer, *alike)))[:_NEAREST]
+
+
+def _own_card(name: str, price: Price, provider: str) -> Card:
+    if not isinstance(price, Price):
+        raise TypeError(
+            f"the price of {name!r} is a {type(price).__name__}: expected a Price, such as "
+            'Price(input="$1/M", output="$2/M")'
+        )
+    known = ceiling(name)
+    max_output = price.max_output_tokens
+    if max_output is None and known:
+        max_output = known.max_output_tokens
+    return Card(
+        name,
+        provider,
+        [(-1, price.rates())],
+        context_window=price.context_window or (known.context_window if known else None),
+        max_output_tokens=max_output,
+        reasoning=known.reasoning if known else False,
+    )
+
+
+def _card(
+    model: str,
+    provider: str,
+    standard: Tiers,
+    variants: Mapping[tuple[str | None, bool], Tiers],
+    limits: Ceiling | None,
+    listed_window: int | None = None,
+) -> Card:
+    window = limits.context_window if limits else None
+    return Card(
+        model,
+        provider,
+        standard,
+        variants,
+        context_window=window or listed_window,
+        max_output_tokens=limits.max_output_tokens if limits else None,
+        reasoning=limits.reasoning if limits else False,
+    )
+
+
+def _has_price(info: "ModelInfo") -> bool:
+    return bool(info.prices if isinstance(info.prices, list) else vars(info.prices))
+
+
+def _variant_keys(info: "ModelInfo") -> list[tuple[str | None, bool]]:
+    """(service tier, batch) of everything but a standard call."""
+    tiers = {
+        value
+        for variant in info.price_variants or ()
+        for key, value in variant.when.items()
+        if key in ("service_tier", "speed")
+    }
+    return [
+        (tier, batch) for tier in (None, *sorted(tiers)) for batch in (False, True) if tier or batch
+    ]
+
+
+def _price_context(tier: str | None, batch: bool) -> dict[str, str]:
+    """What genai-prices selects prices by: "speed" is Anthropic's word for a service tier."""
+    context = {"service_tier": tier, "speed": tier} if tier else {}
+    return context | {"processing": "batch"} if batch else context
+
+
+def _lacks_audio_price(info: "ModelInfo", prices: "ModelPrice") -> bool:
+    return (
+        ("audio" in info.id or "realtime" in info.id)
+        and prices.input_mtok is not None
+        and prices.input_audio_mtok is None
+        and prices.output_audio_mtok is None
+    )
+
+
+def _dearest_audio(maker: "Provider", now: datetime) -> dict[str, Decimal]:
+    """The dearest price of each kind of audio token among a maker's models; empty if none has."""
+    dearest: dict[str, Decimal] = {}
+    for info in maker.models:
+        if not _has_price(info):
+            continue
+        prices = info.get_prices(now)
+        for key in ("input_audio_mtok", "output_audio_mtok"):
+            for price in _all_prices(getattr(prices, key)):
+                dearest[key] = max(price, dearest.get(key, price))
+    return dearest
+
+
+def _all_prices(price: "Decimal | TieredPrices | None") -> Iterable[Decimal]:
+    if price is None:
+        return ()
+    return (price,) if isinstance(price, Decimal) else (price.base, *(t.price for t in price.tiers))
+
+
+def _tiers(prices: "ModelPrice", audio: Mapping[str, Decimal]) -> Tiers:
+    """The integer rates at each threshold that any of the prices has."""
+    thresholds = {
+        tier.start
+        for price in vars(prices).values()
+        if price is not None and not isinstance(price, Decimal)
+        for tier in price.tiers
+    }
+    return [(above, _rates(prices, above, audio)) for above in (-1, *sorted(thresholds))]
+
+
+def _rates(prices: "ModelPrice", above: int, audio: Mapping[str, Decimal]) -> Rates:
+    """The integer rates of calls with just more than `above` input tokens.
+
+    Parts without a price pay the price of the whole, as genai-prices has it.
+    """
+
+    def rate(key: str, default: int = 0, units: int = _MTOK) -> int:
+        price = getattr(prices, key)
+        if price is None:
+            price = audio.get(key)
+        if price is None:
+            return default
+        if not isinstance(price, Decimal):
+            reached = [tier.price for tier in price.tiers if above >= tier.start]
+            price = reached[-1] if reached else price.base
+        return to_pico(price, units)
+
+    text_in = rate("input_mtok", rate("input_text_mtok"))
+    cached = rate("cache_read_mtok", text_in)
+    written = rate("cache_write_mtok", text_in)
+    # Reasoning is not told apart from other output, so it must not be dearer.
+    text_out = max(rate("output_mtok", rate("output_text_mtok")), rate("output_reasoning_mtok"))
+    audio_in = rate("input_audio_mtok", text_in)
+    image_in = rate("input_image_mtok", text_in)
+    return Rates(
+        input=text_in,
+        cached=cached,
+        cache_write=written,
+        cache_write_1h=rate("cache_write_1h_mtok", written),
+        output=text_out,
+        input_audio=audio_in,
+        cached_audio=rate("cache_audio_read_mtok", cached if audio_in == text_in else audio_in),
+        output_audio=rate("output_audio_mtok", text_out),
+        input_image=image_in,
+        cached_image=rate("cache_image_read_mtok", cached if image_in == text_in else image_in),
+        output_image=rate("output_image_mtok", text_out),
+        call=rate("requests_kcount", units=1_000),
+        audio_ms=max(
+            rate(key, units=_MS_PER_HOUR)
+            for key in ("audio_hours", "input_audio_hours", "output_audio_hours")
+        ),
+        character=rate("input_mchars"),
+    )
+
+
+@cache
+def default_book() -> PriceBook:
+    """The price book of OpenAI's models at listed prices, shared by all who bring none."""
+    return PriceBook()
+
+
+@cache
+def provider_of_url(base_url: str) -> str:
+    """The provider behind an OpenAI-compatible address, as genai-prices names it.
+
+    Args:
+        base_url: Such as ``"https://api.groq.com/openai/v1"``.
+
+    Returns:
+        The provider; ``"openai"`` for addresses that are nobody's (a local server, a proxy).
+
+    Example:
+        >>> provider_of_url("https://api.groq.com/openai/v1/")
+        'groq'
+    """
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        return get_snapshot().find_provider(None, None, base_url).id
+    except LookupError:
+        return "openai"

@@ -1,0 +1,1 @@
+"""Where the books of a budget tree are kept."""

@@ -1,0 +1,220 @@
+"""The interface that every store of budget accounts keeps, in memory or remote.
+
+A store is a set of accounts. Every change is one *command*: a small immutable value that names the
+whole path of accounts it touches (leaf first, root last), is applied to all of them or to none, and
+takes one round trip. That is all a store does: which call may reserve, and how much, is decided
+above it (`engine.admission`) from the states that the store reports.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+__all__ = [
+    "NOTHING",
+    "UNLIMITED",
+    "AccountState",
+    "Adjust",
+    "Amount",
+    "Book",
+    "Command",
+    "End",
+    "Limits",
+    "Open",
+    "Path",
+    "Read",
+    "Reply",
+    "Reserve",
+    "Reset",
+    "Store",
+]
+
+Path: TypeAlias = tuple[str, ...]
+"""Account names from the leaf to the root."""
+
+
+class Amount(NamedTuple):
+    """How much of each quantity; ``usd`` is in nano-dollars."""
+
+    usd: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+
+NOTHING = Amount()
+
+
+class Limits(NamedTuple):
+    """The most that an account may hold of each quantity; ``None`` is unlimited."""
+
+    usd: int | None = None
+    calls: int | None = None
+    tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+UNLIMITED = Limits()
+
+
+class AccountState(NamedTuple):
+    """One account at one moment: its limits, and what is spent, reserved and uncertain.
+
+    It is flat (the fields of `Limits`, then of three `Amount`s) because it is made for every call.
+    """
+
+    limit_usd: int | None
+    limit_calls: int | None
+    limit_tokens: int | None
+    limit_input: int | None
+    limit_output: int | None
+    spent_usd: int
+    spent_calls: int
+    spent_input: int
+    spent_output: int
+    reserved_usd: int
+    reserved_calls: int
+    reserved_input: int
+    reserved_output: int
+    uncertain_usd: int
+    uncertain_calls: int
+    uncertain_input: int
+    uncertain_output: int
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of this account."""
+        return Limits(*self[:5])
+
+    @property
+    def spent(self) -> Amount:
+        """What calls have surely cost."""
+        return Amount(*self[5:9])
+
+    @property
+    def reserved(self) -> Amount:
+        """What calls in flight hold."""
+        return Amount(*self[9:13])
+
+    @property
+    def uncertain(self) -> Amount:
+        """What is charged for calls of unknown outcome."""
+        return Amount(*self[13:17])
+
+
+class Open(NamedTuple):
+    """Make the account unless it exists; its limits are set only when it is made."""
+
+    account: str
+    limits: Limits
+
+
+class Read(NamedTuple):
+    """Report the states of the path."""
+
+    path: Path
+
+
+class Reserve(NamedTuple):
+    """Set an amount aside in every account of the path, or in none.
+
+    ``force`` reserves even where a limit is passed (``on_limit="warn"``).
+    """
+
+    path: Path
+    id: int
+    amount: Amount
+    force: bool = False
+
+
+class End(NamedTuple):
+    """Replace a reservation by what was spent and what is uncertain; both nothing: released.
+
+    Ending a reservation that has ended, or never was, changes nothing.
+    """
+
+    path: Path
+    id: int
+    spent: Amount
+    uncertain: Amount
+
+
+class Book(NamedTuple):
+    """Add to what is spent without a reservation; limits do not stop it."""
+
+    path: Path
+    spent: Amount
+
+
+class Adjust(NamedTuple):
+    """Raise (or lower) the limits of one account; quantities without a limit stay so."""
+
+    path: Path
+    by: Amount
+    tokens: int = 0
+
+
+class Reset(NamedTuple):
+    """Forget what is spent and uncertain in these accounts; reservations stay.
+
+    Answered with the states before.
+    """
+
+    accounts: tuple[str, ...]
+
+
+Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset
+
+
+class Reply(NamedTuple):
+    """What a store answers: whether the command took effect, and the states after it."""
+
+    done: bool
+    states: tuple[AccountState, ...] = ()
+
+
+class Store(ABC):
+    """Accounts that change only by whole commands.
+
+    Promise kept by every store: for each account and limited quantity,
+    ``spent + reserved + uncertain <= limit`` after every `Reserve` without ``force``.
+    """
+
+    instant: bool = False
+    """True if `execute` never waits for anything, so that an event loop may call it directly."""
+
+    @abstractmethod
+    def execute(self, command: Command) -> Reply:
+        """Apply one command in one step.
+
+        Args:
+            command: Any of the commands of this module.
+
+        Returns:
+            For `Reserve`: ``done`` tells whether the amount is now reserved; the states are given
+            when it is not. For `End`: ``done`` is False if there was no such reservation.
+
+        Raises:
+            KeyError: An account of the path was never opened.
+        """
+
+    async def aexecute(self, command: Command) -> Reply:
+        """Apply one command without blocking the event loop; right as it is if ``instant``."""
+        return self.execute(command)
+
+    def peek(self, path: Path) -> tuple[AccountState, ...] | None:
+        """The states of the path as far as known without a round trip; None if unknown.
+
+        What is peeked may be old in a remote store, so it may lead to a `Reserve` (which the store
+        checks) but never to a refusal.
+        """
+        return None
+
+    def subscribe(self, freed: Callable[[], None]) -> None:  # noqa: B027 - none need to override it
+        """Have ``freed`` called when another process may have made room; in memory, never."""
