@@ -31,6 +31,7 @@ __all__ = [
     "bound",
     "decide",
     "headroom",
+    "is_rich",
 ]
 
 ENOUGH = 1 << 100
@@ -39,7 +40,16 @@ ENOUGH = 1 << 100
 SPREAD = 128
 """How many more calls a call without a maximum expects while others are in flight."""
 
+LONE_SHARE = 16
+"""A lone call takes its ceiling at once only if that is at most one sixteenth of what is free."""
+
 PICO_PER_NANO = 1000
+
+
+UNUSED = (0,) * 12
+"""What an account holds before its first call: nothing spent, reserved or uncertain."""
+
+new = tuple.__new__
 
 
 class Option(NamedTuple):
@@ -126,23 +136,22 @@ def headroom(states: Sequence[AccountState], stuck: Sequence[Amount | None]) -> 
         now = free if now == UNLIMITED else Room(*map(min, now, free))
         later = freed if later == UNLIMITED else Room(*map(min, later, freed))
         settled = max(settled, ratio)
-    return Headroom(now, later, settled, fresh=not any(states[0][5:]))
+    return Headroom(now, later, settled, fresh=states[0][5:] == UNUSED)
 
 
 def _account_room(s: AccountState, held: Amount | None) -> tuple[Room, Room, float]:
-    limits, spent, reserved, uncertain = s[:5], s[5:9], s[9:13], s[13:17]
-    if limits[1:] == (None, None, None, None) and limits[0] is not None:
+    usd = s[0]
+    if usd is not None and s[1] is s[2] is s[3] is s[4] is None:
         # Dollars alone: by far the most common budget, so it has a short way of its own.
-        charged = spent[0] + uncertain[0]
-        left = limits[0] - charged
-        now = Room(left - reserved[0], ENOUGH, ENOUGH, ENOUGH, ENOUGH)
+        charged = s[5] + s[13]
+        left = usd - charged
+        free = left - s[9]
         if held is not None:
-            left -= held.usd
-        return (
-            now,
-            Room(left, ENOUGH, ENOUGH, ENOUGH, ENOUGH) if left != now[0] else now,
-            charged / limits[0] if limits[0] else 1.0,
-        )
+            left -= held[0]
+        now = new(Room, (free, ENOUGH, ENOUGH, ENOUGH, ENOUGH))
+        later = now if left == free else new(Room, (left, ENOUGH, ENOUGH, ENOUGH, ENOUGH))
+        return now, later, charged / usd if usd else 1.0
+    limits, spent, reserved, uncertain = s[:5], s[5:9], s[9:13], s[13:17]
     charged_by = _by_quantity(Amount(*[a + b for a, b in zip(spent, uncertain, strict=True)]))
     reserved_by = _by_quantity(Amount(*reserved))
     held_by = _by_quantity(held) if held is not None else (0,) * 5
@@ -207,6 +216,29 @@ def bound(option: Option, output_tokens: int) -> Amount:
     return Amount(-(-pico // PICO_PER_NANO), 1, into, out)
 
 
+def is_rich(room: Room, amount: Amount, *, alone: bool) -> bool:
+    """Whether a call without a maximum may have its model's ceiling at once.
+
+    Args:
+        room: What is free.
+        amount: Its bound at the ceiling.
+        alone: Whether nothing is in flight.
+
+    Returns:
+        True if that leaves enough for all that may still come: then `decide` would say the same,
+        whatever the number of rivals.
+    """
+    share = LONE_SHARE if alone else SPREAD
+    usd, calls, into, out = amount
+    return (
+        usd * share <= room.usd
+        and calls <= room.calls
+        and (into + out) * share <= room.tokens
+        and into * share <= room.input_tokens
+        and out * share <= room.output_tokens
+    )
+
+
 def decide(
     options: Iterable[Option],
     room: Headroom,
@@ -244,7 +276,7 @@ def decide(
             fits_later = affordable(option, room.later)
             if fits_later >= least:
                 return WAIT
-            could_grow = could_grow or fits_later > fits and fits_later >= useful
+            could_grow = could_grow or (fits_later > fits and fits_later >= useful)
         if room.fresh and not tried and fits >= useful:
             return Admit(option, _at_most(option, fits))
         tried.append((fits, option))

@@ -1,6 +1,6 @@
 """Getting a call admitted: it looks, takes its turn, waits, and reserves or is refused."""
 
-import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from tokenfence_integrations.engine.admission import (
@@ -19,6 +19,7 @@ from tokenfence_integrations.engine.request import Options
 from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import SyncWaiter, Waiter, current_owner
 from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.base import AccountState, Amount, Path, Read, Reserve
 
 if TYPE_CHECKING:
@@ -26,13 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission"]
 
-logger = logging.getLogger("tokenfence")
-
 GATHER_SECONDS = 0.002
-"""How long a thread lets others arrive before its call may take a large part of what is free."""
-
-GATHER_SHARE = 16
-"""A call of a thread gathers if it could take more than one sixteenth of what is free."""
+"""How long a thread lets others arrive, if its call has no maximum and the budget is not rich."""
 
 States: TypeAlias = tuple[AccountState, ...]
 
@@ -93,7 +89,7 @@ class Admission:
             self._begun_at = self._now()
             line.freed()
             yield Sleep(waiter, self._call.policy.wait)
-        elif request.max_output_tokens is None and (not self._blocks_thread or self._could_pin()):
+        elif request.max_output_tokens is None:
             self._join()
             yield Pause(GATHER_SECONDS)
 
@@ -119,8 +115,18 @@ class Admission:
                 fresh = states is not None
 
     def _decide(self, states: States) -> tuple[Decision, Options]:
+        decision, options = self._decide_with(states, NONE_STUCK)
+        if self._tree.live and not _in_full(decision, options):
+            # Only now does it matter which of the calls in flight may be waited for.
+            stuck = self._tree.stuck(self._path, self._owner, blocks_thread=self._blocks_thread)
+            if stuck is not NONE_STUCK:
+                return self._decide_with(states, stuck)
+        return decision, options
+
+    def _decide_with(
+        self, states: States, stuck: Sequence[Amount | None]
+    ) -> tuple[Decision, Options]:
         call, tree = self._call, self._tree
-        stuck = tree.stuck(self._path, self._owner, blocks_thread=self._blocks_thread)
         room = headroom(states, stuck)
         options = call.options(room.settled, exact=self._exact)
         decision = decide(
@@ -149,7 +155,8 @@ class Admission:
         self._admitted = True
         if self._begun_at is not None:
             self._call.waited = self._now() - self._begun_at
-        self._call.admitted(key, decision, amount)
+        option, output_tokens = decision
+        self._call.admitted(key, self._call.book.card(option.model), output_tokens, amount)
         return None
 
     def _wait(self) -> Flow[None]:
@@ -176,18 +183,6 @@ class Admission:
         self._tree.line.join(waiter)
         return waiter
 
-    def _could_pin(self) -> bool:
-        """Whether this call could take a large part of what is free."""
-        states = self._tree.store.peek(self._path)
-        if states is None:
-            return False
-        room = headroom(states, NONE_STUCK)
-        option = self._call.options(room.settled, exact=False).first
-        most, free = bound(option, option.ceiling), room.now
-        return most.usd * GATHER_SHARE > free.usd or most.tokens * GATHER_SHARE > min(
-            free.tokens, free.output_tokens
-        )
-
     def _refuse(self, states: States, option: Option) -> Flow[None]:
         """Raise; or, with ``on_limit="warn"``, say so and let it through."""
         call = self._call
@@ -199,7 +194,7 @@ class Admission:
         error = self._exceeded(states, option)
         if call.policy.on_limit != "warn":
             raise error
-        logger.warning("let through although %s", error)
+        logger().warning("let through although %s", error)
         yield from self._reserve(Admit(option, wish), full, force=True)
 
     def _exceeded(self, states: States, option: Option) -> BudgetExceeded:

@@ -1,6 +1,5 @@
 """A budget: a named account with limits, perhaps below a parent."""
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -44,8 +43,6 @@ __all__ = ["Budget", "Dollars", "Snapshot", "as_budget"]
 
 Dollars = str | int | float | Decimal
 """An amount of US dollars: ``"$0.50"``, ``"0.50 USD"``, ``0.5`` or a ``Decimal``."""
-
-logger = logging.getLogger("tokenfence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +376,7 @@ class Budget:
     @property
     def ledger(self) -> LedgerView:
         """The records of the calls made here and in the children, oldest first."""
+        self._tree.settle_orphans()
         return LedgerView(self._tree.ledger, self.name)
 
     @property
@@ -497,12 +495,13 @@ class Budget:
         for name, limit in zip(names, state.limits, strict=True):
             if limit is None:
                 continue
-            shown = format_usd if name == "usd" else _plain(name)
+            shown = format_usd if name == "usd" else "{:,}".format
+            unit = "" if name == "usd" else f" {name.replace('_', ' ')}"
             spent, reserved, uncertain = (
                 getattr(part, name) for part in (state.spent, state.reserved, state.uncertain)
             )
             parts.append(
-                f"{shown(spent)} of {shown(limit)} spent"
+                f"{shown(spent)} of {shown(limit)}{unit} spent"
                 + (f", {shown(reserved)} reserved" if reserved else "")
                 + (f", {shown(uncertain)} uncertain" if uncertain else "")
             )
@@ -549,7 +548,3 @@ def _name(name: object) -> str:
     if not isinstance(name, str) or not name.strip() or "/" in name:
         raise ValueError(f"a budget's name must be text without '/', got {name!r}")
     return name
-
-
-def _plain(noun: str) -> Callable[[int], str]:
-    return lambda amount: f"{amount:,} {noun.replace('_', ' ')}"

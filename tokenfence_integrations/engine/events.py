@@ -1,15 +1,13 @@
 """What happens to calls, told to listeners."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from tokenfence_integrations.log import logger
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Event", "EventKind", "Listener", "tell"]
-
-logger = logging.getLogger("tokenfence")
 
 EventKind: TypeAlias = Literal[
     "admitted",
@@ -69,4 +67,4 @@ def tell(listeners: list[Listener], event: Event) -> None:
         try:
             listener(event)
         except Exception:
-            logger.exception("listener %r failed on event %r", listener, event.kind)
+            logger().exception("listener %r failed on event %r", listener, event.kind)

@@ -39,13 +39,13 @@ class OutputForecast:
         Forecast(typical=1101, tail=4096)
     """
 
-    __slots__ = ("_mean", "_variance", "_weight", "forecast")
+    __slots__ = ("_estimate", "_mean", "_variance", "_weight")
 
     def __init__(self) -> None:
         self._weight = PRIOR_WEIGHT
         self._mean = log(PRIOR_MEDIAN)
         self._variance = ((log(PRIOR_TAIL) - self._mean) / Z_TAIL) ** 2
-        self.forecast = self._estimate()
+        self._estimate: Forecast | None = None
 
     def observe(self, output_tokens: int, *, cut_short: bool = False) -> None:
         """Learn from one answer.
@@ -59,9 +59,17 @@ class OutputForecast:
         step = (length - self._mean) / self._weight
         self._variance += step * (length - self._mean - step) - self._variance / self._weight
         self._mean += step
-        self.forecast = self._estimate()
+        self._estimate = None
 
-    def _estimate(self) -> Forecast:
+    @property
+    def forecast(self) -> Forecast:
+        """The estimate by what was seen so far."""
+        estimate = self._estimate
+        if estimate is None:
+            estimate = self._estimate = self._worked_out()
+        return estimate
+
+    def _worked_out(self) -> Forecast:
         deviation = self._variance**0.5
         return Forecast(
             typical=round(exp(self._mean + Z_TYPICAL * deviation)),

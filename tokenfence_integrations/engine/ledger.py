@@ -1,16 +1,14 @@
 """The record of every attempt that a budget tree paid for, or might have to pay for."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from tokenfence_integrations.log import logger
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Ledger", "LedgerRecord", "LedgerView", "Outcome", "Sink"]
-
-logger = logging.getLogger("tokenfence")
 
 Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded"]
 
@@ -67,6 +65,10 @@ Fields: TypeAlias = tuple[
 Sink: TypeAlias = Callable[[LedgerRecord], object]
 
 
+BLOCK = 64
+"""How many records leave a full ring at a time."""
+
+
 class Ledger:
     """A bounded ring of records, whose sum stays exact after old records have left it.
 
@@ -89,8 +91,8 @@ class Ledger:
         """Add a record; the oldest leaves if the ring is full."""
         records = self._records
         records.append(record)
-        # Never waited for: a finalizer may append while its own thread is in here.
-        while len(records) > self._size and self._leaving.acquire(blocking=False):
+        # In blocks, for speed. Never waited for: a finalizer may append while its thread shrinks.
+        while len(records) >= self._size + BLOCK and self._leaving.acquire(blocking=False):
             try:
                 self._shrink()
             finally:
@@ -99,7 +101,7 @@ class Ledger:
             try:
                 self._sink(LedgerRecord._make(record))
             except Exception:
-                logger.exception("ledger sink %r failed on call %d", self._sink, record[1])
+                logger().exception("ledger sink %r failed on call %d", self._sink, record[1])
 
     def _shrink(self) -> None:
         while len(self._records) > self._size:
@@ -109,7 +111,8 @@ class Ledger:
 
     def of(self, account: str) -> list[LedgerRecord]:
         """The kept records of one account and of those below it, oldest first."""
-        return [LedgerRecord._make(r) for r in self._records.copy() if account in r[2]]
+        kept = list(self._records.copy())[-self._size :] if self._size else []
+        return [LedgerRecord._make(record) for record in kept if account in record[2]]
 
     def total(self, account: str) -> tuple[int, int]:
         """Sum of all records ever, of one account and of those below it.

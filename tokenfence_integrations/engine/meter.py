@@ -1,10 +1,9 @@
 """One call's life: admitted, sent, and ended exactly once."""
 
-import logging
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from tokenfence_integrations.engine.admission import Admit, headroom
+from tokenfence_integrations.engine.admission import headroom, is_rich
 from tokenfence_integrations.engine.admitting import Admission
 from tokenfence_integrations.engine.drivers import Flow, WaiterFactory, arun, run
 from tokenfence_integrations.engine.events import Event, EventKind
@@ -15,17 +14,16 @@ from tokenfence_integrations.engine.request import CallRequest, Options
 from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
+from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount, End, Reserve
-from tokenfence_integrations.usage import Usage
+from tokenfence_integrations.stores.base import NOTHING, Amount, End, Reserve
+from tokenfence_integrations.usage import Usage, check_usage
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget
 
 __all__ = ["Call"]
-
-logger = logging.getLogger("tokenfence")
 
 new = tuple.__new__
 """Makes a named tuple in a third of the time; used for those that every call makes."""
@@ -107,6 +105,7 @@ class Call:
         Raises:
             BudgetExceeded: It does not fit, even after what is in flight has settled.
             UnknownModelError: A model has no known price.
+            TokenFenceError: It was admitted already.
         """
         if not self._admit_at_once():
             run(self._admission, self.tree.store)
@@ -119,38 +118,40 @@ class Call:
         return self
 
     def _admit_at_once(self) -> bool:
-        """Rule 1 of admission, asked of the store directly; all the rest is for `_admission`.
+        """Rule 1 of admission, asked of the store directly; all the rest is for `Admission`.
 
-        Nobody waits, the caller set a maximum and no fallback has begun: then the wanted model is
-        admitted if it fits, and whether it fits is what the store checks anyway.
+        Nobody waits, no fallback has begun, and the output is the caller's own maximum, or the
+        model's ceiling in a budget that is rich beside it: then the wanted model is admitted if it
+        fits, and whether it fits is what the store checks anyway.
         """
-        tree, request = self.tree, self.request
-        wish, store = request.max_output_tokens, tree.store
-        if wish is None or not store.instant or tree.line.waiting:
+        if self._key:
+            raise TokenFenceError("this call was admitted already: reserve a new one")
+        tree, request, store = self.tree, self.request, self.tree.store
+        if not store.instant or tree.line.waiting:
             return False
-        tree.settle_orphans()
+        if tree.orphans:
+            tree.settle_orphans()
         path = self.budget.path
-        if self.policy.stages and not self._before_stages(store.peek(path)):
-            return False
         card = self.book.card(request.model)
-        amount = request.amount(card, wish)
+        output = request.max_output_tokens
+        if output is None or self.policy.stages:
+            states = store.peek(path)
+            room = None if states is None else headroom(states, NONE_STUCK)
+            if room is None or (self.policy.stages and self.policy.stages_begun(room.settled)):
+                return False
+        if output is None:
+            output = request.most_output(card)
+            amount = request.amount(card, output)
+            if room is None or not is_rich(room.now, amount, alone=not tree.live):
+                return False
+        else:
+            amount = request.amount(card, output)
         key = next(tree.numbers)
         if not store.execute(new(Reserve, (path, key, amount, False)))[0]:
             return False
         tree.live[key] = (current_owner(), path, amount)
-        self.card = card
-        self._key = key
-        self.bound = amount
-        if request.ceiling == 0:
-            self.max_output_tokens = None
-        if tree.listeners:
-            self._tell("admitted")
+        self.admitted(key, card, output, amount)
         return True
-
-    def _before_stages(self, states: tuple[AccountState, ...] | None) -> bool:
-        if states is None:
-            return False
-        return not self.policy.stages_begun(headroom(states, NONE_STUCK).settled)
 
     def options(self, settled: float, *, exact: bool) -> Options:
         """The models that could answer it, at this settled share of the budget."""
@@ -163,22 +164,24 @@ class Call:
     def _admission(self, make_waiter: WaiterFactory) -> Flow[None]:
         return Admission(self, make_waiter).flow()
 
-    def admitted(self, key: int, decision: Admit, amount: Amount) -> None:
-        """Take note of what was reserved, for which model and with what cap."""
-        option, output_tokens = decision
+    def admitted(self, key: int, card: Card, output_tokens: int, amount: Amount) -> None:
+        """Take note of what was reserved, for which model and with what output maximum."""
+        request = self.request
         self._key = key
         self.bound = amount
-        self.model = option.model
-        self.card = card = self.book.card(option.model)
-        if self.request.ceiling == 0:
+        self.card = card
+        self.model = card.model
+        wish = request.max_output_tokens
+        if request.ceiling == 0:
             self.max_output_tokens = None
-        elif option.wish is not None:
-            self.capped = output_tokens < option.wish
+        elif wish is not None:
+            self.capped = output_tokens < wish
             self.max_output_tokens = output_tokens
         else:
-            known = self.request.ceiling or card.max_output_tokens
-            self.capped = known is None or output_tokens < known
-            self.max_output_tokens = output_tokens if self.capped else None
+            known = request.ceiling or card.max_output_tokens
+            if known is None or output_tokens < known:
+                self.capped = True
+                self.max_output_tokens = output_tokens
         if self.tree.listeners:
             if self.waited:
                 self._tell("waited")
@@ -199,6 +202,10 @@ class Call:
             usage: What the provider reported.
             service_tier: The tier that the provider says it used.
             truncated: Whether the answer ended at its output maximum.
+
+        Raises:
+            ValueError: A count is negative.
+            TokenFenceError: The call was never admitted.
         """
         cost = self._cost(usage, service_tier)
         spent = new(Amount, (cost, 1, usage[0], usage[1]))
@@ -254,6 +261,8 @@ class Call:
         card = self.card
         if card is None:
             raise TokenFenceError("this call was never admitted, so it cannot be settled")
+        if usage[0] < 0 or usage[1] < 0:
+            check_usage(usage)
         return card.cost(usage, service_tier=service_tier, batch=self.request.batch)
 
     def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
@@ -352,7 +361,7 @@ class Call:
     ) -> None:
         if error is not None:
             self.fail(error)
-        else:
+        elif self.outcome is None:
             self.lose()
 
     async def __aenter__(self) -> Self:
@@ -372,7 +381,7 @@ class Call:
     # What is told
 
     def _exceeded_bound(self, spent: Amount, usage: Usage) -> None:
-        logger.warning(
+        logger().warning(
             "call %d to %s on budget %r cost more than its bound: %s, bound %s; "
             "the truth is booked",
             self._key,

@@ -90,7 +90,10 @@ class Policy:
 
     def stages_begun(self, settled: float) -> int:
         """How many stages have begun at this settled share of the budget."""
-        return sum(1 for stage in self.stages if settled >= stage.start)
+        begun = 0
+        for stage in self.stages:
+            begun += settled >= stage.start
+        return begun
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -53,7 +53,6 @@ class CallRequest:
     def option(self, card: Card, forecast: Forecast, *, exact: bool) -> Option:
         """This call on one model."""
         into = self._input(card, exact=exact)
-        ceiling = self.ceiling if self.ceiling is not None else card.max_output_tokens
         tier, batch = self.service_tier, self.batch
         price = card.rates(into, service_tier=tier, batch=batch).call
         if self.extra_price is not None:
@@ -66,17 +65,19 @@ class CallRequest:
             price,
             self.choices,
             self.max_output_tokens,
-            DEFAULT_CEILING if ceiling is None else ceiling,
+            self.most_output(card),
             forecast.typical,
             forecast.tail,
         )
 
+    def most_output(self, card: Card) -> int:
+        """The most that one choice can have on this model, whatever the caller's own maximum."""
+        ceiling = self.ceiling if self.ceiling is not None else card.max_output_tokens
+        return DEFAULT_CEILING if ceiling is None else ceiling
+
     def amount(self, card: Card, output_tokens: int) -> Amount:
         """The bound of this call on one model, with this output maximum per choice."""
-        into = self.input_tokens(card)
-        window = card.context_window
-        if window is not None and into > window and self.whole_window:
-            into = window
+        into = self._input(card, exact=False)
         out = output_tokens * self.choices
         usd = card.bound(into, out, service_tier=self.service_tier, batch=self.batch)
         if self.extra_price is not None:

@@ -2,8 +2,8 @@
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
@@ -57,7 +57,7 @@ class Tree:
         self.live: dict[int, Live] = {}
         self.numbers = NUMBERS
         self.listeners: list[tuple[str, Listener]] = []
-        self._orphans: SimpleQueue[Orphan] = SimpleQueue()
+        self.orphans: deque[Orphan] = deque()
         self._forecasts: dict[str, OutputForecast] = {}
         store.subscribe(self.line.freed)
 
@@ -78,7 +78,8 @@ class Tree:
         """
         if not self.live:
             return NONE_STUCK
-        blocked = [waiter for waiter in self.line.waiting.copy() if waiter.blocked]
+        line = self.line
+        blocked = [w for w in line.waiting.copy() if w.blocked or line.is_behind_closed(w)]
         own: list[tuple[Path, Amount]] = []
         theirs: list[tuple[Path, Amount]] = []
         something_moves = False
@@ -96,7 +97,7 @@ class Tree:
 
     def adopt(self, orphan: Orphan) -> None:
         """Take an abandoned call from a finalizer: no lock, no waiting, only a note."""
-        self._orphans.put(orphan)
+        self.orphans.append(orphan)
         for waiter in self.line.waiting.copy():
             try:
                 waiter.wake()
@@ -106,10 +107,10 @@ class Tree:
 
     def settle_orphans(self) -> None:
         """End the calls that finalizers left; every budget operation begins with this."""
-        while not self._orphans.empty():
+        while self.orphans:
             try:
-                orphan = self._orphans.get_nowait()
-            except Empty:  # another thread was faster
+                orphan = self.orphans.popleft()
+            except IndexError:  # another thread was faster
                 return
             orphan.abandon()
 

@@ -175,7 +175,8 @@ class WaitingLine:
             waiter.turn_since = None
             if self._turn is waiter:
                 self._turn = None
-                self._give_turn_after(waiter)
+                if not self._freed:  # else the turns begin again at the head
+                    self._give_turn_after(waiter)
         self._act()
 
     def leave(self, waiter: Waiter, *, admitted: bool = False) -> None:
@@ -200,9 +201,17 @@ class WaitingLine:
         return bool(line) and (self._freed or self._turn is not None or self._closed(line[0]))
 
     def may_look(self, waiter: Waiter) -> bool:
-        """Whether a waiter may take room now, or has to leave it to a closed line ahead of it."""
+        """Whether a waiter may take room now, or has to leave it to those ahead of it.
+
+        It is theirs if the line is closed, and if it was freed after they had looked.
+        """
         line = self.waiting
-        return not line or line[0] is waiter or not self._closed(line[0])
+        return not line or line[0] is waiter or not (self._freed or self._closed(line[0]))
+
+    def is_behind_closed(self, waiter: Waiter) -> bool:
+        """Whether a waiter will not have a turn before the head of the line has left."""
+        line = self.waiting
+        return bool(line) and line[0] is not waiter and self._closed(line[0])
 
     @staticmethod
     def _closed(head: Waiter) -> bool:

@@ -245,14 +245,15 @@ class Card:
         Returns:
             Nano-dollars, rounded half to even.
         """
-        steps = self._steps_for(service_tier, batch)
+        plain = service_tier is None and not batch
+        steps = self._standard if plain else self._steps_for(service_tier, batch)
         rates = steps[0].rates if len(steps) == 1 else _reached(steps, usage[0]).rates
         if usage[4:10] != _NO_MEDIA or usage[11:] != _NOTHING_ELSE:
             return round_half_even(_mixed_cost(usage, rates))
         tokens_in, tokens_out, cached, written = usage[:4]
-        plain = tokens_in - cached - written
+        new = tokens_in - cached - written
         pico = (
-            (plain if plain > 0 else 0) * rates.input
+            (new if new > 0 else 0) * rates.input
             + cached * rates.cached
             + written * rates.cache_write
             + tokens_out * rates.output
@@ -288,7 +289,8 @@ class Card:
         if extra is not None:
             input_tokens += extra.input_tokens
             output_tokens += extra.output_tokens
-        steps = self._steps_for(service_tier, batch)
+        plain = service_tier is None and not batch
+        steps = self._standard if plain else self._steps_for(service_tier, batch)
         step = steps[0] if len(steps) == 1 else _reached(steps, input_tokens)
         rates = step.dearest
         pico = input_tokens * step.input_rate + output_tokens * step.output_rate + rates.call

@@ -29,7 +29,15 @@ from tokenfence_integrations.pricing.rates import Price
 __all__ = ["OpenAIBudgetExceeded", "guard_client", "is_client"]
 
 # Paths that cost nothing, whatever is posted to them: storage, files, tokens counted, calls ended.
-FREE = ("files", "uploads", "moderations", "models", "responses/input_tokens", "conversations")
+FREE = (
+    "batches",  # metered apart: see `starts_batch`
+    "files",
+    "uploads",
+    "moderations",
+    "models",
+    "responses/input_tokens",
+    "conversations",
+)
 FREE_ENDS = ("/cancel", "/search")
 
 OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
@@ -191,11 +199,10 @@ class GuardedSync(_Guarded):
     def request(
         self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
     ) -> Any:
-        if starts_batch(options):
+        exchange = self._exchange(options, stream)
+        if exchange is None and starts_batch(options):
             file = self.files.content(options.json_data["input_file_id"])
-            exchange: Exchange | None = self._batch_exchange(options, file.content)
-        else:
-            exchange = self._exchange(options, stream)
+            exchange = self._batch_exchange(options, file.content)
         if exchange is None:
             answer = super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
             self._settle_background(options, answer)
@@ -225,29 +232,29 @@ class GuardedSync(_Guarded):
         if exchange is None:
             self._check_socket(options)
             return options
-        retry = exchange.next_attempt()
-        if retry is not None:
-            retry.admit()
+        if exchange.call.outcome is not None:
+            exchange.next_attempt().admit()
         return exchange.rewrite(options)
 
     def _send_request(self, request: Any, **kwargs: Any) -> Any:
         exchange = current.get()
         if exchange is None:
             return super()._send_request(request, **kwargs)
-        exchange.sending()
+        exchange.sent = True
         try:
             response = super()._send_request(request, **kwargs)
         except BaseException as error:
             exchange.failed(error)
             raise
-        exchange.answered(response.status_code)
+        if response.status_code >= 400:
+            exchange.refused(response.status_code)
         return response
 
     def _process_response(self, *, options: Any, response: Any, **kwargs: Any) -> Any:
         exchange = current.get()
         if exchange is None:
             return super()._process_response(options=options, response=response, **kwargs)
-        meter = exchange.before_parsing(response, options)
+        meter = exchange.watch(response, options) if exchange.read_later else None
         try:
             result = super()._process_response(options=options, response=response, **kwargs)
         except BaseException:
@@ -263,11 +270,10 @@ class GuardedAsync(_Guarded):
     async def request(
         self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
     ) -> Any:
-        if starts_batch(options):
+        exchange = self._exchange(options, stream)
+        if exchange is None and starts_batch(options):
             file = await self.files.content(options.json_data["input_file_id"])
-            exchange: Exchange | None = self._batch_exchange(options, file.content)
-        else:
-            exchange = self._exchange(options, stream)
+            exchange = self._batch_exchange(options, file.content)
         if exchange is None:
             answer = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
             self._settle_background(options, answer)
@@ -297,29 +303,29 @@ class GuardedAsync(_Guarded):
         if exchange is None:
             self._check_socket(options)
             return options
-        retry = exchange.next_attempt()
-        if retry is not None:
-            await retry.aadmit()
+        if exchange.call.outcome is not None:
+            await exchange.next_attempt().aadmit()
         return exchange.rewrite(options)
 
     async def _send_request(self, request: Any, **kwargs: Any) -> Any:
         exchange = current.get()
         if exchange is None:
             return await super()._send_request(request, **kwargs)
-        exchange.sending()
+        exchange.sent = True
         try:
             response = await super()._send_request(request, **kwargs)
         except BaseException as error:
             exchange.failed(error)
             raise
-        exchange.answered(response.status_code)
+        if response.status_code >= 400:
+            exchange.refused(response.status_code)
         return response
 
     async def _process_response(self, *, options: Any, response: Any, **kwargs: Any) -> Any:
         exchange = current.get()
         if exchange is None:
             return await super()._process_response(options=options, response=response, **kwargs)
-        meter = exchange.before_parsing(response, options)
+        meter = exchange.watch(response, options) if exchange.read_later else None
         try:
             result = await super()._process_response(options=options, response=response, **kwargs)
         except BaseException:

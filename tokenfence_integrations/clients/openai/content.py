@@ -1,6 +1,6 @@
 """What the input of a request can count as, seen from the request alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,8 @@ PER_TOOL = 16
 """Tokens that a provider may add for each tool, beside the tool's own JSON."""
 
 # Keys of a request body that the model reads.
-CHAT_KEYS = ("tools", "functions", "response_format", "prediction", "web_search_options")
-RESPONSES_KEYS = ("instructions", "tools", "text")
+CHAT_KEYS = frozenset({"tools", "functions", "response_format", "prediction", "web_search_options"})
+RESPONSES_KEYS = frozenset({"instructions", "tools", "text"})
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 UNSEEN_ITEMS = frozenset({"item_reference"})
@@ -93,9 +93,9 @@ def responses_content(body: Mapping[str, Any]) -> Content:
     return content
 
 
-def _add_keys(content: Content, body: Mapping[str, Any], keys: Sequence[str]) -> None:
-    for key in keys:
-        value = body.get(key)
+def _add_keys(content: Content, body: Mapping[str, Any], keys: frozenset[str]) -> None:
+    for key in keys & body.keys():
+        value = body[key]
         if value is not None:
             content.plain = False
             content.text_bytes += byte_bound(_plain(value))

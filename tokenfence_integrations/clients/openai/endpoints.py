@@ -10,7 +10,12 @@ from typing import Any
 
 from tokenfence_integrations.clients.openai import content as contents
 from tokenfence_integrations.clients.openai.content import UNKNOWN_WINDOW
-from tokenfence_integrations.clients.openai.reported import get, response_usage, token_usage
+from tokenfence_integrations.clients.openai.reported import (
+    get,
+    members,
+    response_usage,
+    token_usage,
+)
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.pricing.images import generated_image_tokens
 from tokenfence_integrations.pricing.rates import Card
@@ -35,7 +40,7 @@ def _batch_usage(answer: Any, body: Body) -> Usage | None:
 
 
 def _usage_field(answer: Any, body: Body) -> Usage | None:
-    return response_usage(answer)
+    return token_usage(members(answer).get("usage"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ BATCHES = Endpoint("batches", _no_request, usage=_batch_usage)
 
 def endpoint_of(path: str) -> Endpoint | None:
     """The endpoint of a request path, such as "/chat/completions"; None if it is not metered."""
-    return _ENDPOINTS.get(path.split("?", 1)[0].strip("/"))
+    return _ENDPOINTS.get(path) or _ENDPOINTS.get("/" + path.split("?", 1)[0].strip("/"))
 
 
 def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
@@ -81,7 +86,7 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
         str(body.get("model", "")),
         found.bound,
         count if exact and found.plain else None,
-        _largest(body, ("max_completion_tokens", "max_tokens")),
+        _larger(body.get("max_completion_tokens"), body.get("max_tokens")),
         _positive(body.get("n")),
         service_tier=_tier(body),
     )
@@ -93,7 +98,7 @@ def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
         str(body.get("model", "")),
         found.bound,
         _count_responses(body) if exact and not found.unseen and not found.images else None,
-        _largest(body, ("max_output_tokens",)),
+        _larger(body.get("max_output_tokens"), None),
         service_tier=_tier(body),
     )
 
@@ -237,24 +242,24 @@ def _speech_usage(answer: Any, body: Body) -> Usage | None:
 
 
 _ENDPOINTS = {
-    "chat/completions": Endpoint(
+    "/chat/completions": Endpoint(
         "chat",
         _chat,
         ("max_completion_tokens", "max_tokens"),
         reply="chat",
         streams_usage=True,
     ),
-    "responses": Endpoint("responses", _responses, ("max_output_tokens",), reply="responses"),
-    "completions": Endpoint(
+    "/responses": Endpoint("responses", _responses, ("max_output_tokens",), reply="responses"),
+    "/completions": Endpoint(
         "completions", _completions, ("max_tokens",), reply="completions", streams_usage=True
     ),
-    "embeddings": Endpoint("embeddings", _embeddings),
-    "images/generations": Endpoint("images", _images, usage=_images_usage),
-    "images/edits": Endpoint("images", _images, usage=_images_usage),
-    "images/variations": Endpoint("images", _images, usage=_images_usage),
-    "audio/transcriptions": Endpoint("audio", _transcription, usage=_transcription_usage),
-    "audio/translations": Endpoint("audio", _transcription, usage=_transcription_usage),
-    "audio/speech": Endpoint("speech", _speech, usage=_speech_usage),
+    "/embeddings": Endpoint("embeddings", _embeddings),
+    "/images/generations": Endpoint("images", _images, usage=_images_usage),
+    "/images/edits": Endpoint("images", _images, usage=_images_usage),
+    "/images/variations": Endpoint("images", _images, usage=_images_usage),
+    "/audio/transcriptions": Endpoint("audio", _transcription, usage=_transcription_usage),
+    "/audio/translations": Endpoint("audio", _transcription, usage=_transcription_usage),
+    "/audio/speech": Endpoint("speech", _speech, usage=_speech_usage),
 }
 
 
@@ -284,9 +289,11 @@ def _text_count(given: Any) -> Callable[[Card], int | None] | None:
     return count
 
 
-def _largest(body: Body, keys: tuple[str, ...]) -> int | None:
-    given = [body[key] for key in keys if type(body.get(key)) is int]
-    return max(given) if given else None
+def _larger(first: Any, second: Any) -> int | None:
+    """The larger of two output maximums, either of which may be missing."""
+    if type(first) is not int:
+        return second if type(second) is int else None
+    return max(first, second) if type(second) is int else first
 
 
 def _positive(value: Any) -> int:

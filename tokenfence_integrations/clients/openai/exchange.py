@@ -1,6 +1,5 @@
 """One request of a guarded client: its attempts, each with a reservation of its own."""
 
-import logging
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 from openai._legacy_response import LegacyAPIResponse
 
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
-from tokenfence_integrations.clients.openai.reported import get, usage_in_bytes
+from tokenfence_integrations.clients.openai.reported import get, members, usage_in_bytes
 from tokenfence_integrations.clients.openai.streams import (
     MeteredIterator,
     StreamMeter,
     was_cut,
-    watch,
+    watch_response,
 )
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_status
@@ -22,12 +21,11 @@ from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
+from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import Amount
 
 __all__ = ["Exchange", "Terms", "current"]
-
-logger = logging.getLogger("tokenfence")
 
 RAW = "X-Stainless-Raw-Response"
 
@@ -80,7 +78,7 @@ class Terms:
             )
         if what not in self.warned:
             self.warned.add(what)
-            logger.warning("%s cannot be metered: its cost is missing from the budget", what)
+            logger().warning("%s cannot be metered: its cost is missing from the budget", what)
 
 
 current: "ContextVar[Exchange | None]" = ContextVar("tokenfence_exchange", default=None)
@@ -99,7 +97,17 @@ class Exchange:
         raw: ``"true"`` or ``"stream"`` for ``with_raw_response`` and ``with_streaming_response``.
     """
 
-    __slots__ = ("_asked_usage", "_sent", "body", "call", "endpoint", "raw", "stream", "terms")
+    __slots__ = (
+        "_asked_usage",
+        "body",
+        "call",
+        "endpoint",
+        "raw",
+        "read_later",
+        "sent",
+        "stream",
+        "terms",
+    )
 
     def __init__(
         self,
@@ -115,20 +123,19 @@ class Exchange:
         self.body = body
         self.stream = stream
         self.raw = raw
+        self.read_later = stream or raw == "stream"
         self._asked_usage = False
-        self._sent = False
+        self.sent = False
         request.cappable = bool(endpoint.caps)
         self.call = Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
 
     # Attempts
 
-    def next_attempt(self) -> Call | None:
-        """A call to admit before this attempt; None if one is admitted already (the first)."""
-        call = self.call
-        if call.outcome is None:
-            return None
-        self._sent = False
-        self.call = Call(call.budget, call.request, call.policy, call.book, call.error)
+    def next_attempt(self) -> Call:
+        """The call to admit for another attempt, after the one before has ended."""
+        self.sent = False
+        before = self.call
+        self.call = Call(before.budget, before.request, before.policy, before.book, before.error)
         return self.call
 
     def rewrite(self, options: Any) -> Any:
@@ -156,14 +163,8 @@ class Exchange:
     def _cap_key(self) -> str:
         return self.terms.cap_key if self.endpoint.name == "chat" else self.endpoint.caps[0]
 
-    def sending(self) -> None:
-        """From here on the provider may see the request."""
-        self._sent = True
-
-    def answered(self, status: int) -> None:
-        """An attempt was answered with this HTTP status."""
-        if status < 400:
-            return
+    def refused(self, status: int) -> None:
+        """An attempt was answered with this HTTP error status."""
         if self.terms.bills_refusals and status in (400, 408):
             # Azure bills the prompt of what its filters and limits refuse.
             call = self.call
@@ -178,19 +179,17 @@ class Exchange:
 
     def failed(self, error: BaseException) -> None:
         """An attempt, or what came of it, raised; later failures of a call change nothing."""
-        if self._sent and cost_of_exception(error) != "free":
+        if self.sent and cost_of_exception(error) != "free":
             self.call.lose()
         else:
             self.call.release()
 
     # Answers
 
-    def before_parsing(self, response: Any, options: Any) -> StreamMeter | None:
+    def watch(self, response: Any, options: Any) -> StreamMeter:
         """Watch a response that will be read later, by whoever."""
-        if not self.stream and self.raw != "stream":
-            return None
         meter = StreamMeter(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
-        watch(response, meter)
+        watch_response(response, meter)
         if self.raw:
             parse = options.post_parser
             options.post_parser = lambda parsed: self._parsed_late(parsed, meter, parse)
@@ -221,14 +220,15 @@ class Exchange:
             self._settle(self._json(response))
 
     def _settle(self, answer: Any) -> None:
-        unfinished = get(answer, "status") in UNFINISHED
+        call, shown = self.call, members(answer)
+        unfinished = shown.get("status") in UNFINISHED
         usage = None if unfinished else self.endpoint.usage(answer, self.body)
         if usage is not None:
-            tier = get(answer, "service_tier")
-            self.call.settle(usage, service_tier=tier, truncated=was_cut(answer))
+            tier = shown.get("service_tier")
+            call.settle(usage, service_tier=tier, truncated=call.capped and was_cut(shown))
         elif unfinished:
-            self.terms.background[get(answer, "id")] = self
-        elif get(get(answer, "request_counts"), "completed") == 0:
+            self.terms.background[shown["id"]] = self
+        elif get(shown.get("request_counts"), "completed") == 0:
             self.call.release()  # a batch of which nothing was answered
         else:
             self.call.lose()

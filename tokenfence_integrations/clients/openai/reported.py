@@ -1,34 +1,34 @@
 """Usage as OpenAI reports it, brought into a `Usage`; from SDK models and from plain JSON alike."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["get", "response_usage", "token_usage", "usage_in_bytes"]
+__all__ = ["get", "members", "response_usage", "token_usage", "usage_in_bytes"]
+
+
+NO_MEMBERS: Mapping[str, Any] = {}
+
+
+def members(value: Any) -> Mapping[str, Any]:
+    """The members of a JSON object or of an SDK model; none for anything else.
+
+    Not ``getattr``: with a default it costs microseconds on a pydantic model that lacks the field,
+    and this runs for every answer and every chunk of a stream.
+    """
+    if type(value) is dict:
+        return value
+    fields: Mapping[str, Any] = getattr(value, "__dict__", NO_MEMBERS)
+    extra = getattr(value, "__pydantic_extra__", None)
+    return {**fields, **extra} if extra else fields
 
 
 def get(value: Any, name: str) -> Any:
-    """A member of a JSON object or of an SDK model; None if it is not there.
-
-    ``getattr`` with a default costs microseconds on a pydantic model that lacks the field, and this
-    runs for every chunk of a stream.
-    """
-    if value is None:
-        return None
-    if type(value) is dict:
-        return value.get(name)
-    members = getattr(value, "__dict__", None)
-    if members is None:  # a transcript as plain text, say
-        return None
-    found = members.get(name)
-    if found is None:
-        extra = getattr(value, "__pydantic_extra__", None)
-        if extra:
-            found = extra.get(name)
-    return found
+    """One member of a JSON object or of an SDK model; None if it is not there."""
+    return members(value).get(name)
 
 
 def token_usage(usage: Any) -> Usage | None:
@@ -40,41 +40,42 @@ def token_usage(usage: Any) -> Usage | None:
     Returns:
         The counts; None if nothing usable was reported.
     """
-    if usage is None:
-        return None
-    into = get(usage, "prompt_tokens")
+    reported = members(usage)
+    into = reported.get("prompt_tokens")
     if into is not None:
-        out = get(usage, "completion_tokens") or 0
-        in_details = get(usage, "prompt_tokens_details")
-        out_details = get(usage, "completion_tokens_details")
+        out = reported.get("completion_tokens") or 0
+        in_details = members(reported.get("prompt_tokens_details"))
+        out_details = members(reported.get("completion_tokens_details"))
     else:
-        into = get(usage, "input_tokens")
+        into = reported.get("input_tokens")
         if into is None:
-            seconds = get(usage, "seconds")
+            seconds: Any = reported.get("seconds")
             known = isinstance(seconds, int | float) and 0 <= seconds < inf
             return Usage(audio_ms=-int(-seconds * 1000 // 1)) if known else None
-        out = get(usage, "output_tokens") or 0
-        in_details = get(usage, "input_tokens_details") or get(usage, "input_token_details")
-        out_details = get(usage, "output_tokens_details")
-    if in_details is None and out_details is None:
-        return Usage(into, out) if _are_counts((into, out)) else None
+        out = reported.get("output_tokens") or 0
+        in_details = members(
+            reported.get("input_tokens_details") or reported.get("input_token_details")
+        )
+        out_details = members(reported.get("output_tokens_details"))
     counts = Usage(
-        input_tokens=into,
-        output_tokens=out,
-        cached_tokens=get(in_details, "cached_tokens") or 0,
-        cache_write_tokens=get(in_details, "cache_write_tokens") or 0,
-        input_audio_tokens=get(in_details, "audio_tokens") or 0,
-        output_audio_tokens=get(out_details, "audio_tokens") or 0,
-        input_image_tokens=get(in_details, "image_tokens") or 0,
-        output_image_tokens=get(out_details, "image_tokens") or 0,
-        reasoning_tokens=get(out_details, "reasoning_tokens") or 0,
+        into,
+        out,
+        in_details.get("cached_tokens") or 0,
+        in_details.get("cache_write_tokens") or 0,
+        in_details.get("audio_tokens") or 0,
+        0,
+        out_details.get("audio_tokens") or 0,
+        in_details.get("image_tokens") or 0,
+        0,
+        out_details.get("image_tokens") or 0,
+        out_details.get("reasoning_tokens") or 0,
     )
     return counts if _are_counts(counts) else None
 
 
-def _are_counts(values: Iterable[Any]) -> bool:
+def _are_counts(values: Sequence[Any]) -> bool:
     """Whether a server reported counts at all: the SDK does not validate its answers."""
-    return all(type(value) is int and value >= 0 for value in values)
+    return set(map(type, values)) == {int} and min(values) >= 0
 
 
 def response_usage(answer: Any) -> Usage | None:

@@ -10,13 +10,16 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["MeteredIterator", "StreamMeter", "watch"]
+__all__ = ["MeteredIterator", "StreamMeter", "watch_response"]
 
 SPARE_TOKENS = 16
 """Output tokens that never show: end markers, the frame of a tool call."""
 
 MOST_CAPTURED = 4 * 1024 * 1024
 """Bytes of an unparsed body that are kept to look for its usage."""
+
+NOT_TEXT = ("tool_calls", "function_call", "refusal", "audio")
+"""Members of a delta that carry output beside its text."""
 
 FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
@@ -25,7 +28,8 @@ class StreamMeter:
     """What was seen of one answer, and the one end of its call.
 
     The last usage counts, and counts only at the end: compatible servers report a running total
-    with every chunk. Some report one final chunk for each choice; those are added up.
+    with every chunk, which is a final one only once every choice has finished. Some report one
+    final chunk for each choice; those are added up.
 
     Args:
         call: The call in flight.
@@ -84,7 +88,7 @@ class StreamMeter:
         if usage is not None:
             self._service_tier = get(chunk, "service_tier") or self._service_tier
             if not choices:
-                reported = token_usage(usage)
+                reported = self._endpoint.usage(chunk, self._body)
                 if reported is not None:
                     self._final = _combined(self._final, reported)
                 return self._hide_usage
@@ -94,6 +98,14 @@ class StreamMeter:
         return False
 
     def _see_choice(self, choice: Any) -> None:
+        delta = get(choice, "delta")
+        text = get(choice, "text") if delta is None else get(delta, "content")
+        if isinstance(text, str):
+            self._seen_bytes += len(text) if text.isascii() else len(text.encode(errors="replace"))
+        elif text is not None:
+            self._bare = False
+        if self._bare and delta is not None and _has_more_than_text(delta):
+            self._bare = False
         reason = get(choice, "finish_reason")
         if reason is not None:
             self._finished += 1
@@ -101,18 +113,12 @@ class StreamMeter:
                 self._truncated = True
             if self._finished == self.call.request.choices:
                 self.call.at_most = self._at_most()
-        delta = get(choice, "delta")
-        text = get(choice, "text") if delta is None else get(delta, "content")
-        if text:
-            self._seen_bytes += len(text) if text.isascii() else len(text.encode(errors="replace"))
-        elif delta is not None and (get(delta, "tool_calls") or get(delta, "audio")):
-            self._bare = False
 
     def _see_event(self, event: Any) -> None:
         kind = get(event, "type")
         if kind in FINAL_EVENTS:
             answer = get(event, "response")
-            self._running = get(answer, "usage")
+            self._final = self._endpoint.usage(answer, self._body)
             self._service_tier = get(answer, "service_tier")
             self._truncated = kind == "response.incomplete"
 
@@ -127,7 +133,9 @@ class StreamMeter:
 
     def finish(self) -> None:
         """The one end: settle by what was reported, else book what may have been billed."""
-        usage = self._final if self._final is not None else token_usage(self._running)
+        usage = self._final
+        if usage is None and self._finished >= self.call.request.choices:
+            usage = token_usage(self._running)
         if usage is not None:
             self.call.settle(usage, service_tier=self._service_tier, truncated=self._truncated)
         else:
@@ -153,9 +161,12 @@ class StreamMeter:
 
     def pass_by(self, data: bytes) -> None:
         """Take note of raw bytes of the body."""
-        if self._captured is not None and self._captured_bytes < MOST_CAPTURED:
-            self._captured.append(data)
-            self._captured_bytes += len(data)
+        if self._captured is None:
+            return
+        self._captured.append(data)
+        self._captured_bytes += len(data)
+        if self._captured_bytes > MOST_CAPTURED:
+            self._captured = None
 
     def _finish_captured(self) -> None:
         content = _decoded(b"".join(self._captured or ()))
@@ -222,7 +233,7 @@ class MeteredIterator:
         await self._inner.aclose()
 
 
-def watch(response: Any, meter: StreamMeter) -> None:
+def watch_response(response: Any, meter: StreamMeter) -> None:
     """Have the meter see a response's bytes and its closing, whoever reads or closes it.
 
     The SDK's stream helpers close the response, not the stream; so it is the response that is
@@ -233,8 +244,10 @@ def watch(response: Any, meter: StreamMeter) -> None:
     close, aclose = response.close, response.aclose
 
     def closing() -> None:
-        close()
-        meter.closed()
+        try:
+            close()
+        finally:
+            meter.closed()
 
     async def aclosing() -> None:
         try:
@@ -243,6 +256,16 @@ def watch(response: Any, meter: StreamMeter) -> None:
             meter.closed()
 
     response.close, response.aclose = closing, aclosing
+
+
+def _has_more_than_text(delta: Any) -> bool:
+    """Whether a delta carries output beside its text."""
+    members = getattr(delta, "__dict__", {})
+    if any(map(members.get, NOT_TEXT)):
+        return True
+    # The reasoning that some servers show is in no type of the SDK; nor, in openai 2, is sound.
+    extra = getattr(delta, "__pydantic_extra__", None) or {}
+    return any(extra.values())
 
 
 def was_cut(answer: Any) -> bool:
@@ -297,7 +320,12 @@ def _combined(before: Usage | None, usage: Usage) -> Usage:
     """Final chunks of several choices: outputs add up, the one prompt does not."""
     if before is None:
         return usage
-    return usage._replace(output_tokens=before.output_tokens + usage.output_tokens)
+    return usage._replace(
+        output_tokens=before.output_tokens + usage.output_tokens,
+        output_audio_tokens=before.output_audio_tokens + usage.output_audio_tokens,
+        output_image_tokens=before.output_image_tokens + usage.output_image_tokens,
+        reasoning_tokens=before.reasoning_tokens + usage.reasoning_tokens,
+    )
 
 
 def _decoded(content: bytes) -> bytes:

@@ -1,0 +1,40 @@
+"""A provider, bare clients of it, and a budget."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import openai
+import pytest
+
+from tests.clients.helpers import async_client, sync_client
+from tokenfence_integrations import Budget
+from tokenfence_integrations.testing import SimulatedProvider
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the SDK's retries follow at once, and not after half a second."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+
+
+@pytest.fixture
+def provider() -> Iterator[SimulatedProvider]:
+    with SimulatedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def budget() -> Budget:
+    """Enough for anything that is not about the limit."""
+    return Budget("$100")
+
+
+@pytest.fixture
+def bare(provider: SimulatedProvider) -> Iterator[openai.OpenAI]:
+    with sync_client(provider.base_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def bare_async(provider: SimulatedProvider) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with async_client(provider.base_url) as client:
+        yield client

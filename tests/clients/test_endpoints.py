@@ -1,0 +1,506 @@
+"""Every endpoint, in every way to call it: as the bare client answers, and booked as billed."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import openai
+import pydantic
+import pytest
+
+from tests.clients.helpers import CALL, HELLO, check_books, check_covered, outcomes
+from tokenfence_integrations import Budget, async_guard, guard
+from tokenfence_integrations.testing import SimulatedProvider
+
+EMBEDDER = "text-embedding-3-small"
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+# One second of sound, in the provider's eyes.
+SOUND = ("a.wav", b"\0" * 32_000)
+
+CHANGING = frozenset({"id", "created", "created_at", "item_id", "completed_at", "_request_id"})
+
+
+class Weather(pydantic.BaseModel):
+    city: str
+    degrees: int
+
+
+def plain(value: Any) -> Any:
+    """A reply as plain data with its types, without what differs from call to call."""
+    if isinstance(value, pydantic.BaseModel):
+        return type(value).__name__, plain(value.__dict__), plain(value.__pydantic_extra__)
+    if isinstance(value, Mapping):
+        return {key: plain(v) for key, v in value.items() if key not in CHANGING}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def read_helper(manager: Any) -> Any:
+    with manager as stream:
+        events = [plain(event) for event in stream]
+        final = getattr(stream, "get_final_completion", None) or stream.get_final_response
+        return events, plain(final())
+
+
+async def aread_helper(manager: Any) -> Any:
+    async with manager as stream:
+        events = [plain(event) async for event in stream]
+        final = getattr(stream, "get_final_completion", None) or stream.get_final_response
+        return events, plain(await final())
+
+
+# Ways to call that return one answer: a function of the client, and what to give it.
+Ask = Callable[[Any], Any]
+WHOLE: dict[str, Ask] = {
+    "chat": lambda c: c.chat.completions.create(**CALL),
+    "chat without maximum": lambda c: c.chat.completions.create(model="gpt-4o", messages=HELLO),
+    "chat n=3": lambda c: c.chat.completions.create(**CALL, n=3),
+    "chat, both maxima": lambda c: c.chat.completions.create(**CALL, max_completion_tokens=4),
+    "chat of pydantic messages": lambda c: c.chat.completions.create(
+        model="gpt-4o",
+        messages=[openai.types.chat.ChatCompletionMessage(role="assistant", content="Hi"), *HELLO],
+    ),
+    "chat of an iterator": lambda c: c.chat.completions.create(
+        model="gpt-4o", messages=iter(HELLO)
+    ),
+    "chat, extra_body": lambda c: c.chat.completions.create(
+        **CALL, extra_body={"model": "gpt-4o-mini", "max_tokens": 8}
+    ),
+    "chat with tools": lambda c: c.chat.completions.create(**CALL, tools=[TOOL]),
+    "chat of reasoning": lambda c: c.chat.completions.create(model="gpt-5", messages=HELLO),
+    "chat parse": lambda c: c.chat.completions.parse(
+        model="gpt-4o", messages=HELLO, response_format=Weather
+    ),
+    "responses": lambda c: c.responses.create(model="gpt-4o", input="Hello"),
+    "responses of items": lambda c: c.responses.create(
+        model="gpt-4o", input=HELLO, instructions="Be brief", max_output_tokens=16
+    ),
+    "responses parse": lambda c: c.responses.parse(
+        model="gpt-4o", input="Hello", text_format=Weather
+    ),
+    "completions": lambda c: c.completions.create(model="gpt-3.5-turbo-instruct", prompt="Once"),
+    "completions n, best_of": lambda c: c.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt="Once", n=2, best_of=4, max_tokens=8
+    ),
+    "completions, prompts": lambda c: c.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt=["One", "Two", "Three"], max_tokens=8
+    ),
+    "completions of tokens": lambda c: c.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt=[[1, 2], [3, 4, 5]], max_tokens=8
+    ),
+    "embedding": lambda c: c.embeddings.create(model=EMBEDDER, input="Hello", dimensions=8),
+    "embeddings": lambda c: c.embeddings.create(model=EMBEDDER, input=["a", "b"], dimensions=8),
+    "embedding of tokens": lambda c: c.embeddings.create(
+        model=EMBEDDER, input=[1, 2, 3], dimensions=8
+    ),
+    "embeddings of tokens": lambda c: c.embeddings.create(
+        model=EMBEDDER, input=[[1, 2], [3]], dimensions=8
+    ),
+    "embeddings in base64": lambda c: c.embeddings.create(
+        model=EMBEDDER, input="Hello", dimensions=8, encoding_format="base64"
+    ),
+    "image": lambda c: c.images.generate(model="gpt-image-1", prompt="A cat"),
+    "images": lambda c: c.images.generate(
+        model="gpt-image-1", prompt="A cat", n=2, size="1024x1024", quality="low"
+    ),
+    "transcription": lambda c: c.audio.transcriptions.create(model="gpt-4o-transcribe", file=SOUND),
+    "transcription by the second": lambda c: c.audio.transcriptions.create(
+        model="whisper-1", file=SOUND
+    ),
+}
+
+STREAMS: dict[str, Ask] = {
+    "chat": lambda c: c.chat.completions.create(**CALL, stream=True),
+    "chat without maximum": lambda c: c.chat.completions.create(
+        model="gpt-4o", messages=HELLO, stream=True
+    ),
+    "chat n=2": lambda c: c.chat.completions.create(**CALL, n=2, stream=True),
+    "responses": lambda c: c.responses.create(model="gpt-4o", input="Hello", stream=True),
+    "completions": lambda c: c.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt="Once", stream=True
+    ),
+}
+
+HELPERS: dict[str, Ask] = {
+    "chat": lambda c: c.chat.completions.stream(**CALL),
+    "chat parse": lambda c: c.chat.completions.stream(
+        model="gpt-4o", messages=HELLO, response_format=Weather
+    ),
+    "responses": lambda c: c.responses.stream(model="gpt-4o", input="Hello"),
+    "responses parse": lambda c: c.responses.stream(
+        model="gpt-4o", input="Hello", text_format=Weather
+    ),
+}
+
+
+@pytest.fixture
+def guarded(bare: openai.OpenAI, budget: Budget) -> openai.OpenAI:
+    return guard(bare, budget=budget)
+
+
+@pytest.fixture
+def aguarded(bare_async: openai.AsyncOpenAI, budget: Budget) -> openai.AsyncOpenAI:
+    return async_guard(bare_async, budget=budget)
+
+
+@pytest.fixture
+def billed_twice(provider: SimulatedProvider, budget: Budget) -> Iterator[None]:
+    """The same call was made bare and then guarded: the books are one half of the bill."""
+    yield
+    provider.idle()
+    bare_line, guarded_line = provider.bill
+    assert bare_line == guarded_line
+    assert budget.snapshot().spent.usd == guarded_line.cost > 0
+    assert outcomes(budget) == ["settled"]
+    assert budget.ledger.total == guarded_line.cost
+    assert budget.reserved == budget.uncertain == 0
+
+
+@pytest.mark.usefixtures("billed_twice")
+class TestSync:
+    @pytest.mark.parametrize("ask", WHOLE.values(), ids=WHOLE)
+    def test_whole(self, bare: openai.OpenAI, guarded: openai.OpenAI, ask: Ask) -> None:
+        expected = plain(ask(bare))
+        assert plain(ask(guarded)) == expected
+
+    @pytest.mark.parametrize("ask", STREAMS.values(), ids=STREAMS)
+    def test_streams(self, bare: openai.OpenAI, guarded: openai.OpenAI, ask: Ask) -> None:
+        expected = [without_null_usage(chunk) for chunk in ask(bare)]
+        stream = ask(guarded)
+        assert type(stream) is openai.Stream
+        assert [without_null_usage(chunk) for chunk in stream] == expected
+
+    @pytest.mark.parametrize("ask", HELPERS.values(), ids=HELPERS)
+    def test_stream_helpers(self, bare: openai.OpenAI, guarded: openai.OpenAI, ask: Ask) -> None:
+        expected = read_helper(ask(bare))
+        assert read_helper(ask(guarded)) == expected
+
+    def test_raw(self, bare: openai.OpenAI, guarded: openai.OpenAI) -> None:
+        expected, raw = (
+            client.chat.completions.with_raw_response.create(**CALL) for client in (bare, guarded)
+        )
+        assert type(raw) is type(expected)
+        assert raw.headers.keys() == expected.headers.keys()
+        assert plain(raw.parse()) == plain(expected.parse())
+        assert plain(json.loads(raw.text)) == plain(json.loads(expected.text))
+
+    def test_raw_never_parsed(self, bare: openai.OpenAI, guarded: openai.OpenAI) -> None:
+        bare.responses.with_raw_response.create(model="gpt-4o", input="Hello")
+        guarded.responses.with_raw_response.create(model="gpt-4o", input="Hello")
+
+    def test_raw_parse_of_an_object(self, bare: openai.OpenAI, guarded: openai.OpenAI) -> None:
+        call: Any = {"model": "gpt-4o", "messages": HELLO, "response_format": Weather}
+        expected = bare.chat.completions.with_raw_response.parse(**call).parse()
+        raw = guarded.chat.completions.with_raw_response.parse(**call)
+        assert plain(raw.parse()) == plain(expected)
+        assert type(raw.parse().choices[0].message.parsed) is Weather
+
+    def test_raw_stream(self, bare: openai.OpenAI, guarded: openai.OpenAI) -> None:
+        expected, chunks = (
+            list(client.chat.completions.with_raw_response.create(**CALL, stream=True).parse())
+            for client in (bare, guarded)
+        )
+        assert [*map(without_null_usage, chunks)] == [*map(without_null_usage, expected)]
+
+    def test_raw_embeddings(self, bare: openai.OpenAI, guarded: openai.OpenAI) -> None:
+        expected, found = (
+            client.embeddings.with_raw_response.create(model=EMBEDDER, input="Hi").parse()
+            for client in (bare, guarded)
+        )
+        assert plain(found) == plain(expected)
+        assert isinstance(found.data[0].embedding[0], float)
+
+    READS: tuple[Ask, ...] = (
+        lambda response: plain(response.parse()),
+        lambda response: plain(json.loads(response.read())),
+        lambda response: plain(response.json()),
+        lambda response: plain(json.loads(response.text())),
+        lambda response: plain(json.loads("".join(response.iter_lines()))),
+        lambda response: plain(json.loads(b"".join(response.iter_bytes()))),
+        lambda response: plain(json.loads(b"".join(response.iter_bytes(7)))),
+        lambda response: plain(json.loads("".join(response.iter_text()))),
+    )
+
+    @pytest.mark.parametrize("read", READS)
+    def test_streaming_response(
+        self, bare: openai.OpenAI, guarded: openai.OpenAI, read: Ask
+    ) -> None:
+        with bare.chat.completions.with_streaming_response.create(**CALL) as response:
+            expected = read(response)
+        with guarded.chat.completions.with_streaming_response.create(**CALL) as response:
+            assert read(response) == expected
+
+    def test_streaming_response_of_a_stream(
+        self, bare: openai.OpenAI, guarded: openai.OpenAI
+    ) -> None:
+        call = {**CALL, "stream": True, "stream_options": {"include_usage": True}}
+        found = []
+        for client in (bare, guarded):
+            with client.chat.completions.with_streaming_response.create(**call) as response:
+                found.append([plain(chunk) for chunk in response.parse()])
+        assert found[0] == found[1]
+        assert found[1][-1][1]["usage"] is not None
+
+    def test_streaming_response_of_events_as_lines(
+        self, bare: openai.OpenAI, guarded: openai.OpenAI
+    ) -> None:
+        call: Any = {"model": "gpt-4o", "input": "Hello", "stream": True}
+        counts = []
+        for client in (bare, guarded):
+            with client.responses.with_streaming_response.create(**call) as response:
+                counts.append(len(list(response.iter_lines())))
+        assert counts[0] == counts[1] > 16
+
+
+@pytest.mark.usefixtures("billed_twice")
+class TestAsync:
+    @pytest.mark.parametrize("ask", WHOLE.values(), ids=WHOLE)
+    async def test_whole(
+        self, bare_async: openai.AsyncOpenAI, aguarded: openai.AsyncOpenAI, ask: Ask
+    ) -> None:
+        expected = plain(await ask(bare_async))
+        assert plain(await ask(aguarded)) == expected
+
+    @pytest.mark.parametrize("ask", STREAMS.values(), ids=STREAMS)
+    async def test_streams(
+        self, bare_async: openai.AsyncOpenAI, aguarded: openai.AsyncOpenAI, ask: Ask
+    ) -> None:
+        expected = [without_null_usage(chunk) async for chunk in await ask(bare_async)]
+        stream = await ask(aguarded)
+        assert type(stream) is openai.AsyncStream
+        assert [without_null_usage(chunk) async for chunk in stream] == expected
+
+    @pytest.mark.parametrize("ask", HELPERS.values(), ids=HELPERS)
+    async def test_stream_helpers(
+        self, bare_async: openai.AsyncOpenAI, aguarded: openai.AsyncOpenAI, ask: Ask
+    ) -> None:
+        expected = await aread_helper(ask(bare_async))
+        assert await aread_helper(ask(aguarded)) == expected
+
+    async def test_raw(self, bare_async: openai.AsyncOpenAI, aguarded: openai.AsyncOpenAI) -> None:
+        expected, raw = [
+            await client.chat.completions.with_raw_response.create(**CALL)
+            for client in (bare_async, aguarded)
+        ]
+        assert plain(raw.parse()) == plain(expected.parse())
+
+    async def test_raw_stream(
+        self, bare_async: openai.AsyncOpenAI, aguarded: openai.AsyncOpenAI
+    ) -> None:
+        found = []
+        for client in (bare_async, aguarded):
+            raw = await client.chat.completions.with_raw_response.create(**CALL, stream=True)
+            found.append([without_null_usage(chunk) async for chunk in raw.parse()])
+        assert found[0] == found[1]
+
+    @pytest.mark.parametrize("way", ["parse", "read", "json", "iter_lines", "iter_bytes"])
+    async def test_streaming_response(
+        self, bare_async: openai.AsyncOpenAI, aguarded: openai.AsyncOpenAI, way: str
+    ) -> None:
+        async def read(client: openai.AsyncOpenAI) -> Any:
+            async with client.chat.completions.with_streaming_response.create(**CALL) as response:
+                if way.startswith("iter"):
+                    parts = [part async for part in getattr(response, way)()]
+                    return plain(json.loads(parts[0][:0].join(parts)))
+                whole = await getattr(response, way)()
+                return plain(json.loads(whole) if way == "read" else whole)
+
+        expected = await read(bare_async)
+        assert await read(aguarded) == expected
+
+
+def without_null_usage(chunk: Any) -> Any:
+    """A chunk, whether or not the server was asked for usage: then each has a null in its place."""
+    name, fields, extra = plain(chunk)
+    return name, {key: value for key, value in fields.items() if key != "usage"}, extra
+
+
+def test_moderations_are_free(
+    provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+) -> None:
+    assert guarded.moderations.create(input="Hello").results
+    assert provider.requests == 1
+    assert len(budget.ledger) == 0
+
+
+class TestSpeech:
+    """Sound comes without usage: what is priced by its characters is known, the rest is not."""
+
+    def test_by_characters(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        reply = guarded.audio.speech.create(model="tts-1", voice="alloy", input="Hello there")
+        assert reply.content == bytes(64)
+        check_books(budget, provider)
+
+    def test_streaming_response(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        with guarded.audio.speech.with_streaming_response.create(
+            model="tts-1", voice="alloy", input="Hello there"
+        ) as reply:
+            assert b"".join(reply.iter_bytes()) == bytes(64)
+        check_books(budget, provider)
+
+    def test_by_tokens(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        guarded.audio.speech.create(model="gpt-4o-mini-tts", voice="alloy", input="Hello there")
+        assert outcomes(budget) == ["uncertain"]
+        check_covered(budget, provider)
+
+
+class TestAnswersThatAreNoObjects:
+    async def test_async_transcription_as_text(
+        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
+    ) -> None:
+        text = await aguarded.audio.transcriptions.create(
+            model="gpt-4o-transcribe", file=SOUND, response_format="text"
+        )
+        assert isinstance(text, str)
+        assert outcomes(budget) == ["uncertain"]
+        check_covered(budget, provider)
+
+    def test_transcription_as_text(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        text = guarded.audio.transcriptions.create(
+            model="whisper-1", file=SOUND, response_format="text"
+        )
+        assert isinstance(text, str)
+        check_covered(budget, provider)
+
+
+class TestBackground:
+    def test_settled_when_retrieved(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        assert queued.status == "queued"
+        assert budget.reserved > 0
+        assert len(budget.ledger) == 0
+        done = guarded.with_options(timeout=5).responses.retrieve(queued.id)
+        assert done.status == "completed"
+        check_books(budget, provider)
+        guarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+    def test_raw_retrieval(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        raw = guarded.responses.with_raw_response.retrieve(queued.id)
+        assert raw.parse().status == "completed"
+        guarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+    def test_other_questions_about_it_end_nothing(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        with pytest.raises(openai.NotFoundError):
+            guarded.responses.input_items.list(queued.id)
+        assert budget.reserved > 0
+        guarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+    async def test_async(
+        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
+    ) -> None:
+        queued = await aguarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        await aguarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+
+class TestServiceTier:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_the_reported_tier_is_paid(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, stream: bool
+    ) -> None:
+        provider.behave(service_tier="flex")
+        reply: Any = guarded.chat.completions.create(
+            model="gpt-5", messages=HELLO, service_tier="auto", stream=stream
+        )
+        if stream:
+            assert list(reply)
+        assert provider.bill[0].service_tier == "flex"
+        check_books(budget, provider)
+
+    def test_of_answers_that_nobody_parsed(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        provider.behave(service_tier="flex")
+        call: Any = {"model": "gpt-5", "messages": HELLO}
+        guarded.chat.completions.with_raw_response.create(**call)
+        with guarded.chat.completions.with_streaming_response.create(**call) as response:
+            response.read()
+        with guarded.responses.with_streaming_response.create(
+            model="gpt-5", input="Hello", stream=True
+        ) as lines:
+            assert list(lines.iter_lines())
+        check_books(budget, provider)
+
+    def test_the_dearer_tier_is_bounded(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        events: list[str] = []
+        budget.on_event(lambda event: events.append(event.kind))
+        guarded.chat.completions.create(model="gpt-5", messages=HELLO, service_tier="priority")
+        check_books(budget, provider)
+        assert "bound_exceeded" not in events
+
+
+def test_cached_and_reasoning_tokens(
+    provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+) -> None:
+    provider.behave(cached_tokens=5, reasoning_tokens=40)
+    guarded.chat.completions.create(model="gpt-5", messages=HELLO)
+    guarded.responses.create(model="gpt-5", input="Hello")
+    for chunk in guarded.chat.completions.create(model="gpt-5", messages=HELLO, stream=True):
+        assert chunk.choices
+    check_books(budget, provider)
+    assert all(record.usage and record.usage.cached_tokens == 5 for record in budget.ledger)
+    assert all(record.usage and record.usage.reasoning_tokens == 40 for record in budget.ledger)
+
+
+async def test_previous_response_is_within_the_bound(
+    provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
+) -> None:
+    provider.behave(output_tokens=3000)
+    first = await aguarded.responses.create(model="gpt-4o", input="Hello")
+    await aguarded.responses.create(
+        model="gpt-4o", input="And?", previous_response_id=first.id, max_output_tokens=16
+    )
+    check_books(budget, provider)
+    assert all(record.cost <= record.bound for record in budget.ledger)
+
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.mark.parametrize("url", [PIXEL, "https://example.com/cat.png"])
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-mini", "gpt-5"])
+def test_pictures_are_within_the_bound(
+    provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, url: str, model: str
+) -> None:
+    parts = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
+    message: Any = {"role": "user", "content": parts}
+    guarded.chat.completions.create(model=model, messages=[message])
+    check_books(budget, provider)
+    [record] = budget.ledger
+    assert record.cost <= record.bound
+
+
+def test_one_call_of_a_loop_of_tools(
+    provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+) -> None:
+    provider.behave(tool_call=True)
+    asked = guarded.chat.completions.create(model="gpt-4o", messages=HELLO, tools=[TOOL])
+    [call] = asked.choices[0].message.tool_calls or []
+    answered: Any = {"role": "tool", "tool_call_id": call.id, "content": "3"}
+    guarded.chat.completions.create(
+        model="gpt-4o", messages=[*HELLO, asked.choices[0].message, answered], tools=[TOOL]
+    )
+    check_books(budget, provider)
+    assert all(record.cost <= record.bound for record in budget.ledger)

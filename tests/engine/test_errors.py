@@ -1,0 +1,89 @@
+"""Exceptions: what they say, what they carry, and that they travel between processes."""
+
+import copy
+import pickle
+
+import pytest
+
+from tokenfence_integrations import (
+    BudgetExceeded,
+    NoBudgetError,
+    TokenFenceError,
+    UnknownModelError,
+    UnmeteredError,
+)
+
+
+class ProvidersExceeded(BudgetExceeded, OSError):
+    """As integrations make them: also an error of the library below."""
+
+
+@pytest.mark.parametrize("kind", [BudgetExceeded, ProvidersExceeded])
+@pytest.mark.parametrize("travel", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
+def test_a_refusal_travels_with_its_numbers(kind, travel) -> None:  # type: ignore[no-untyped-def]
+    error = kind(
+        5.0,
+        4.5,
+        name="team/a",
+        quantity="usd",
+        reserved=0.25,
+        uncertain=0.125,
+        requested=0.5,
+        model="gpt-4o",
+        waited=1.5,
+    )
+    other = travel(error)
+    assert type(other) is kind
+    assert str(other) == str(error)
+    assert vars(other) == vars(error)
+
+
+def test_a_refusal_says_the_numbers_and_what_to_do() -> None:
+    error = BudgetExceeded(
+        1_000.0, 999.5, name="team", reserved=0.25, uncertain=0.125, requested=0.5, model="gpt-4o"
+    )
+    assert str(error) == (
+        "budget 'team' of $1,000.00 has no room for this call to gpt-4o: spent $999.50, in flight "
+        "$0.25, uncertain $0.125, this call needs up to $0.50. Raise the limit with "
+        "budget.top_up(), ask for a shorter answer (max_tokens), or give a cheaper fallback."
+    )
+
+
+def test_a_refusal_of_tokens_speaks_of_tokens() -> None:
+    error = BudgetExceeded(1_000, 990, quantity="output_tokens", requested=50, waited=2.0)
+    assert "budget 'budget' of 1,000 output tokens" in str(error)
+    assert "needs up to 50 output tokens, waited 2.0 s" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("spent", "reserved", "uncertain", "remaining"),
+    [(1.0, 1.0, 0.5, 2.5), (5.0, 0.0, 0.0, 0.0), (7.0, 0.0, 0.0, 0.0)],
+)
+def test_what_remains_is_never_negative(
+    spent: float, reserved: float, uncertain: float, remaining: float
+) -> None:
+    error = BudgetExceeded(5.0, spent, reserved=reserved, uncertain=uncertain)
+    assert (error.limit, error.remaining) == (5.0, remaining)
+
+
+def test_an_unknown_model_shows_what_is_near_and_how_to_give_a_price() -> None:
+    error = UnknownModelError("gpt-5o", ["gpt-5", "gpt-4o"], "azure")
+    assert "'gpt-5o' of provider 'azure'" in str(error)
+    assert "Nearest known: gpt-5, gpt-4o." in str(error)
+    assert "prices={'gpt-5o': Price(" in str(error)
+    other = pickle.loads(pickle.dumps(error))
+    assert (str(other), other.nearest) == (str(error), ("gpt-5", "gpt-4o"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "also"),
+    [
+        (BudgetExceeded, RuntimeError),
+        (UnknownModelError, LookupError),
+        (UnmeteredError, RuntimeError),
+        (NoBudgetError, LookupError),
+    ],
+)
+def test_the_tree_of_errors(kind: type, also: type) -> None:
+    assert issubclass(kind, TokenFenceError)
+    assert issubclass(kind, also)

@@ -1,0 +1,501 @@
+"""`Budget.reserve`, for any provider: every way into a call, and every way out of it."""
+
+import asyncio
+import contextlib
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.engine.helpers import BOOK, charged, listen, reserve, small, spend
+from tokenfence_integrations import (
+    Budget,
+    BudgetExceeded,
+    Call,
+    Price,
+    TokenFenceError,
+    UnknownModelError,
+    Usage,
+)
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.stores.base import Amount, Command, Reply
+from tokenfence_integrations.stores.memory import MemoryStore
+
+
+def outcomes(budget: Budget) -> list[tuple[str, int, int]]:
+    """How each call ended, what it cost, and what it may have cost."""
+    return [(record.outcome, record.cost, record.uncertain) for record in budget.ledger]
+
+
+# In and out
+
+
+def test_a_call_is_reserved_inside_and_settled_after() -> None:
+    budget = small(100)
+    with reserve(budget, 20, input_tokens=10) as call:
+        assert charged(budget) == (0, 30, 0)
+        assert (call.model, call.max_output_tokens, call.capped) == ("model", 20, False)
+        assert call.bound == Amount(30, 1, 10, 20)
+        assert call.open
+        call.settle(Usage(8, 5))
+    assert charged(budget) == (13, 0, 0)
+    assert (call.open, call.outcome, call.cost) == (False, "settled", 13)
+
+
+async def test_the_same_in_a_task() -> None:
+    budget = small(100)
+    async with reserve(budget, 20, input_tokens=10) as call:
+        assert charged(budget) == (0, 30, 0)
+        await call.asettle(Usage(8, 5))
+    assert charged(budget) == (13, 0, 0)
+
+
+def test_nothing_is_reserved_before_the_block_is_entered() -> None:
+    budget = small(100)
+    call = reserve(budget, 20)
+    assert charged(budget) == (0, 0, 0)
+    with pytest.raises(TokenFenceError, match="never admitted"):
+        call.settle(Usage(1, 1))
+
+
+def test_a_call_can_be_admitted_only_once() -> None:
+    budget = small(100)
+    with reserve(budget, 20) as call:
+        with pytest.raises(TokenFenceError, match="admitted already"):
+            call.admit()
+        call.release()
+    with pytest.raises(TokenFenceError, match="admitted already"):
+        call.admit()
+    assert charged(budget) == (0, 0, 0)
+
+
+def test_leaving_without_settling_is_uncertain() -> None:
+    budget = small(100)
+    with reserve(budget, 20):
+        pass
+    assert charged(budget) == (0, 0, 20)
+    assert outcomes(budget) == [("uncertain", 0, 20)]
+
+
+async def test_leaving_without_settling_in_a_task_is_uncertain() -> None:
+    budget = small(100)
+    async with reserve(budget, 20):
+        pass
+    assert charged(budget) == (0, 0, 20)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError(), ("released", 0, 0)),
+        (TimeoutError(), ("uncertain", 0, 20)),
+        (KeyboardInterrupt(), ("uncertain", 0, 20)),
+        (asyncio.CancelledError(), ("uncertain", 0, 20)),
+    ],
+)
+async def test_leaving_by_an_exception(
+    error: BaseException, expected: tuple[str, int, int]
+) -> None:
+    budget = small(100)
+    with pytest.raises(type(error)), reserve(budget, 20):
+        raise error
+    with pytest.raises(type(error)):
+        async with reserve(budget, 20):
+            raise error
+    assert outcomes(budget) == [expected] * 2
+
+
+def test_an_exception_after_settling_changes_nothing() -> None:
+    budget = small(100)
+    with contextlib.suppress(ConnectionRefusedError), reserve(budget, 20) as call:
+        call.settle(Usage(0, 7))
+        raise ConnectionRefusedError
+    assert outcomes(budget) == [("settled", 7, 0)]
+
+
+def test_unknown_outcomes_can_be_given_back() -> None:
+    budget = small(100)
+    with reserve(budget, 20, on_unknown="release"):
+        pass
+    assert outcomes(budget) == [("released", 0, 0)]
+
+
+@pytest.mark.parametrize("first", ["settle", "release", "lose", "fail"])
+@pytest.mark.parametrize("second", ["settle", "release", "lose", "fail"])
+async def test_only_the_first_end_counts(first: str, second: str) -> None:
+    ends: dict[str, Callable[[Call], Any]] = {
+        "settle": lambda call: call.settle(Usage(0, 7)),
+        "release": Call.release,
+        "lose": Call.lose,
+        "fail": lambda call: call.fail(TimeoutError()),
+    }
+    async_ends: dict[str, Callable[[Call], Any]] = {
+        "settle": lambda call: call.asettle(Usage(0, 7)),
+        "release": Call.arelease,
+        "lose": Call.alose,
+        "fail": lambda call: call.afail(TimeoutError()),
+    }
+    expected = {"settle": (7, 0, 0), "release": (0, 0, 0)}.get(first, (0, 0, 20))
+    budget = small(100)
+    call = reserve(budget, 20).admit()
+    ends[first](call)
+    await async_ends[second](call)
+    assert charged(budget) == expected
+    assert len(budget.ledger) == 1
+
+
+def test_ended_by_many_threads_at_once_it_ends_once() -> None:
+    budget = small(10_000)
+    calls = [reserve(budget, 20).admit() for _ in range(200)]
+    together = threading.Barrier(4)
+
+    def end_all() -> None:
+        together.wait()
+        for call in calls:
+            call.settle(Usage(0, 7))
+
+    threads = [threading.Thread(target=end_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert charged(budget) == (200 * 7, 0, 0)
+    assert len(budget.ledger) == 200
+
+
+def test_lost_calls_may_be_known_to_have_cost_less_than_their_bound() -> None:
+    budget = small(100)
+    reserve(budget, 20).admit().lose(at_most=Amount(5, 1, 0, 5))
+    reserve(budget, 20).admit().lose(at_most=Amount(99, 1, 0, 99))
+    assert outcomes(budget) == [("uncertain", 0, 5), ("uncertain", 0, 20)]
+
+
+# More than the bound
+
+
+def test_more_than_the_bound_is_booked_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    budget = small(100)
+    events = listen(budget)
+    with reserve(budget, 20) as call:
+        call.settle(Usage(0, 150))
+    assert charged(budget) == (150, 0, 0)
+    assert [event.kind for event in events if event.kind == "bound_exceeded"] == ["bound_exceeded"]
+    assert "cost more than its bound" in caplog.text
+    with pytest.raises(BudgetExceeded, match=r"spent \$0\.00000015"):
+        reserve(budget, 1).admit()
+
+
+def test_more_tokens_than_the_bound_are_told_even_if_they_cost_nothing() -> None:
+    book = PriceBook({"free": Price(input=0, output=0)})
+    budget = Budget(tokens=100)
+    events = listen(budget)
+    call = budget.reserve(model="free", input_tokens=5, max_output_tokens=5, prices=book)
+    with call:
+        call.settle(Usage(6, 5))
+    assert "bound_exceeded" in [event.kind for event in events]
+    assert budget.snapshot().spent.tokens == 11
+
+
+# What is refused, and what comes instead
+
+
+def test_a_refusal_tells_the_numbers() -> None:
+    budget = small(100, name="team")
+    spend(budget, 60)
+    reserve(budget, 10).admit().lose()
+    with reserve(budget, 5) as held, pytest.raises(BudgetExceeded) as refused:
+        reserve(budget.child("a"), 30, input_tokens=1).admit()
+    held.release()
+    error = refused.value
+    assert error.name == "team"
+    assert error.limit == pytest.approx(1e-7)
+    assert error.spent == pytest.approx(6e-8)
+    assert error.uncertain == pytest.approx(1e-8)
+    assert error.reserved == pytest.approx(5e-9)
+    assert error.requested == pytest.approx(3.1e-8)
+    assert error.model == "model"
+    assert error.waited == 0.0
+
+
+def test_a_call_without_a_maximum_gets_one_to_send() -> None:
+    budget = small(500)
+    with reserve(budget, None, input_tokens=100) as call:
+        assert (call.max_output_tokens, call.capped) == (400, True)
+        assert charged(budget)[1] == 500
+        call.settle(Usage(90, 10), truncated=True)
+    [record] = budget.ledger
+    assert (record.cap, record.truncated) == (400, True)
+
+
+def test_a_call_with_room_for_all_that_the_model_can_say_needs_none() -> None:
+    with reserve(Budget("$1"), None) as call:
+        assert (call.max_output_tokens, call.capped) == (None, False)
+        assert call.bound.output_tokens == 10_000
+        call.release()
+
+
+def test_a_model_of_unknown_ceiling_always_needs_one() -> None:
+    with reserve(Budget("$1"), None, model="unbounded") as call:
+        assert call.capped
+        assert call.max_output_tokens == call.bound.output_tokens
+        call.release()
+
+
+def test_an_answer_that_ends_at_the_callers_own_maximum_is_not_ours_to_mark() -> None:
+    budget = small(100)
+    with reserve(budget, 20) as call:
+        call.settle(Usage(0, 20), truncated=True)
+    [record] = budget.ledger
+    assert (record.cap, record.truncated) == (None, False)
+
+
+def test_the_callers_maximum_is_lowered_if_it_must_be() -> None:
+    budget = small(100)
+    with reserve(budget, 150, min_output_tokens=16) as call:
+        assert (call.max_output_tokens, call.capped) == (100, True)
+        call.release()
+
+
+def test_a_fallback_when_the_wanted_model_no_longer_fits() -> None:
+    budget = small(100)
+    spend(budget, 70)
+    with reserve(budget, 50, fallback="mini") as call:
+        assert (call.model, charged(budget)[1]) == ("mini", 5)
+        call.settle(Usage(0, 50))
+    record = budget.ledger[-1]
+    assert (record.model_asked, record.model, record.cost) == ("model", "mini", 5)
+
+
+@pytest.mark.parametrize(("spent", "model"), [(79, "model"), (80, "mini")])
+def test_a_fallback_from_the_threshold_on(spent: int, model: str) -> None:
+    budget = small(100)
+    spend(budget, spent)
+    with reserve(budget, 10, fallback="mini") as call:
+        assert call.model == model
+        call.release()
+
+
+@pytest.mark.parametrize(("spent", "model"), [(49, "model"), (50, "mini")])
+def test_stages(spent: int, model: str) -> None:
+    budget = small(100)
+    spend(budget, spent)
+    with reserve(budget, 10, fallback={0.5: "mini"}) as call:
+        assert call.model == model
+        call.release()
+
+
+def test_a_fallback_that_is_not_cheaper_is_no_fallback() -> None:
+    budget = small(100)
+    with pytest.raises(BudgetExceeded):
+        reserve(budget, 500, model="mini", fallback="model", input_tokens=990).admit()
+
+
+def test_warn_lets_it_through_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    budget = small(10)
+    events = listen(budget)
+    with reserve(budget, 50, on_limit="warn") as call:
+        assert charged(budget) == (0, 50, 0)
+        call.settle(Usage(0, 40))
+    assert charged(budget) == (40, 0, 0)
+    assert "let through although budget 'budget' of $0.00000001 has no room" in caplog.text
+    assert [event.kind for event in events][:2] == ["refused", "admitted"]
+
+
+def test_an_unknown_model_is_never_free() -> None:
+    budget = small(100)
+    with pytest.raises(UnknownModelError, match="nothing was sent"):
+        reserve(budget, 5, model="no-such-model").admit()
+    assert charged(budget) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"input_tokens": -1}, "input_tokens must be a whole number"),
+        ({"max_output_tokens": 1.5}, "max_output_tokens must be a whole number"),
+        ({"choices": 0}, "choices must be 1 or more"),
+        ({"wait": -1}, "wait must be a number of seconds"),
+        ({"wait": float("nan")}, "wait must be a number of seconds"),
+        ({"min_output_tokens": 0}, "min_output_tokens must be 1 or more"),
+        ({"on_limit": "stop"}, "no reply to give"),
+        ({"on_limit": "halt"}, "on_limit must be one of"),
+        ({"on_unknown": "keep"}, "on_unknown must be one of"),
+        ({"fallback": ""}, "fallback must name models"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_else(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(10).reserve(**{"model": "model", "input_tokens": 1, "prices": BOOK, **wrong})
+
+
+@pytest.mark.parametrize("usage", [Usage(-1, 5), Usage(5, -1)])
+def test_a_usage_that_nobody_could_mean_is_not_settled(usage: Usage) -> None:
+    budget = small(100)
+    with (
+        pytest.raises(ValueError, match="expected an integer, zero or more"),
+        reserve(budget, 20) as call,
+    ):
+        call.settle(usage)
+    assert outcomes(budget) == [("uncertain", 0, 20)]
+
+
+def test_a_batch_pays_the_batch_price() -> None:
+    budget = Budget("$1")
+    with budget.reserve(model="gpt-4o", input_tokens=0, max_output_tokens=100, batch=True) as call:
+        assert call.bound.usd == 500_000
+        call.settle(Usage(0, 100))
+    assert charged(budget)[0] == 500_000
+
+
+# Abandoned calls
+
+
+def test_a_forgotten_call_becomes_uncertain_once() -> None:
+    budget = small(100)
+    reserve(budget, 20).admit()
+    gc.collect()
+    assert outcomes(budget) == [("uncertain", 0, 20)]
+    assert charged(budget) == (0, 0, 20)
+
+
+def test_a_call_forgotten_in_a_cycle_becomes_uncertain_once() -> None:
+    class Stream:
+        def __init__(self, call: Call) -> None:
+            self.call, self.me = call, self
+
+    budget = small(100)
+    Stream(reserve(budget, 20).admit())
+    assert charged(budget) == (0, 20, 0)
+    gc.collect()
+    assert charged(budget) == (0, 0, 20)
+    assert outcomes(budget) == [("uncertain", 0, 20)]
+
+
+def test_a_forgotten_generator_ends_its_call() -> None:
+    def answer(budget: Budget) -> Iterator[str]:
+        with reserve(budget, 20) as call:
+            yield "Once"
+            call.settle(Usage(0, 20))
+
+    budget = small(100)
+    words = answer(budget)
+    assert next(words) == "Once"
+    assert charged(budget) == (0, 20, 0)
+    del words
+    gc.collect()
+    assert outcomes(budget) == [("uncertain", 0, 20)]
+
+
+def test_an_ended_call_leaves_nothing_to_its_finalizer() -> None:
+    budget = small(100)
+    spend(budget, 5)
+    gc.collect()
+    assert outcomes(budget) == [("settled", 5, 0)]
+
+
+class CollectingStore(MemoryStore):
+    """Runs a garbage collection in the middle of every look at the accounts, under the lock."""
+
+    collecting = False
+
+    def _states(self, path: tuple[str, ...]) -> Any:
+        if self.collecting:
+            gc.collect()
+        return super()._states(path)
+
+
+@pytest.mark.parametrize("ending", ["__del__", "settle", "lose"])
+def test_a_finalizer_that_runs_while_the_store_is_locked_does_not_wait_for_it(ending: str) -> None:
+    class Stream:
+        """Settles its call as it is collected, as the streams of an SDK do."""
+
+        def __init__(self, call: Call) -> None:
+            self.call, self.me = call, self
+
+        def __del__(self) -> None:
+            if ending == "settle":
+                self.call.settle(Usage(0, 7))
+            elif ending == "lose":
+                self.call.lose()
+
+    store = CollectingStore()
+    budget = small(100, store=store)
+    seen: list[float] = []
+    budget.on_event(lambda event: seen.append(budget.spent))
+    Stream(reserve(budget, 20).admit())
+    done = threading.Event()
+
+    def look() -> None:
+        store.collecting = True
+        spend(budget, 5)
+        assert budget.remaining
+        done.set()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    assert done.wait(20), "the finalizer waits for a lock that its own thread holds"
+    store.collecting = False
+    expected = {"settle": (12, 0, 0)}.get(ending, (5, 0, 20))
+    assert charged(budget) == expected
+    assert len(budget.ledger) == 2
+    assert len(seen) >= 3
+
+
+def test_threads_that_find_abandoned_calls_together_end_each_once() -> None:
+    budget = small(1_000_000)
+    together = threading.Barrier(4)
+
+    def forget_and_look() -> None:
+        together.wait()
+        for _ in range(300):
+            reserve(budget, 20).admit()
+            assert budget.spent == 0
+
+    threads = [threading.Thread(target=forget_and_look, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert charged(budget) == (0, 0, 1_200 * 20)
+    assert len(budget.ledger) == 1_200
+
+
+# Stores that are slow
+
+
+class RemoteStore(MemoryStore):
+    """A store that is asked over a wire: nothing is known without a round trip."""
+
+    instant = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trips: list[str] = []
+
+    def execute(self, command: Command) -> Reply:
+        self.trips.append(type(command).__name__)
+        return super().execute(command)
+
+    async def aexecute(self, command: Command) -> Reply:
+        await asyncio.sleep(0)
+        return self.execute(command)
+
+    def peek(self, path: tuple[str, ...]) -> Any:
+        return None
+
+
+async def test_a_remote_store_is_asked_and_never_guessed() -> None:
+    store = RemoteStore()
+    budget = small(100, store=store)
+    store.trips.clear()
+    async with reserve(budget, 20) as call:
+        await call.asettle(Usage(0, 20))
+    assert store.trips == ["Read", "Reserve", "End"]
+    with reserve(budget, 80) as last:
+        with pytest.raises(BudgetExceeded):
+            reserve(budget, 1, wait=0).admit()
+        last.settle(Usage(0, 80))
+    assert charged(budget) == (100, 0, 0)

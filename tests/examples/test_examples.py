@@ -1,0 +1,132 @@
+"""The examples do what they say: each is run, and its figures compared with the provider's bill."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from examples import fastapi_budget
+from tokenfence_integrations.money import parse_usd
+from tokenfence_integrations.testing import SimulatedProvider
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = ["agent_tiers", "fastapi_budget", "gather", "low_level", "streaming"]
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedProvider]:
+    with SimulatedProvider(output_tokens=300) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.base_url)
+        monkeypatch.setenv("OPENAI_API_KEY", "unused")
+        yield provider
+
+
+def run(name: str, *arguments: str) -> str:
+    """What an example prints; warnings go to its standard error, which must stay empty."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def dollars(pattern: str, output: str) -> int:
+    """The nano-dollars that an example printed after this pattern."""
+    found = re.search(rf"{pattern} (\$[0-9.]+)", output)
+    assert found, output
+    return parse_usd(found[1].rstrip("."))
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*NAMES, "simulated"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "streaming"])
+def test_simulated_books_equal_the_bill(name: str) -> None:
+    output = run(name, "--simulated")
+
+    spent = dollars("(?:spent|team:)", output)
+    assert spent == dollars("the provider's bill:", output) > 0
+
+
+def test_gather_keeps_a_budget_for_four(provider: SimulatedProvider) -> None:
+    output = run("gather")
+
+    answered = [line.split()[0] for line in output.splitlines()[:-1]]
+    assert len(answered) == 10
+    # 300 tokens of gpt-4o cost $0.003: four of them fit into $0.0125, the cheaper model takes what
+    # is left, and the others get a synthetic reply.
+    assert answered.count("gpt-4o") == 4
+    assert set(answered) == {"gpt-4o", "gpt-4o-mini", "tokenfence"}
+    assert sorted(line.model for line in provider.bill) == sorted(
+        model for model in answered if model != "tokenfence"
+    )
+    assert dollars("spent", output) == provider.billed <= parse_usd("$0.0125")
+
+
+def test_each_fastapi_request_has_its_own_budget(provider: SimulatedProvider) -> None:
+    # At most 150 output tokens of gpt-4o cost $0.0015, so $0.005 pay for three questions.
+    output = run("fastapi_budget")
+
+    assert re.findall(r"questions: (\d+)", output) == ["200", "200", "429"]
+    assert dollars("service: spent", output) == provider.billed
+    assert len(provider.bill) == 1 + 2 + 3
+
+
+async def test_concurrent_fastapi_requests_do_not_share(provider: SimulatedProvider) -> None:
+    fastapi_budget.client.cache_clear()
+    before = fastapi_budget.service.snapshot().spent.usd
+    transport = httpx.ASGITransport(fastapi_budget.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
+        job = {"questions": ["Why?", "How?"]}
+        replies = await asyncio.gather(*[browser.post("/answers", json=job) for _ in range(8)])
+    await fastapi_budget.client().close()
+
+    assert [reply.status_code for reply in replies] == [200] * 8
+    assert fastapi_budget.service.snapshot().spent.usd - before == provider.billed
+    costs = [round(reply.json()["spent"] * 1e9) for reply in replies]
+    assert sum(costs) == provider.billed
+    assert max(costs) <= parse_usd("$0.005")
+
+
+def test_agents_keep_their_own_budget_and_the_teams(provider: SimulatedProvider) -> None:
+    output = run("agent_tiers")
+
+    assert dollars("team:", output) == provider.billed <= parse_usd("$0.03")
+    assert dollars("researcher:", output) <= parse_usd("$0.02")
+    models = {line.model for line in provider.bill}
+    assert models >= {"gpt-4.1", "gpt-4o", "gpt-4o-mini"}
+    # Two drafts, as many calls as the writer has; the third is a synthetic reply.
+    assert "draft 2: [TokenFence]" in output
+    assert sum("Draft" in str(request.body["messages"]) for request in provider.received) == 2
+
+
+def test_low_level_calls_are_reserved_and_settled(provider: SimulatedProvider) -> None:
+    output = run("low_level")
+
+    assert dollars("spent", output) == provider.billed <= parse_usd("$0.004")
+    assert len(provider.bill) + output.count("not sent:") == 8
+    assert output.rstrip().endswith("in flight $0.00")
+
+
+def test_streams_left_early_stay_charged(provider: SimulatedProvider) -> None:
+    output = run("streaming")
+    provider.idle()
+
+    whole, left = provider.bill
+    assert dollars("read to its end: spent", output) == whole.cost
+    assert dollars("left early: spent", output) == whole.cost
+    assert dollars(r"left early: spent \S+ uncertain", output) >= left.cost > 0
+    assert f"settled: {whole.output_tokens} output tokens" in output
+    assert "uncertain: None output tokens" in output

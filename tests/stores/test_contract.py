@@ -1,0 +1,240 @@
+"""What every store keeps: commands that apply to the whole path, or not at all."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tokenfence_integrations.stores.base import (
+    NOTHING,
+    UNLIMITED,
+    AccountState,
+    Adjust,
+    Amount,
+    Book,
+    Command,
+    End,
+    Limits,
+    Open,
+    Read,
+    Reply,
+    Reserve,
+    Reset,
+    Store,
+)
+
+LEAF, ROOT = "root/leaf", "root"
+PATH = (LEAF, ROOT)
+
+
+def open_path(store: Store, leaf: Limits = UNLIMITED, root: Limits = UNLIMITED) -> None:
+    for account, limits in ((ROOT, root), (LEAF, leaf)):
+        assert store.execute(Open(account, limits)).done
+
+
+def read(store: Store, account: str = LEAF) -> AccountState:
+    [state] = store.execute(Read((account,))).states
+    return state
+
+
+def parts(state: AccountState) -> tuple[Amount, Amount, Amount]:
+    return state.spent, state.reserved, state.uncertain
+
+
+def test_an_account_is_made_once_and_keeps_its_first_limits(store: Store) -> None:
+    assert store.execute(Open(ROOT, Limits(usd=5))).done
+    assert not store.execute(Open(ROOT, Limits(usd=9))).done
+    assert read(store, ROOT).limits == Limits(usd=5)
+    assert parts(read(store, ROOT)) == (NOTHING, NOTHING, NOTHING)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [Read(PATH), Reserve(PATH, 1, Amount(1)), Book(PATH, Amount(1)), Reset(PATH)],
+)
+def test_an_account_that_was_never_opened_is_an_error(store: Store, command: Command) -> None:
+    with pytest.raises(KeyError, match="root"):
+        store.execute(command)
+
+
+def test_states_come_in_the_order_of_the_path(store: Store) -> None:
+    open_path(store, leaf=Limits(usd=1), root=Limits(usd=2))
+    states = store.execute(Read(PATH)).states
+    assert [state.limits.usd for state in states] == [1, 2]
+
+
+def test_a_reservation_counts_in_every_account_of_the_path(store: Store) -> None:
+    open_path(store)
+    amount = Amount(10, 1, 3, 4)
+    assert store.execute(Reserve(PATH, 1, amount)).done
+    for account in PATH:
+        assert parts(read(store, account)) == (NOTHING, amount, NOTHING)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(usd=10),
+        Limits(calls=1),
+        Limits(tokens=7),
+        Limits(input_tokens=3),
+        Limits(output_tokens=4),
+    ],
+)
+@pytest.mark.parametrize("limited", [LEAF, ROOT])
+def test_each_limit_holds_to_the_last_unit_and_for_the_whole_path(
+    store: Store, limits: Limits, limited: str
+) -> None:
+    given = {"leaf": UNLIMITED, "root": UNLIMITED, limited.split("/")[-1]: limits}
+    open_path(store, **given)
+    assert store.execute(Reserve(PATH, 1, Amount(10, 1, 3, 4))).done
+    before = store.execute(Read(PATH)).states
+    for one_more in (Amount(1, 1, 1, 0), Amount(1, 1, 0, 1)):
+        reply = store.execute(Reserve(PATH, 2, one_more))
+        if limits == Limits(input_tokens=3) and not one_more.input_tokens:
+            continue
+        if limits == Limits(output_tokens=4) and not one_more.output_tokens:
+            store.execute(End(PATH, 2, NOTHING, NOTHING))
+            continue
+        assert reply == Reply(False, before)
+        assert store.execute(Read(PATH)).states == before
+
+
+@pytest.mark.parametrize("ended", ["settled", "uncertain", "recorded"])
+def test_what_is_charged_leaves_no_room_for_reservations(store: Store, ended: str) -> None:
+    open_path(store, root=Limits(usd=10, tokens=10))
+    charge = Amount(6, 1, 2, 2)
+    if ended == "recorded":
+        store.execute(Book(PATH, charge))
+    else:
+        store.execute(Reserve(PATH, 1, charge))
+        amounts = (charge, NOTHING) if ended == "settled" else (NOTHING, charge)
+        store.execute(End(PATH, 1, *amounts))
+    assert not store.execute(Reserve(PATH, 2, Amount(5, 1, 0, 0))).done
+    assert not store.execute(Reserve(PATH, 2, Amount(0, 1, 7, 0))).done
+    assert store.execute(Reserve(PATH, 2, Amount(4, 1, 3, 3))).done
+
+
+def test_force_reserves_past_the_limit(store: Store) -> None:
+    open_path(store, root=Limits(usd=10))
+    assert store.execute(Reserve(PATH, 1, Amount(25), force=True)).done
+    assert read(store, ROOT).reserved.usd == 25
+    assert not store.execute(Reserve(PATH, 2, Amount(0))).done
+
+
+def test_an_end_replaces_the_reservation(store: Store) -> None:
+    open_path(store, root=Limits(usd=100))
+    store.execute(Reserve(PATH, 1, Amount(50, 1, 20, 30)))
+    store.execute(Reserve(PATH, 2, Amount(5, 1, 2, 3)))
+    assert store.execute(End(PATH, 1, Amount(40, 1, 18, 22), Amount(7, 1, 0, 1))).done
+    for account in PATH:
+        assert parts(read(store, account)) == (
+            Amount(40, 1, 18, 22),
+            Amount(5, 1, 2, 3),
+            Amount(7, 1, 0, 1),
+        )
+
+
+def test_an_end_books_more_than_was_reserved_and_more_than_the_limit(store: Store) -> None:
+    open_path(store, root=Limits(usd=10))
+    store.execute(Reserve(PATH, 1, Amount(5)))
+    store.execute(End(PATH, 1, Amount(99, 1, 1, 1), NOTHING))
+    assert parts(read(store, ROOT)) == (Amount(99, 1, 1, 1), NOTHING, NOTHING)
+
+
+def test_the_second_end_and_the_end_of_nothing_change_nothing(store: Store) -> None:
+    open_path(store)
+    store.execute(Reserve(PATH, 1, Amount(5)))
+    store.execute(End(PATH, 1, NOTHING, NOTHING))
+    before = store.execute(Read(PATH)).states
+    for key in (1, 2):
+        assert not store.execute(End(PATH, key, Amount(5), Amount(5))).done
+    assert store.execute(Read(PATH)).states == before
+
+
+def test_a_refused_reservation_has_no_end(store: Store) -> None:
+    open_path(store, root=Limits(usd=1))
+    assert not store.execute(Reserve(PATH, 1, Amount(5))).done
+    assert not store.execute(End(PATH, 1, Amount(5), NOTHING)).done
+    assert parts(read(store, ROOT)) == (NOTHING, NOTHING, NOTHING)
+
+
+def test_limits_are_raised_where_there_are_any_and_in_one_account(store: Store) -> None:
+    open_path(store, leaf=Limits(usd=10, tokens=5), root=Limits(usd=10))
+    reply = store.execute(Adjust(PATH, Amount(1, 2, 3, 4), tokens=6))
+    assert [state.limits for state in reply.states] == [
+        Limits(usd=11, tokens=11),
+        Limits(usd=10),
+    ]
+
+
+def test_a_reset_forgets_what_is_charged_and_keeps_what_is_reserved(store: Store) -> None:
+    open_path(store, leaf=Limits(usd=100))
+    store.execute(Reserve(PATH, 1, Amount(10, 1, 1, 1)))
+    store.execute(Reserve(PATH, 2, Amount(20, 1, 2, 2)))
+    store.execute(End(PATH, 2, Amount(15, 1, 1, 1), Amount(5, 0, 1, 1)))
+    before = store.execute(Read((LEAF,))).states
+    assert store.execute(Reset((LEAF,))).states == before
+    assert parts(read(store)) == (NOTHING, Amount(10, 1, 1, 1), NOTHING)
+    assert read(store).limits == Limits(usd=100)
+    assert read(store, ROOT).spent.usd == 15
+    store.execute(End(PATH, 1, Amount(3, 1, 1, 1), NOTHING))
+    assert read(store).spent.usd == 3
+
+
+async def test_the_async_form_does_the_same(store: Store) -> None:
+    open_path(store, root=Limits(usd=10))
+    assert (await store.aexecute(Reserve(PATH, 1, Amount(10)))).done
+    assert not (await store.aexecute(Reserve(PATH, 2, Amount(1)))).done
+    assert (await store.aexecute(End(PATH, 1, Amount(4), NOTHING))).done
+    [state] = (await store.aexecute(Read((ROOT,)))).states
+    assert parts(state) == (Amount(4), NOTHING, NOTHING)
+
+
+def test_what_is_peeked_is_what_is_read(store: Store) -> None:
+    open_path(store, root=Limits(usd=10))
+    store.execute(Reserve(PATH, 1, Amount(10)))
+    peeked = store.peek(PATH)
+    assert peeked == store.execute(Read(PATH)).states or (peeked is None and not store.instant)
+
+
+def test_threads_that_reserve_together_never_pass_the_limit(store: Store) -> None:
+    """400 wishes of 7 for 1,000: exactly 142 come true, whoever comes first."""
+    open_path(store, root=Limits(usd=1_000))
+    together = threading.Barrier(4)
+    done: list[int] = []
+
+    def reserve(first: int) -> None:
+        together.wait()
+        for key in range(first, first + 100):
+            if store.execute(Reserve(PATH, key, Amount(7, 1, 0, 0))).done:
+                done.append(key)
+
+    threads = [threading.Thread(target=reserve, args=(n * 100 + 1,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 142
+    assert read(store, ROOT).reserved == read(store).reserved == Amount(994, 142, 0, 0)
+
+
+def test_threads_that_end_the_same_reservations_end_each_once(store: Store) -> None:
+    open_path(store)
+    for key in range(1, 201):
+        store.execute(Reserve(PATH, key, Amount(5)))
+    together = threading.Barrier(4)
+    replies: list[Any] = []
+
+    def end() -> None:
+        together.wait()
+        for key in range(1, 201):
+            replies.append(store.execute(End(PATH, key, Amount(3), NOTHING)).done)
+
+    threads = [threading.Thread(target=end) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(replies) == 200
+    assert parts(read(store, ROOT)) == (Amount(600), NOTHING, NOTHING)
