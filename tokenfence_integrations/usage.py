@@ -17,13 +17,13 @@ class Usage(NamedTuple):
         output_tokens: All tokens of the answer.
         cached_tokens: Input tokens read from a prompt cache, of any kind.
         cache_write_tokens: Input tokens written to a prompt cache, however long they live there.
+        reasoning_tokens: Output tokens that are reasoning; billed as output.
         input_audio_tokens: Input tokens that are audio.
         cached_audio_tokens: Of these, read from a prompt cache.
         output_audio_tokens: Output tokens that are audio.
         input_image_tokens: Input tokens that are images, where they have a price of their own.
         cached_image_tokens: Of these, read from a prompt cache.
         output_image_tokens: Output tokens that are images.
-        reasoning_tokens: Output tokens that are reasoning; billed as output.
         audio_ms: Milliseconds of audio, for models billed by duration.
         images: Pictures generated, for models billed per picture.
         characters: Characters of text, for models billed by them (speech).
@@ -38,13 +38,13 @@ class Usage(NamedTuple):
     output_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     cached_audio_tokens: int = 0
     output_audio_tokens: int = 0
     input_image_tokens: int = 0
     cached_image_tokens: int = 0
     output_image_tokens: int = 0
-    reasoning_tokens: int = 0
     audio_ms: int = 0
     images: int = 0
     characters: int = 0

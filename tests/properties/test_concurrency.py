@@ -149,11 +149,11 @@ def watch(budgets: list[Budget], ended: threading.Event) -> int:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_tree_hammered_by_threads_and_loops_keeps_every_promise(store: str, seed: int) -> None:
     records: list[LedgerRecord] = []
-    root = small(60_000, calls=400, store=STORES[store](), ledger_size=20, sink=records.append)
-    team = root.child("team", nano(30_000), tokens=60_000)
-    leaves = [team.child("a", output_tokens=20_000), team.child("b", nano(9_000), calls=90)]
+    root = small(150_000, calls=1_200, store=STORES[store](), ledger_size=20, sink=records.append)
+    team = root.child("team", nano(70_000), tokens=150_000)
+    leaves = [team.child("a", output_tokens=50_000), team.child("b", nano(20_000), calls=250)]
     budgets = [root, team, *leaves]
-    workers = [Worker(budgets, seed * 100 + n, 40) for n in range(THREADS + LOOPS * TASKS)]
+    workers = [Worker(budgets, seed * 100 + n, 120) for n in range(THREADS + LOOPS * TASKS)]
     left = threading.Semaphore(0)
     ended = threading.Event()
 

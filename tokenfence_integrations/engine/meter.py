@@ -17,7 +17,7 @@ from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.stores.base import NOTHING, Amount, End, Reserve
+from tokenfence_integrations.stores.base import NOTHING, Amount, End
 from tokenfence_integrations.usage import Usage, check_usage
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Call:
         else:
             amount = request.amount(card, output)
         key = next(tree.numbers)
-        if not store.execute(new(Reserve, (path, key, amount, False)))[0]:
+        if not store.reserve(path, key, amount)[0]:
             return False
         tree.live[key] = (current_owner(), path, amount)
         self.admitted(key, card, output, amount)
@@ -286,7 +286,7 @@ class Call:
     ) -> None:
         # The one gate of "ends exactly once": pop is atomic.
         if self.tree.live.pop(self._key, None) is not None:
-            self.tree.store.execute(new(End, (self.budget.path, self._key, spent, uncertain)))
+            self.tree.store.end(self.budget.path, self._key, spent, uncertain)
             self._ended(outcome, spent, uncertain, usage, cut_short)
 
     async def _aend(

@@ -77,9 +77,15 @@ class CallRequest:
 
     def amount(self, card: Card, output_tokens: int) -> Amount:
         """The bound of this call on one model, with this output maximum per choice."""
-        into = self._input(card, exact=False)
+        into = self.input_tokens(card)
+        window = card.context_window
+        if window is not None and into > window and self.whole_window:
+            into = window
         out = output_tokens * self.choices
-        usd = card.bound(into, out, service_tier=self.service_tier, batch=self.batch)
+        if self.service_tier is None and not self.batch:
+            usd = card.bound(into, out)
+        else:
+            usd = card.bound(into, out, service_tier=self.service_tier, batch=self.batch)
         if self.extra_price is not None:
             usd += -(-self.extra_price(card) // 1000)
         return new(Amount, (usd, 1, into, out))

@@ -162,8 +162,7 @@ class Price:
 
 
 # What Usage holds beside plain, cached and reasoning text, for most calls.
-_NO_MEDIA = (0,) * 6
-_NOTHING_ELSE = (0,) * 4
+_NO_MEDIA = (0,) * 10
 
 
 class _Step(NamedTuple):
@@ -200,6 +199,7 @@ class Card:
     """
 
     __slots__ = (
+        "_flat",
         "_standard",
         "_variants",
         "context_window",
@@ -226,6 +226,8 @@ class Card:
         self.max_output_tokens = max_output_tokens
         self.reasoning = reasoning
         self._standard = _steps(standard)
+        # Most models have one step, and most calls no tier: they skip the search for theirs.
+        self._flat = self._standard[0].rates if len(self._standard) == 1 else None
         self._variants = {key: _steps(tiers) for key, tiers in (variants or {}).items()}
 
     def __repr__(self) -> str:
@@ -245,20 +247,21 @@ class Card:
         Returns:
             Nano-dollars, rounded half to even.
         """
-        plain = service_tier is None and not batch
-        steps = self._standard if plain else self._steps_for(service_tier, batch)
-        rates = steps[0].rates if len(steps) == 1 else _reached(steps, usage[0]).rates
-        if usage[4:10] != _NO_MEDIA or usage[11:] != _NOTHING_ELSE:
+        rates = self._flat
+        if rates is None or service_tier is not None or batch:
+            rates = _reached(self._steps_for(service_tier, batch), usage[0]).rates
+        if usage[5:] != _NO_MEDIA:
             return round_half_even(_mixed_cost(usage, rates))
         tokens_in, tokens_out, cached, written = usage[:4]
-        new = tokens_in - cached - written
-        pico = (
-            (new if new > 0 else 0) * rates.input
-            + cached * rates.cached
-            + written * rates.cache_write
-            + tokens_out * rates.output
-            + rates.call
-        )
+        pico = tokens_out * rates[3] + rates[10]
+        if cached or written:
+            pico += (
+                max(0, tokens_in - cached - written) * rates[0]
+                + cached * rates[1]
+                + written * rates[2]
+            )
+        else:
+            pico += tokens_in * rates[0]
         return round_half_even(pico)
 
     def bound(
@@ -289,11 +292,12 @@ class Card:
         if extra is not None:
             input_tokens += extra.input_tokens
             output_tokens += extra.output_tokens
-        plain = service_tier is None and not batch
-        steps = self._standard if plain else self._steps_for(service_tier, batch)
-        step = steps[0] if len(steps) == 1 else _reached(steps, input_tokens)
-        rates = step.dearest
-        pico = input_tokens * step.input_rate + output_tokens * step.output_rate + rates.call
+        plain = self._flat is not None and service_tier is None and not batch
+        step = self._standard[0]
+        if not plain:
+            step = _reached(self._steps_for(service_tier, batch), input_tokens)
+        _, _, rates, input_rate, output_rate = step
+        pico = input_tokens * input_rate + output_tokens * output_rate + rates[10]
         if extra is not None:
             pico += (
                 extra.audio_ms * rates.audio_ms

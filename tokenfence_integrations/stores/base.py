@@ -204,6 +204,14 @@ class Store(ABC):
             KeyError: An account of the path was never opened.
         """
 
+    def reserve(self, path: Path, key: int, amount: Amount, force: bool = False) -> Reply:
+        """`Reserve`, without the detour over a command."""
+        return self.execute(Reserve(path, key, amount, force))
+
+    def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
+        """`End`, without the detour over a command."""
+        return self.execute(End(path, key, spent, uncertain))
+
     async def aexecute(self, command: Command) -> Reply:
         """Apply one command without blocking the event loop; right as it is if ``instant``."""
         return self.execute(command)

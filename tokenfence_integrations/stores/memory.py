@@ -27,7 +27,8 @@ DONE = Reply(True)
 NOT_DONE = Reply(False)
 
 # An account is a list in the order of AccountState's fields.
-LIMITS, SPENT, RESERVED, UNCERTAIN, END = 0, 5, 9, 13, 17
+# The last item tells whether anything but dollars is limited.
+LIMITS, SPENT, RESERVED, UNCERTAIN, COUNTED = 0, 5, 9, 13, 17
 
 
 class MemoryStore(Store):
@@ -50,6 +51,8 @@ class MemoryStore(Store):
         self._accounts: dict[str, list[Any]] = {}
         self._reservations: dict[int, Amount] = {}
         self._handlers: dict[type[Any], Callable[[Any], Reply]] = {
+            Reserve: lambda command: self.reserve(*command),
+            End: lambda command: self.end(*command),
             Open: self._open,
             Read: self._read,
             Book: self._book,
@@ -58,26 +61,23 @@ class MemoryStore(Store):
         }
 
     def execute(self, command: Command) -> Reply:
-        kind = type(command)
-        if kind is Reserve:
-            return self._reserve(command)  # type: ignore[arg-type]
-        if kind is End:
-            return self._end(command)  # type: ignore[arg-type]
-        with self._lock:
-            return self._handlers[kind](command)
+        return self._handlers[type(command)](command)
 
     def peek(self, path: Path) -> tuple[AccountState, ...]:
         with self._lock:
             return self._states(path)
 
-    def _reserve(self, command: Reserve) -> Reply:
-        path, key, amount, force = command
+    def reserve(self, path: Path, key: int, amount: Amount, force: bool = False) -> Reply:
         usd, calls, into, out = amount
         with self._lock:
             accounts = self._accounts
             if not force:
                 for name in path:
-                    if not _fits(accounts[name], usd, calls, into, out):
+                    a = accounts[name]
+                    limit = a[0]
+                    if (limit is not None and a[5] + a[9] + a[13] + usd > limit) or (
+                        a[COUNTED] and not _fits(a, calls, into, out)
+                    ):
                         return Reply(False, self._states(path))
             for name in path:
                 a = accounts[name]
@@ -88,8 +88,7 @@ class MemoryStore(Store):
             self._reservations[key] = amount
         return DONE
 
-    def _end(self, command: End) -> Reply:
-        path, key, spent, uncertain = command
+    def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
         with self._lock:
             reservation = self._reservations.pop(key, None)
             if reservation is None:
@@ -111,40 +110,49 @@ class MemoryStore(Store):
         return DONE
 
     def _open(self, command: Open) -> Reply:
-        if command.account in self._accounts:
-            return NOT_DONE
-        self._accounts[command.account] = [*command.limits, *([0] * (END - SPENT))]
-        return DONE
+        with self._lock:
+            if command.account in self._accounts:
+                return NOT_DONE
+            self._accounts[command.account] = [
+                *command.limits,
+                *([0] * (COUNTED - SPENT)),
+                any(limit is not None for limit in command.limits[1:]),
+            ]
+            return DONE
 
     def _read(self, command: Read) -> Reply:
-        return Reply(True, self._states(command.path))
+        with self._lock:
+            return Reply(True, self._states(command.path))
 
     def _book(self, command: Book) -> Reply:
-        for name in command.path:
-            _add(self._accounts[name], SPENT, command.spent)
-        return DONE
+        with self._lock:
+            for name in command.path:
+                _add(self._accounts[name], SPENT, command.spent)
+            return DONE
 
     def _adjust(self, command: Adjust) -> Reply:
-        account = self._accounts[command.path[0]]
-        by = command.by
-        changes = (by.usd, by.calls, command.tokens, by.input_tokens, by.output_tokens)
-        for index, change in enumerate(changes):
-            if account[index] is not None:
-                account[index] += change
-        return Reply(True, self._states(command.path))
+        with self._lock:
+            account = self._accounts[command.path[0]]
+            by = command.by
+            changes = (by.usd, by.calls, command.tokens, by.input_tokens, by.output_tokens)
+            for index, change in enumerate(changes):
+                if account[index] is not None:
+                    account[index] += change
+            return Reply(True, self._states(command.path))
 
     def _reset(self, command: Reset) -> Reply:
-        before = self._states(command.accounts)
-        for name in command.accounts:
-            account = self._accounts[name]
-            account[SPENT:RESERVED] = [0] * (RESERVED - SPENT)
-            account[UNCERTAIN:END] = [0] * (END - UNCERTAIN)
-        return Reply(True, before)
+        with self._lock:
+            before = self._states(command.accounts)
+            for name in command.accounts:
+                account = self._accounts[name]
+                account[SPENT:RESERVED] = [0] * (RESERVED - SPENT)
+                account[UNCERTAIN:COUNTED] = [0] * (COUNTED - UNCERTAIN)
+            return Reply(True, before)
 
     def _states(self, path: Path) -> tuple[AccountState, ...]:
         # tuple.__new__ is three times as fast as the class itself, and this runs for every call.
         new, accounts = tuple.__new__, self._accounts
-        return tuple([new(AccountState, accounts[name]) for name in path])
+        return tuple([new(AccountState, accounts[name][:COUNTED]) for name in path])
 
 
 def _add(account: list[Any], start: int, amount: tuple[int, ...]) -> None:
@@ -152,10 +160,8 @@ def _add(account: list[Any], start: int, amount: tuple[int, ...]) -> None:
         account[start + offset] += value
 
 
-def _fits(a: list[Any], usd: int, calls: int, into: int, out: int) -> bool:
-    limit: int | None = a[0]
-    if limit is not None and a[5] + a[9] + a[13] + usd > limit:
-        return False
+def _fits(a: list[Any], calls: int, into: int, out: int) -> bool:
+    """Whether counts fit into an account; dollars are checked apart."""
     if a[1] is not None and a[6] + a[10] + a[14] + calls > a[1]:
         return False
     if a[3] is not None and a[7] + a[11] + a[15] + into > a[3]:

@@ -62,13 +62,13 @@ def token_usage(usage: Any) -> Usage | None:
         out,
         in_details.get("cached_tokens") or 0,
         in_details.get("cache_write_tokens") or 0,
+        out_details.get("reasoning_tokens") or 0,
         in_details.get("audio_tokens") or 0,
         0,
         out_details.get("audio_tokens") or 0,
         in_details.get("image_tokens") or 0,
         0,
         out_details.get("image_tokens") or 0,
-        out_details.get("reasoning_tokens") or 0,
     )
     return counts if _are_counts(counts) else None
 

@@ -1,0 +1,542 @@
+"""What happens near the limit and at it: stop, raise, warn, fallbacks, caps."""
+
+import gc
+import logging
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pydantic
+import pytest
+
+from tests.clients.helpers import (
+    CALL,
+    EXACT,
+    HELLO,
+    check_books,
+    check_covered,
+    cost_of,
+    in_dollars,
+    sync_client,
+)
+from tokenfence_integrations import (
+    Budget,
+    BudgetExceeded,
+    Price,
+    TokenFenceError,
+    UnknownModelError,
+    async_guard,
+    guard,
+)
+from tokenfence_integrations.testing import SimulatedProvider
+
+Ask = Callable[[Any], Any]
+TEXT = "[TokenFence] Budget of $0.00 exceeded (spent $0.00). Request blocked."
+
+
+class Weather(pydantic.BaseModel):
+    city: str
+
+
+@pytest.fixture
+def stopped(bare: openai.OpenAI) -> openai.OpenAI:
+    """A client with nothing to spend."""
+    return guard(bare, budget="$0", on_limit="stop")
+
+
+@pytest.fixture
+def nothing_is_sent(provider: SimulatedProvider) -> Any:
+    yield
+    assert provider.requests == 0
+
+
+@pytest.mark.usefixtures("nothing_is_sent")
+class TestStop:
+    """A synthetic reply of the endpoint's own type."""
+
+    def test_chat(self, stopped: openai.OpenAI) -> None:
+        reply = stopped.chat.completions.create(**CALL)
+        assert type(reply) is openai.types.chat.ChatCompletion
+        assert reply.choices[0].message.content == TEXT
+        assert reply.choices[0].finish_reason == "stop"
+        assert reply.model == "tokenfence"
+        assert reply.usage is not None
+        assert reply.usage.total_tokens == 0
+        assert stopped.tokenfence.calls == 0
+
+    async def test_async_chat(self, bare_async: openai.AsyncOpenAI) -> None:
+        stopped = async_guard(bare_async, budget="$0")
+        reply = await stopped.chat.completions.create(**CALL)
+        assert reply.choices[0].message.content == TEXT
+        stream = await stopped.chat.completions.create(**CALL, stream=True)
+        assert type(stream) is openai.AsyncStream
+        text = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        assert "".join(text) == TEXT
+        async with stopped.responses.stream(model="gpt-4o", input="Hello") as events:
+            assert (await events.get_final_response()).output_text == TEXT
+
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_chat_stream(self, stopped: openai.OpenAI, asked: bool) -> None:
+        options: Any = {"stream_options": {"include_usage": True}} if asked else {}
+        stream = stopped.chat.completions.create(**CALL, stream=True, **options)
+        assert type(stream) is openai.Stream
+        chunks = list(stream)
+        spoken = [chunk for chunk in chunks if chunk.choices]
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in spoken) == TEXT
+        assert spoken[0].choices[0].delta.role == "assistant"
+        assert spoken[-1].choices[0].finish_reason == "stop"
+        assert {chunk.model for chunk in chunks} == {"tokenfence"}
+        assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [0] * asked
+
+    def test_chat_stream_helper(self, stopped: openai.OpenAI) -> None:
+        with stopped.chat.completions.stream(**CALL) as stream:
+            deltas = [event.delta for event in stream if event.type == "content.delta"]
+            assert "".join(deltas) == TEXT
+            assert stream.get_final_completion().choices[0].message.content == TEXT
+
+    def test_chat_parse_is_a_refusal(self, stopped: openai.OpenAI) -> None:
+        reply = stopped.chat.completions.parse(**CALL, response_format=Weather)
+        assert reply.choices[0].message.parsed is None
+        assert reply.choices[0].message.refusal == TEXT
+
+    def test_chat_stream_of_an_object_is_a_refusal(self, stopped: openai.OpenAI) -> None:
+        with stopped.chat.completions.stream(**CALL, response_format=Weather) as stream:
+            message = stream.get_final_completion().choices[0].message
+        assert message.parsed is None
+        assert message.refusal == TEXT
+
+    def test_json_object_is_a_refusal(self, stopped: openai.OpenAI) -> None:
+        reply = stopped.chat.completions.create(**CALL, response_format={"type": "json_object"})
+        assert reply.choices[0].message.refusal == TEXT
+
+    def test_responses(self, stopped: openai.OpenAI) -> None:
+        reply = stopped.responses.create(model="gpt-4o", input="Hello")
+        assert type(reply) is openai.types.responses.Response
+        assert reply.output_text == TEXT
+        assert reply.status == "completed"
+        assert reply.model == "tokenfence"
+        assert reply.usage is not None
+        assert reply.usage.total_tokens == 0
+
+    def test_responses_parse(self, stopped: openai.OpenAI) -> None:
+        reply = stopped.responses.parse(model="gpt-4o", input="Hello", text_format=Weather)
+        assert reply.output_parsed is None
+        [message] = reply.output
+        assert message.type == "message"
+        assert message.content[0].type == "refusal"
+        assert message.content[0].refusal == TEXT
+
+    def test_responses_stream(self, stopped: openai.OpenAI) -> None:
+        events = list(stopped.responses.create(model="gpt-4o", input="Hello", stream=True))
+        assert [event.sequence_number for event in events] == [*range(len(events))]
+        deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
+        assert "".join(deltas) == TEXT
+        assert events[-1].type == "response.completed"
+
+    @pytest.mark.parametrize("format", [None, Weather])
+    def test_responses_stream_helper(self, stopped: openai.OpenAI, format: Any) -> None:
+        given: Any = {} if format is None else {"text_format": format}
+        with stopped.responses.stream(model="gpt-4o", input="Hello", **given) as stream:
+            final = stream.get_final_response()
+        assert final.output_parsed is None
+        assert final.output_text == (TEXT if format is None else "")
+
+    def test_completions(self, stopped: openai.OpenAI) -> None:
+        call: Any = {"model": "gpt-3.5-turbo-instruct", "prompt": "Once"}
+        reply = stopped.completions.create(**call)
+        assert type(reply) is openai.types.Completion
+        assert reply.choices[0].text == TEXT
+        assert [part.choices[0].text for part in stopped.completions.create(**call, stream=True)]
+
+    def test_raw(self, stopped: openai.OpenAI) -> None:
+        raw = stopped.chat.completions.with_raw_response.create(**CALL)
+        assert raw.parse().choices[0].message.content == TEXT
+        assert raw.status_code == 200
+        with stopped.chat.completions.with_streaming_response.create(**CALL) as response:
+            assert response.parse().choices[0].message.content == TEXT
+        with stopped.chat.completions.with_streaming_response.create(
+            **CALL, stream=True
+        ) as response:
+            assert [line for line in response.iter_lines() if line][-1] == "data: [DONE]"
+
+    def test_without_a_reply_to_make_up_it_raises(self, stopped: openai.OpenAI) -> None:
+        with pytest.raises(BudgetExceeded):
+            stopped.embeddings.create(model="text-embedding-3-small", input="Hello")
+        with pytest.raises(BudgetExceeded):
+            stopped.images.generate(model="gpt-image-1", prompt="A cat")
+        with pytest.raises(BudgetExceeded):
+            stopped.audio.speech.create(model="tts-1", voice="alloy", input="Hello")
+
+    def test_other_limits_say_what_is_used_up(self, bare: openai.OpenAI) -> None:
+        reply = guard(bare, budget=Budget(calls=0)).chat.completions.create(**CALL)
+        assert "Budget of 0 calls exceeded (spent 0)" in (reply.choices[0].message.content or "")
+
+
+class TestRaise:
+    def test_carries_the_numbers(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
+        budget = Budget("$0.000100", name="team").child("researcher")
+        budget.record("$0.000080")
+        guarded = guard(bare, budget=budget, on_limit="raise")
+        with pytest.raises(BudgetExceeded, match=r"budget 'team' of \$0\.0001 has no room") as e:
+            guarded.completions.create(**EXACT)
+        error = pickle.loads(pickle.dumps(e.value))
+        for refused in (e.value, error):
+            assert isinstance(refused, openai.OpenAIError)
+            assert isinstance(refused, TokenFenceError)
+            assert isinstance(refused, RuntimeError)
+            assert refused.budget == refused.limit == pytest.approx(0.0001)
+            assert refused.spent == pytest.approx(0.00008)
+            assert (refused.name, refused.model) == ("team", EXACT["model"])
+            # 3 tokens of input and 16 of output, at $1.50 and $2 per million.
+            assert refused.requested == pytest.approx((3 * 1.5 + 16 * 2) / 1e6)
+        assert str(error) == str(e.value)
+        assert provider.requests == 0
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda c: c.chat.completions.create(**CALL, stream=True),
+            lambda c: c.chat.completions.parse(**CALL, response_format=Weather),
+            lambda c: c.responses.create(model="gpt-4o", input="Hello"),
+            lambda c: c.chat.completions.with_raw_response.create(**CALL),
+            lambda c: c.chat.completions.stream(**CALL).__enter__(),
+            lambda c: c.chat.completions.with_streaming_response.create(**CALL).__enter__(),
+        ],
+    )
+    def test_everywhere(self, provider: SimulatedProvider, bare: openai.OpenAI, ask: Ask) -> None:
+        guarded = guard(bare, budget="$0", on_limit="raise")
+        with pytest.raises(BudgetExceeded):
+            ask(guarded)
+        assert provider.requests == 0
+        assert guarded.tokenfence.reserved == 0
+
+
+class TestWarn:
+    def test_lets_it_through_and_says_so(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        guarded = guard(bare, budget="$0.0001", on_limit="warn")
+        assert guarded.chat.completions.create(**CALL).model == "gpt-4o"
+        assert list(guarded.chat.completions.create(**CALL, stream=True))
+        check_books(guarded.tokenfence, provider)
+        assert guarded.tokenfence.budget_exceeded
+        records = [r for r in caplog.records if "let through" in r.getMessage()]
+        assert len(records) == 2
+        assert {(r.name, r.levelno) for r in records} == {("tokenfence", logging.WARNING)}
+
+    def test_prompts_are_not_logged(
+        self, bare: openai.OpenAI, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG, "tokenfence")
+        for on_limit in ("warn", "stop"):
+            guarded = guard(bare, budget="$0.0001", on_limit=on_limit)  # type: ignore[arg-type]
+            message: Any = {"role": "user", "content": "my secret"}
+            guarded.chat.completions.create(model="gpt-4o", messages=[message], max_tokens=4)
+        logged = [record for record in caplog.records if record.name == "tokenfence"]
+        assert logged
+        assert "my secret" not in "".join(record.getMessage() for record in logged)
+
+
+class TestFallback:
+    def test_a_name_takes_over_at_the_threshold(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        budget = Budget("$1")
+        guarded = guard(bare, budget=budget, fallback="gpt-4o-mini", threshold=0.5)
+        guarded.chat.completions.create(**CALL)
+        budget.record("$0.499")
+        guarded.chat.completions.create(**CALL)
+        budget.record("$0.01")
+        reply = guarded.chat.completions.create(**CALL)
+        assert [line.model for line in provider.bill] == ["gpt-4o", "gpt-4o", "gpt-4o-mini"]
+        assert reply.model == "gpt-4o-mini"
+        asked = [(r.model_asked, r.model) for r in budget.ledger if r.model]
+        assert asked[-1] == ("gpt-4o", "gpt-4o-mini")
+        assert budget.snapshot().spent.usd == provider.billed + 509_000_000
+
+    def test_it_also_takes_what_no_longer_fits(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        cost = cost_of(provider, bare)
+        guarded = guard(
+            bare,
+            budget=in_dollars(2 * cost - 1),
+            fallback="babbage-002",
+            threshold=1.0,
+        )
+        for _ in range(3):
+            guarded.completions.create(**EXACT)
+        assert [line.model for line in provider.bill] == [
+            EXACT["model"],
+            "babbage-002",
+            "babbage-002",
+        ]
+        check_books(guarded.tokenfence, provider)
+
+    def test_chain(self) -> None:
+        rates = {"large": (8, 8), "middle": (2, 2), "small": (1, 1)}
+        prices = {name: Price(input=into, output=out) for name, (into, out) in rates.items()}
+        with SimulatedProvider(prices=rates) as provider, sync_client(provider.base_url) as client:
+            cost = sum(cost_of(provider, client, model=model) for model in rates)
+            guarded = guard(
+                client,
+                budget=in_dollars(cost),
+                fallback=["middle", "small"],
+                threshold=1.0,
+                prices=prices,
+            )
+            call = {**EXACT, "model": "large"}
+            for _ in rates:
+                guarded.completions.create(**call)
+            assert [line.model for line in provider.bill] == [*rates]
+            assert guarded.tokenfence.remaining == 0
+            assert guarded.completions.create(**call).model == "tokenfence"
+            check_books(guarded.tokenfence, provider)
+
+    def test_stages(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
+        budget = Budget("$1")
+        stages = {0.5: "gpt-4o-mini", 0.9: "gpt-4.1-nano"}
+        guarded = guard(bare, budget=budget, fallback=stages)
+        for _ in range(3):
+            guarded.chat.completions.create(**CALL)
+            budget.record("$0.45")
+        models = [line.model for line in provider.bill]
+        assert models == ["gpt-4o", "gpt-4o", "gpt-4.1-nano"]
+
+    def test_the_request_itself_is_left_alone(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        guarded = guard(bare, budget="$1", fallback="gpt-4o-mini", threshold=0.0)
+        call: dict[str, Any] = {**CALL, "extra_body": {"model": "gpt-4.1", "top_k": 3}}
+        before = pickle.dumps(call)
+        guarded.chat.completions.create(**call)
+        assert pickle.dumps(call) == before
+        body = provider.received[0].body
+        assert (body["model"], body["top_k"]) == ("gpt-4o-mini", 3)
+        check_books(guarded.tokenfence, provider)
+
+    def test_streams_and_responses_too(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        guarded = guard(bare, budget="$1", fallback="gpt-4o-mini", threshold=0.0)
+        list(guarded.chat.completions.create(**CALL, stream=True))
+        guarded.responses.create(model="gpt-4o", input="Hello")
+        with guarded.responses.stream(model="gpt-4o", input="Hello") as stream:
+            stream.until_done()
+        assert {line.model for line in provider.bill} == {"gpt-4o-mini"}
+        check_books(guarded.tokenfence, provider)
+
+    def test_a_dearer_model_is_no_fallback(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        guarded = guard(bare, budget="$0.000001", fallback="gpt-4o", on_limit="raise")
+        with pytest.raises(BudgetExceeded):
+            guarded.chat.completions.create(**{**CALL, "model": "gpt-4o-mini"})
+        assert provider.requests == 0
+
+
+class TestCaps:
+    """Without a maximum of the caller's, one that the budget can pay is sent."""
+
+    def test_compatible_servers_take_max_tokens(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        guarded = guard(bare, budget="$0.01")
+        guarded.chat.completions.create(model="gpt-4o", messages=HELLO)
+        body = provider.received[0].body
+        assert 500 < body["max_tokens"] < 1000
+        assert "max_completion_tokens" not in body
+        assert guarded.tokenfence.ledger[0].cap == body["max_tokens"]
+
+    def test_azure_takes_max_completion_tokens(self, provider: SimulatedProvider) -> None:
+        with openai.AzureOpenAI(
+            azure_endpoint=provider.url,
+            api_key="unused",
+            api_version="2024-10-21",
+            http_client=openai.DefaultHttpxClient(verify=False),
+        ) as client:
+            guard(client, budget="$0.01").chat.completions.create(model="gpt-4o", messages=HELLO)
+        assert provider.received[0].body["max_completion_tokens"] > 500
+        assert "max_tokens" not in provider.received[0].body
+
+    def test_responses_take_max_output_tokens(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        guard(bare, budget="$0.01").responses.create(model="gpt-4o", input="Hello")
+        assert provider.received[0].body["max_output_tokens"] > 500
+
+    @pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
+    def test_the_callers_own_is_kept(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, key: str
+    ) -> None:
+        guarded = guard(bare, budget="$1")
+        guarded.chat.completions.create(model="gpt-4o", messages=HELLO, **{key: 9})  # type: ignore[call-overload]
+        body = provider.received[0].body
+        assert body[key] == 9
+        assert {"max_tokens", "max_completion_tokens"} & body.keys() == {key}
+
+    @pytest.mark.parametrize("keys", [("max_tokens",), ("max_completion_tokens", "max_tokens")])
+    def test_the_callers_own_is_lowered_where_it_was_given(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, keys: tuple[str, ...]
+    ) -> None:
+        guarded = guard(bare, budget="$0.01")
+        guarded.chat.completions.create(model="gpt-4o", messages=HELLO, **dict.fromkeys(keys, 5000))
+        body = provider.received[0].body
+        assert {"max_tokens", "max_completion_tokens"} & body.keys() == {*keys}
+        assert all(500 < body[key] < 1000 for key in keys)
+
+    def test_a_rich_budget_caps_nothing(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, budget: Budget
+    ) -> None:
+        guard(bare, budget=budget).chat.completions.create(model="gpt-4o", messages=HELLO)
+        assert not {"max_tokens", "max_completion_tokens"} & provider.received[0].body.keys()
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_what_we_cut_is_marked(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, stream: bool
+    ) -> None:
+        provider.behave(output_tokens=5000)
+        guarded = guard(bare, budget="$0.01")
+        kinds: list[str] = []
+        guarded.tokenfence.on_event(lambda event: kinds.append(event.kind))
+        reply: Any = guarded.chat.completions.create(model="gpt-4o", messages=HELLO, stream=stream)
+        if stream:
+            assert list(reply)[-1].choices[0].finish_reason == "length"
+        else:
+            assert reply.choices[0].finish_reason == "length"
+        [record] = guarded.tokenfence.ledger
+        assert record.truncated
+        assert "capped" in kinds
+        check_books(guarded.tokenfence, provider)
+
+    def test_what_the_caller_cut_is_not(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, budget: Budget
+    ) -> None:
+        provider.behave(output_tokens=5000)
+        guard(bare, budget=budget).chat.completions.create(**CALL)
+        assert not budget.ledger[0].truncated
+
+    def test_the_cap_is_for_each_choice(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        provider.behave(output_tokens=5000)
+        guarded = guard(bare, budget="$0.01")
+        guarded.chat.completions.create(model="gpt-4o", messages=HELLO, n=5)
+        check_books(guarded.tokenfence, provider)
+        assert provider.billed <= 10_000_000
+
+
+class TestAboveTheBound:
+    """A paid reply is never thrown away: it returns, and the next call is refused."""
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_returns_and_is_booked(
+        self,
+        provider: SimulatedProvider,
+        bare: openai.OpenAI,
+        caplog: pytest.LogCaptureFixture,
+        stream: bool,
+    ) -> None:
+        budget = Budget(in_dollars(cost_of(provider, bare) * 2))
+        provider.behave(usage_factor=10)
+        kinds: list[str] = []
+        budget.on_event(lambda event: kinds.append(event.kind))
+        guarded = guard(bare, budget=budget, on_limit="raise")
+        reply: Any = guarded.completions.create(**EXACT, stream=stream)
+        if stream:
+            assert len(list(reply)) == 17
+        else:
+            assert reply.choices[0].text
+        check_books(budget, provider)
+        assert budget.spent > budget.budget
+        assert "bound_exceeded" in kinds
+        assert "cost more than its bound" in caplog.text
+        with pytest.raises(BudgetExceeded):
+            guarded.completions.create(**EXACT)
+        assert provider.requests == 1
+
+
+class TestUnknownModel:
+    @pytest.mark.parametrize("on_limit", ["stop", "raise", "warn"])
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda c: c.chat.completions.create(model="gpt-9-ultra", messages=HELLO),
+            lambda c: c.chat.completions.create(model="gpt-9-ultra", messages=HELLO, stream=True),
+            lambda c: c.responses.create(model="gpt-9-ultra", input="Hello"),
+            lambda c: c.embeddings.create(model="text-embedding-9", input="Hello"),
+        ],
+    )
+    def test_is_never_free(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, ask: Ask, on_limit: Any
+    ) -> None:
+        guarded = guard(bare, budget="$100", on_limit=on_limit)
+        with pytest.raises(UnknownModelError, match=r"prices=\{'.*': Price\("):
+            ask(guarded)
+        assert provider.requests == 0
+        assert guarded.tokenfence.reserved == guarded.tokenfence.spent == 0
+
+    async def test_async(self, provider: SimulatedProvider, bare_async: openai.AsyncOpenAI) -> None:
+        guarded = async_guard(bare_async, budget="$100")
+        with pytest.raises(UnknownModelError, match="gpt-4o-minni") as caught:
+            await guarded.chat.completions.create(**{**CALL, "model": "gpt-4o-minni"})
+        assert "gpt-4o-mini" in caught.value.nearest
+        assert provider.requests == 0
+
+    def test_unknown_fallback(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
+        guarded = guard(bare, budget="$1", fallback="gpt-9-nano", threshold=0.0)
+        with pytest.raises(UnknownModelError, match="gpt-9-nano"):
+            guarded.chat.completions.create(**CALL)
+        assert provider.requests == 0
+
+
+class TestOtherLimits:
+    def test_calls(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
+        guarded = guard(bare, budget=Budget(calls=2), on_limit="raise")
+        for _ in range(2):
+            guarded.chat.completions.create(**CALL)
+        with pytest.raises(BudgetExceeded) as caught:
+            guarded.chat.completions.create(**CALL)
+        assert (caught.value.quantity, caught.value.budget) == ("calls", 2)
+        assert provider.requests == 2
+
+    def test_tokens(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
+        guarded = guard(bare, budget=Budget(tokens=40), on_limit="raise")
+        for _ in range(2):
+            guarded.completions.create(**EXACT)
+        with pytest.raises(BudgetExceeded) as caught:
+            guarded.completions.create(**EXACT)
+        assert caught.value.quantity == "tokens"
+        assert sum(line.input_tokens + line.output_tokens for line in provider.bill) == 38
+
+    def test_of_a_parent(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
+        team = Budget(calls=1, name="team")
+        guard(bare, budget=team.child("one")).chat.completions.create(**CALL)
+        with pytest.raises(BudgetExceeded, match="budget 'team' of 1 calls"):
+            guard(bare, budget=team.child("two"), on_limit="raise").chat.completions.create(**CALL)
+        check_books(team, provider)
+
+
+def test_a_stream_being_read_does_not_block_its_own_reader(
+    provider: SimulatedProvider, bare: openai.OpenAI
+) -> None:
+    """Waiting for a stream that only this thread can go on reading would last for ever."""
+    cost = cost_of(provider, bare)
+    guarded = guard(bare, budget=in_dollars(cost), wait=60)
+    with guarded.completions.create(**EXACT, stream=True) as stream:
+        next(stream)
+        assert guarded.completions.create(**EXACT).model == "tokenfence"
+    check_covered(guarded.tokenfence, provider)
+
+
+def test_many_budgets_leave_nothing_behind(provider: SimulatedProvider) -> None:
+    """A guard per request, as a web server makes them: classes are shared, clones go."""
+    with sync_client(provider.base_url) as client:
+        guarded = guard(client, budget="$1", prices={"mine": Price(input=1, output=1)})
+        guarded.chat.completions.create(**CALL)
+        budget = weakref.ref(guarded.tokenfence)
+        del guarded
+        gc.collect()
+        assert budget() is None
