@@ -76,6 +76,7 @@ def guard(
             ``budget.scope()`` at each call.
         fallback: A cheaper model that takes over from ``threshold`` on, or when the wanted one no
             longer fits; a chain of them; or stages, ``{0.5: "gpt-4o-mini", 0.9: "gpt-4.1-nano"}``.
+            It answers calls for text; embeddings, pictures, sound and batches keep their model.
         on_limit: What happens to a call that does not fit: ``"stop"`` answers with a synthetic
             reply (where the endpoint answers with text; elsewhere it raises), ``"raise"`` raises
             `BudgetExceeded`, ``"warn"`` logs and lets it through.

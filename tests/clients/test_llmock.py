@@ -270,7 +270,5 @@ async def test_faults_side_by_side(llmock: LLMock, budget: Budget) -> None:
     state = budget.snapshot()
     assert state.reserved == NOTHING
     ended = outcomes(budget)
-    assert len(ended) == 40
-    assert ended.count("released") == 5
-    assert ended.count("uncertain") >= 5 + 15 - 10  # faults of streams may fall on failed calls
-    assert ended.count("settled") == 40 - 5 - ended.count("uncertain")
+    counts = [ended.count(outcome) for outcome in ("released", "uncertain", "settled")]
+    assert counts == [5, 5 + 15, 15]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tokenfence_integrations.engine.admission import (
     ENOUGH,
     Admit,
-    Decision,
     Headroom,
     Option,
     Refuse,
@@ -64,15 +63,16 @@ def ask(
     rivals: int = 0,
     patient: bool = True,
     min_output_tokens: int = 16,
-) -> Decision:
-    """The decision for these models."""
-    return decide(
+) -> Admit | type[Wait] | type[Refuse]:
+    """The decision for these models: an admission, or which of the others it is."""
+    decision = decide(
         options or (option(),),
         room,
         rivals=rivals,
         patient=patient,
         min_output_tokens=min_output_tokens,
     )
+    return decision if isinstance(decision, Admit) else type(decision)
 
 
 # The caller's own maximum
@@ -89,7 +89,7 @@ def test_one_nano_dollar_short_is_not_whole() -> None:
 def test_an_answer_without_output_fits_with_its_input_alone() -> None:
     embedding = option(input_tokens=40, output_rate=0, wish=0)
     assert ask(usd(40), embedding) == Admit(embedding, 0)
-    assert ask(usd(39), embedding) == Refuse()
+    assert ask(usd(39), embedding) == Refuse
 
 
 def test_all_choices_have_to_fit() -> None:
@@ -102,23 +102,23 @@ def test_input_and_call_price_count() -> None:
     dear = option(input_tokens=30, call_price=20 * NANO)
     assert ask(usd(150), dear) == Admit(dear, 100)
     assert ask(usd(149), dear) == Admit(dear, 99)
-    assert ask(usd(49), dear) == Refuse()
+    assert ask(usd(49), dear) == Refuse
 
 
 def test_it_waits_for_calls_of_others() -> None:
-    assert ask(usd(99, later=100)) == Wait()
+    assert ask(usd(99, later=100)) == Wait
 
 
 def test_it_waits_even_for_a_part_of_its_wish() -> None:
-    assert ask(usd(10, later=60)) == Wait()
+    assert ask(usd(10, later=60)) == Wait
 
 
 def test_it_does_not_wait_with_nothing_in_flight() -> None:
-    assert ask(usd(15)) == Refuse()
+    assert ask(usd(15)) == Refuse
 
 
 def test_it_does_not_wait_for_what_could_never_be_enough() -> None:
-    assert ask(usd(5, later=15)) == Refuse()
+    assert ask(usd(5, later=15)) == Refuse
 
 
 def test_it_does_not_wait_for_calls_that_hold_nothing_it_lacks() -> None:
@@ -129,7 +129,7 @@ def test_it_does_not_wait_for_calls_that_hold_nothing_it_lacks() -> None:
 
 def test_out_of_patience_it_takes_what_there_is() -> None:
     assert ask(usd(40, later=100), patient=False) == Admit(option(), 40)
-    assert ask(usd(15, later=100), patient=False) == Refuse()
+    assert ask(usd(15, later=100), patient=False) == Refuse
 
 
 # Fallbacks
@@ -149,7 +149,7 @@ def test_a_chain_is_tried_in_order() -> None:
 
 
 def test_waiting_for_the_wanted_model_comes_before_its_fallback() -> None:
-    assert ask(usd(50, later=100), option(), CHEAP) == Wait()
+    assert ask(usd(50, later=100), option(), CHEAP) == Wait
 
 
 def test_the_fallback_comes_before_waiting_for_a_part_of_the_wanted_model() -> None:
@@ -157,7 +157,7 @@ def test_the_fallback_comes_before_waiting_for_a_part_of_the_wanted_model() -> N
 
 
 def test_a_fallback_is_waited_for_too() -> None:
-    assert ask(usd(5, later=10), option(), CHEAP) == Wait()
+    assert ask(usd(5, later=10), option(), CHEAP) == Wait
 
 
 def test_a_fresh_budget_caps_its_first_call_rather_than_downgrade_it() -> None:
@@ -169,7 +169,7 @@ def test_a_fresh_budget_downgrades_where_the_wanted_model_is_of_no_use() -> None
 
 
 def test_a_fresh_child_still_waits_for_what_is_in_flight_above_it() -> None:
-    assert ask(usd(50, later=100, fresh=True), option(), CHEAP) == Wait()
+    assert ask(usd(50, later=100, fresh=True), option(), CHEAP) == Wait
 
 
 def test_later_models_are_not_even_looked_at_when_the_first_fits() -> None:
@@ -186,21 +186,21 @@ def test_later_models_are_not_even_looked_at_when_the_first_fits() -> None:
 
 def test_the_smallest_useful_cap() -> None:
     assert ask(usd(16)) == Admit(option(), 16)
-    assert ask(usd(15)) == Refuse()
+    assert ask(usd(15)) == Refuse
     assert ask(usd(15), min_output_tokens=15) == Admit(option(), 15)
 
 
 def test_a_wish_below_the_smallest_useful_cap_is_useful_whole_or_not_at_all() -> None:
     short = option(wish=5)
     assert ask(usd(5), short) == Admit(short, 5)
-    assert ask(usd(4), short) == Refuse()
+    assert ask(usd(4), short) == Refuse
 
 
 def test_what_cannot_be_capped_is_admitted_whole_or_not_at_all() -> None:
-    assert ask(usd(99), min_output_tokens=ENOUGH) == Refuse()
+    assert ask(usd(99), min_output_tokens=ENOUGH) == Refuse
     assert ask(usd(100), min_output_tokens=ENOUGH) == Admit(option(), 100)
     bound_to_ceiling = open_ended(ceiling=200)
-    assert ask(usd(199), bound_to_ceiling, min_output_tokens=ENOUGH) == Refuse()
+    assert ask(usd(199), bound_to_ceiling, min_output_tokens=ENOUGH) == Refuse
     assert ask(usd(200), bound_to_ceiling, min_output_tokens=ENOUGH) == Admit(bound_to_ceiling, 200)
 
 
@@ -229,7 +229,7 @@ def test_a_lone_caller_falls_back_before_it_gets_less_than_a_typical_answer() ->
 
 def test_a_lone_caller_without_fallback_gets_the_rest() -> None:
     assert ask(usd(16), open_ended()) == Admit(open_ended(), 16)
-    assert ask(usd(15), open_ended()) == Refuse()
+    assert ask(usd(15), open_ended()) == Refuse
 
 
 def test_with_others_in_flight_nearly_every_answer_has_room() -> None:
@@ -238,8 +238,8 @@ def test_with_others_in_flight_nearly_every_answer_has_room() -> None:
 
 
 def test_with_others_in_flight_less_than_that_is_waited_for() -> None:
-    assert ask(usd(3_999, later=9_000), open_ended()) == Wait()
-    assert ask(usd(0, later=300), open_ended()) == Wait()
+    assert ask(usd(3_999, later=9_000), open_ended()) == Wait
+    assert ask(usd(0, later=300), open_ended()) == Wait
 
 
 def test_a_rich_budget_caps_nobody() -> None:
@@ -357,6 +357,7 @@ def test_the_settled_share_is_the_largest_of_the_path_and_of_dollars_where_they_
     root = account({"calls": 10}, spent=Amount(10, 5, 0, 0))
     assert headroom([leaf], [None]).settled == 0.1
     assert headroom([leaf, root], [None, None]).settled == 0.5
+    assert headroom([root, leaf], [None, None]).settled == 0.5
 
 
 def test_a_limit_of_nothing_is_used_up() -> None:
@@ -415,7 +416,9 @@ def headrooms(draw: st.DrawFn) -> Headroom:
 questions = st.tuples(options(), st.integers(0, 5), st.booleans(), st.integers(1, 50))
 
 
-def _decide(question: tuple[list[Option], int, bool, int], room: Headroom) -> Decision:
+def _decide(
+    question: tuple[list[Option], int, bool, int], room: Headroom
+) -> Admit | type[Wait] | type[Refuse]:
     models, rivals, patient, least = question
     return ask(room, *models, rivals=rivals, patient=patient, min_output_tokens=least)
 
@@ -440,7 +443,7 @@ def test_what_is_admitted_always_fits(
 def test_one_waits_only_while_others_are_in_flight_and_as_long_as_one_may(
     question: tuple[list[Option], int, bool, int], room: Headroom
 ) -> None:
-    if isinstance(_decide(question, room), Wait):
+    if _decide(question, room) is Wait:
         assert room.now != room.later
         assert question[2], "it had no patience left"
 
@@ -450,7 +453,7 @@ def test_nothing_is_refused_that_would_fit_now_or_later(
     question: tuple[list[Option], int, bool, int], room: Headroom
 ) -> None:
     models, _, patient, least = question
-    if isinstance(_decide(question, room), Refuse):
+    if _decide(question, room) is Refuse:
         for model in models:
             useful = min(least, model.ceiling if model.wish is None else model.wish)
             assert not fits(bound(model, useful), room.now)
@@ -466,4 +469,4 @@ def test_more_room_never_turns_an_admission_into_a_refusal(
         for part in (room.now, room.later)
     )
     if isinstance(_decide(question, room), Admit):
-        assert not isinstance(_decide(question, room._replace(now=now, later=later)), Refuse)
+        assert _decide(question, room._replace(now=now, later=later)) is not Refuse

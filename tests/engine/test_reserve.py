@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -443,6 +444,7 @@ def test_a_finalizer_that_runs_while_the_store_is_locked_does_not_wait_for_it(en
     assert len(seen) >= 3
 
 
+@pytest.mark.usefixtures("threads_take_turns_often")
 def test_threads_that_find_abandoned_calls_together_end_each_once() -> None:
     budget = small(1_000_000)
     together = threading.Barrier(4)
@@ -461,6 +463,19 @@ def test_threads_that_find_abandoned_calls_together_end_each_once() -> None:
     assert not any(thread.is_alive() for thread in threads)
     assert charged(budget) == (0, 0, 1_200 * 20)
     assert len(budget.ledger) == 1_200
+
+
+class Contested(deque[Any]):
+    """Notes that another thread has always just taken."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def test_a_thread_that_finds_no_note_any_more_goes_on() -> None:
+    budget = small(100)
+    budget._tree.orphans = Contested()
+    assert budget.spent == 0
 
 
 # Stores that are slow

@@ -622,3 +622,35 @@ def test_a_waiter_that_does_not_use_its_turn_loses_it_and_nobody_is_forgotten(
     blocked.run_until_complete(second)
     blocked.close()
     assert charged(budget) == (60, 0, 0)
+
+
+def test_a_waiter_that_was_woken_in_vain_is_not_woken_again_before_others(asleep: Asleep) -> None:
+    clock = FakeClock()
+    budget = small(100, clock=clock.clock)
+    held = [reserve(budget, 50).admit(), reserve(budget, 50).admit()]
+    blocked = asyncio.new_event_loop()  # nobody runs it for now
+    head = blocked.create_task(ask(budget, 100))
+    blocked.run_until_complete(idle())
+    held[0].release()  # the head has the turn, and does not use it
+    behind = Worker(lambda: spend(budget, 50))
+    asleep.wait()
+    clock.advance(1)
+    held[1].release()
+    assert behind.result().cost == 50
+    with pytest.raises(BudgetExceeded):
+        blocked.run_until_complete(head)
+    blocked.close()
+
+
+async def test_no_two_tasks_are_taken_for_one_even_if_one_is_gone() -> None:
+    async def owner() -> waiting.Owner:
+        return waiting.current_owner()
+
+    owners = [await asyncio.create_task(owner()) for _ in range(20)]
+    assert all(one != other for one, other in itertools.combinations(owners, 2))
+    assert waiting.current_owner() == waiting.current_owner()
+
+
+def test_no_two_threads_are_taken_for_one_even_if_one_is_gone() -> None:
+    owners = [Worker(waiting.current_owner).result() for _ in range(20)]
+    assert all(one != other for one, other in itertools.combinations(owners, 2))

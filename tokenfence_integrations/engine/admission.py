@@ -31,7 +31,7 @@ __all__ = [
     "bound",
     "decide",
     "headroom",
-    "is_rich",
+    "rich_times",
 ]
 
 ENOUGH = 1 << 100
@@ -216,27 +216,16 @@ def bound(option: Option, output_tokens: int) -> Amount:
     return Amount(-(-pico // PICO_PER_NANO), 1, into, out)
 
 
-def is_rich(room: Room, amount: Amount, *, alone: bool) -> bool:
-    """Whether a call without a maximum may have its model's ceiling at once.
+def rich_times(*, alone: bool) -> int:
+    """How often a call's bound at the ceiling must fit for it to have its ceiling at once.
+
+    Then enough is left for all that may still come, and `decide` would say the same, whatever the
+    number of rivals.
 
     Args:
-        room: What is free.
-        amount: Its bound at the ceiling.
         alone: Whether nothing is in flight.
-
-    Returns:
-        True if that leaves enough for all that may still come: then `decide` would say the same,
-        whatever the number of rivals.
     """
-    share = LONE_SHARE if alone else SPREAD
-    usd, calls, into, out = amount
-    return (
-        usd * share <= room.usd
-        and calls <= room.calls
-        and (into + out) * share <= room.tokens
-        and into * share <= room.input_tokens
-        and out * share <= room.output_tokens
-    )
+    return LONE_SHARE if alone else SPREAD
 
 
 def decide(

@@ -266,7 +266,7 @@ class Budget:
             choices,
             service_tier=service_tier,
             batch=batch,
-            tags=tags or {},
+            tags=tags,
         )
         return Call(self, request, policy, prices or default_book())
 

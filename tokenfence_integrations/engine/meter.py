@@ -3,14 +3,14 @@
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from tokenfence_integrations.engine.admission import headroom, is_rich
+from tokenfence_integrations.engine.admission import headroom, rich_times
 from tokenfence_integrations.engine.admitting import Admission
 from tokenfence_integrations.engine.drivers import Flow, WaiterFactory, arun, run
 from tokenfence_integrations.engine.events import Event, EventKind
 from tokenfence_integrations.engine.failures import cost_of_exception
 from tokenfence_integrations.engine.ledger import Outcome
 from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import CallRequest, Options
+from tokenfence_integrations.engine.request import NO_TAGS, CallRequest, Options
 from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
@@ -133,25 +133,24 @@ class Call:
             tree.settle_orphans()
         path = self.budget.path
         card = self.book.card(request.model)
-        output = request.max_output_tokens
-        if output is None or self.policy.stages:
-            states = store.peek(path)
-            room = None if states is None else headroom(states, NONE_STUCK)
-            if room is None or (self.policy.stages and self.policy.stages_begun(room.settled)):
-                return False
+        if self.policy.stages and self._stages_begun():
+            return False
+        output, times = request.max_output_tokens, 1
         if output is None:
             output = request.most_output(card)
-            amount = request.amount(card, output)
-            if room is None or not is_rich(room.now, amount, alone=not tree.live):
-                return False
-        else:
-            amount = request.amount(card, output)
+            times = rich_times(alone=not tree.live)
+        amount = request.amount(card, output)
         key = next(tree.numbers)
-        if not store.reserve(path, key, amount)[0]:
+        if not store.reserve(path, key, amount, False, times)[0]:
             return False
         tree.live[key] = (current_owner(), path, amount)
         self.admitted(key, card, output, amount)
         return True
+
+    def _stages_begun(self) -> bool:
+        states = self.tree.store.peek(self.budget.path)
+        settled = 0.0 if states is None else headroom(states, NONE_STUCK).settled
+        return states is None or self.policy.stages_begun(settled) > 0
 
     def options(self, settled: float, *, exact: bool) -> Options:
         """The models that could answer it, at this settled share of the budget."""
@@ -327,7 +326,7 @@ class Call:
                 self.max_output_tokens if self.capped else None,
                 cut_short,
                 self.waited,
-                request.tags,
+                request.tags or NO_TAGS,
             )
         )
         if tree.line.waiting:
@@ -420,6 +419,6 @@ class Call:
             cap=self.max_output_tokens if self.capped else None,
             waited=self.waited,
             usage=usage,
-            tags=self.request.tags,
+            tags=self.request.tags or NO_TAGS,
         )
         tree.tell(self.budget.path, event)

@@ -1,7 +1,8 @@
 """What a framework asks for, in the engine's terms, and the models that could answer it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from tokenfence_integrations.engine.admission import Option
@@ -10,10 +11,12 @@ from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import Amount
 
-__all__ = ["DEFAULT_CEILING", "CallRequest", "Options"]
+__all__ = ["DEFAULT_CEILING", "NO_TAGS", "CallRequest", "Options"]
 
 DEFAULT_CEILING = 32_768
 """Output cap per choice where a model's ceiling is not known; it is always sent."""
+
+NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 
 new = tuple.__new__
 
@@ -48,7 +51,7 @@ class CallRequest:
     batch: bool = False
     whole_window: bool = True
     cappable: bool = True
-    tags: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, Any] | None = None
 
     def option(self, card: Card, forecast: Forecast, *, exact: bool) -> Option:
         """This call on one model."""

@@ -290,6 +290,27 @@ def byte_bound(value: object) -> int:
     return _json_bytes(value) + REQUEST_OVERHEAD
 
 
+def text_messages_bound(messages: Sequence[object]) -> int | None:
+    """As `byte_bound`, in one pass, for the commonest chats: messages of nothing but texts.
+
+    Args:
+        messages: Chat messages.
+
+    Returns:
+        The same as `byte_bound`; None if a message has anything but texts.
+    """
+    total = 2 + REQUEST_OVERHEAD
+    for message in messages:
+        if type(message) is not dict:
+            return None
+        total += 3 + 4 * len(message)
+        for key, text in message.items():
+            if type(text) is not str or type(key) is not str:
+                return None
+            total += len(key) + 2 + (len(text) if text.isascii() else _utf8_bytes(text))
+    return total
+
+
 def _json_bytes(value: object) -> int:
     # This runs for every guarded call: so strings in mappings are measured in place.
     if isinstance(value, dict):

@@ -124,13 +124,15 @@ class Read(NamedTuple):
 class Reserve(NamedTuple):
     """Set an amount aside in every account of the path, or in none.
 
-    ``force`` reserves even where a limit is passed (``on_limit="warn"``).
+    ``force`` reserves even where a limit is passed (``on_limit="warn"``). ``times`` reserves only
+    where so many of the amount would fit.
     """
 
     path: Path
     id: int
     amount: Amount
     force: bool = False
+    times: int = 1
 
 
 class End(NamedTuple):
@@ -204,9 +206,11 @@ class Store(ABC):
             KeyError: An account of the path was never opened.
         """
 
-    def reserve(self, path: Path, key: int, amount: Amount, force: bool = False) -> Reply:
+    def reserve(
+        self, path: Path, key: int, amount: Amount, force: bool = False, times: int = 1
+    ) -> Reply:
         """`Reserve`, without the detour over a command."""
-        return self.execute(Reserve(path, key, amount, force))
+        return self.execute(Reserve(path, key, amount, force, times))
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
         """`End`, without the detour over a command."""

@@ -67,7 +67,9 @@ class MemoryStore(Store):
         with self._lock:
             return self._states(path)
 
-    def reserve(self, path: Path, key: int, amount: Amount, force: bool = False) -> Reply:
+    def reserve(
+        self, path: Path, key: int, amount: Amount, force: bool = False, times: int = 1
+    ) -> Reply:
         usd, calls, into, out = amount
         with self._lock:
             accounts = self._accounts
@@ -75,8 +77,8 @@ class MemoryStore(Store):
                 for name in path:
                     a = accounts[name]
                     limit = a[0]
-                    if (limit is not None and a[5] + a[9] + a[13] + usd > limit) or (
-                        a[COUNTED] and not _fits(a, calls, into, out)
+                    if (limit is not None and a[5] + a[9] + a[13] + usd * times > limit) or (
+                        a[COUNTED] and not _fits(a, calls * times, into * times, out * times)
                     ):
                         return Reply(False, self._states(path))
             for name in path:

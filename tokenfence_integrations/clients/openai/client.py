@@ -109,7 +109,8 @@ class _Guarded(_Client):
 
     def _batch_exchange(self, options: Any, file: bytes) -> Exchange:
         terms, body = self._terms, options.json_data
-        return Exchange(terms, BATCHES, batch_request(file, terms.book), body, False, "")
+        request = batch_request(file, terms.book)
+        return Exchange(terms, BATCHES, request, body, False, _raw(options))
 
     def _exchange(self, options: Any, stream: bool) -> Exchange | None:
         """The exchange for a request; None if it costs nothing, or cannot be metered."""
@@ -124,16 +125,14 @@ class _Guarded(_Client):
         body = options.json_data if isinstance(options.json_data, dict) else {}
         if options.extra_json:
             body = {**body, **options.extra_json}
-        headers = options.headers if isinstance(options.headers, dict) else {}
         tools = body.get("tools")
         if tools and endpoint.name == "responses":
             self._check_tools(tools)
         if body.get("web_search_options") is not None:
             self._terms.unmetered("the fee of web search")
         uploaded = uploaded_bytes(options.files) if options.files else 0
-        raw = headers.get(RAW, "")
         request = endpoint.request(body, uploaded, terms.exact_input)
-        return Exchange(terms, endpoint, request, body, stream, raw)
+        return Exchange(terms, endpoint, request, body, stream, _raw(options))
 
     def _check_metered(self, path: str) -> None:
         plain = path.split("?", 1)[0].strip("/")
@@ -426,6 +425,11 @@ def _guarded_class(cls: type) -> Any:
         }
         guarded = _CLASSES[cls] = type(cls.__name__, (mixin, cls), names)
     return guarded
+
+
+def _raw(options: Any) -> str:
+    """How the caller wants the response: "true" as it is, "stream" unread, or else parsed."""
+    return str(options.headers.get(RAW, "")) if isinstance(options.headers, dict) else ""
 
 
 def _wants_object(body: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenfence_integrations.pricing.images import image_tokens
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.pricing.tokens import byte_bound
+from tokenfence_integrations.pricing.tokens import byte_bound, text_messages_bound
 
 __all__ = ["UNKNOWN_WINDOW", "Content", "chat_content", "responses_content"]
 
@@ -62,15 +62,12 @@ def chat_content(body: Mapping[str, Any]) -> Content:
     """The input of a chat completion."""
     messages = body.get("messages")
     content = Content()
-    if type(messages) is not list:
-        content.text_bytes = byte_bound(_listed(messages))
-        return content
-    rich = [m for m in messages if type(m) is not dict or type(m.get("content")) is not str]
-    content.plain = not rich
-    if not rich:
-        content.text_bytes = _bytes_of(messages)
+    texts = text_messages_bound(messages) if type(messages) is list else None
+    if texts is not None:
+        content.text_bytes = texts
     else:
-        content.text_bytes = byte_bound([_without_parts(message, content) for message in messages])
+        content.plain = False
+        content.text_bytes = byte_bound([_without_parts(m, content) for m in messages or ()])
     _add_keys(content, body, CHAT_KEYS)
     return content
 
@@ -145,17 +142,6 @@ def _is_text(part: Any, content: Content) -> bool:
         content.unseen = True
         return False
     return True
-
-
-def _bytes_of(messages: Any) -> int:
-    try:
-        return byte_bound(messages)
-    except TypeError:  # the SDK takes more than JSON: pydantic models, iterables
-        return byte_bound(_plain(messages))
-
-
-def _listed(value: Any) -> Any:
-    return [_plain(item) for item in value] if value is not None else None
 
 
 def _plain(value: Any) -> Any:

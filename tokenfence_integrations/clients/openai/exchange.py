@@ -1,7 +1,7 @@
 """One request of a guarded client: its attempts, each with a reservation of its own."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openai._legacy_response import LegacyAPIResponse
@@ -60,6 +60,11 @@ class Terms:
     bills_refusals: bool
     background: dict[str, "Exchange"] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
+    no_fallback: Policy = field(init=False)
+    """The policy where a fallback cannot answer: a chat model makes no embeddings, or pictures."""
+
+    def __post_init__(self) -> None:
+        self.no_fallback = replace(self.policy, stages=())
 
     def budget_now(self) -> Budget:
         """The budget that a call made here and now counts against."""
@@ -127,7 +132,8 @@ class Exchange:
         self._asked_usage = False
         self.sent = False
         request.cappable = bool(endpoint.caps)
-        self.call = Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
+        policy = terms.policy if endpoint.reply else terms.no_fallback
+        self.call = Call(terms.budget_now(), request, policy, terms.book, terms.error)
 
     # Attempts
 

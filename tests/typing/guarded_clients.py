@@ -1,0 +1,48 @@
+"""Read by the type checker, not run: what guard() and async_guard() return."""
+
+from typing import assert_type
+
+import openai
+
+from tokenfence_integrations import Budget, async_guard, guard
+
+sync: openai.OpenAI = guard(openai.OpenAI(), budget="$5.00")
+azure: openai.AzureOpenAI = guard(openai.AzureOpenAI(), budget=5)
+aio: openai.AsyncOpenAI = async_guard(openai.AsyncOpenAI(), budget=Budget("$1"))
+aio_too: openai.AsyncOpenAI = guard(openai.AsyncOpenAI(), budget=0.5)
+azure_aio: openai.AsyncAzureOpenAI = async_guard(openai.AsyncAzureOpenAI())
+
+assert_type(guard(openai.OpenAI(), budget=1).tokenfence, Budget)
+assert_type(guard(openai.AsyncOpenAI(), budget=1).tokenfence, Budget)
+assert_type(guard(openai.AzureOpenAI(), budget=1).tokenfence, Budget)
+assert_type(guard(openai.AsyncAzureOpenAI(), budget=1).tokenfence, Budget)
+assert_type(async_guard(openai.AsyncOpenAI(), budget=1).tokenfence, Budget)
+assert_type(async_guard(openai.AsyncAzureOpenAI(), budget=1).tokenfence, Budget)
+
+reply = guard(openai.OpenAI(), budget=1).chat.completions.create(
+    model="gpt-4o", messages=[{"role": "user", "content": "Hello"}]
+)
+assert_type(reply, openai.types.chat.ChatCompletion)
+
+
+async def ask() -> None:
+    client = async_guard(openai.AsyncOpenAI(), fallback=["gpt-4.1-mini", "gpt-4.1-nano"])
+    stream = await client.chat.completions.create(
+        model="gpt-4o", messages=[{"role": "user", "content": "Hello"}], stream=True
+    )
+    assert_type(stream, openai.AsyncStream[openai.types.chat.ChatCompletionChunk])
+
+
+class Mine(openai.OpenAI):
+    """A subclass of the user's own."""
+
+
+mine: openai.OpenAI = guard(Mine(), fallback={0.5: "gpt-4o-mini"}, on_limit="warn")
+
+# Each of these has to be an error.
+guard(openai.OpenAI(), budgett="$5.00")  # expect: call-overload
+guard(openai.OpenAI(), on_limit="explode")  # expect: call-overload
+guard(openai.OpenAI(), wait="long")  # expect: call-overload
+guard("sk-key", budget="$5.00")  # expect: call-overload
+async_guard(openai.OpenAI(), budget="$5.00")  # expect: call-overload
+wrong: openai.AsyncOpenAI = guard(openai.OpenAI(), budget=1)  # expect: assignment
