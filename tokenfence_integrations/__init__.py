@@ -4,10 +4,11 @@ Example:
     >>> client = async_guard(openai.AsyncOpenAI(), budget="$5.00")  # doctest: +SKIP
 """
 
-from tokenfence_integrations.engine.budget import Budget, Snapshot
+from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.events import Event
 from tokenfence_integrations.engine.ledger import LedgerRecord
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.snapshot import Snapshot
 from tokenfence_integrations.errors import (
     BudgetExceeded,
     NoBudgetError,

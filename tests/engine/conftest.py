@@ -1,9 +1,11 @@
-"""For tests of what threads do to each other."""
+"""For tests of what threads do to each other: who sleeps, and who comes when."""
 
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+from tests.engine.waiters import Asleep
 
 
 @pytest.fixture
@@ -13,3 +15,8 @@ def threads_take_turns_often() -> Iterator[None]:
     sys.setswitchinterval(5e-6)
     yield
     sys.setswitchinterval(usual)
+
+
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> Asleep:
+    return Asleep(monkeypatch)

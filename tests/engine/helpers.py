@@ -70,3 +70,8 @@ def listen(budget: Budget) -> list[Any]:
     events: list[Any] = []
     budget.on_event(events.append)
     return events
+
+
+def outcomes(budget: Budget) -> list[tuple[str, int, int]]:
+    """How each call ended, what it cost, and what it may have cost."""
+    return [(record.outcome, record.cost, record.uncertain) for record in budget.ledger]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import count
 from math import inf
@@ -21,8 +20,9 @@ from tokenfence_integrations.engine.policy import (
     parse_fallback,
 )
 from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.snapshot import Snapshot, described, settled_share
 from tokenfence_integrations.engine.tree import Clock, Tree
-from tokenfence_integrations.money import format_usd, parse_usd, to_decimal, to_float
+from tokenfence_integrations.money import parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook, default_book
 from tokenfence_integrations.stores.base import (
     NOTHING,
@@ -39,37 +39,10 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.memory import MemoryStore
 
-__all__ = ["Budget", "Dollars", "Snapshot", "as_budget"]
+__all__ = ["Budget", "Dollars", "as_budget"]
 
 Dollars = str | int | float | Decimal
 """An amount of US dollars: ``"$0.50"``, ``"0.50 USD"``, ``0.5`` or a ``Decimal``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A budget at one moment, exactly. Dollars inside `Amount` and `Limits` are nano-dollars.
-
-    Args:
-        name: Path of the budget, such as ``"team/researcher"``.
-        limits: Its limits.
-        spent: What calls have surely cost.
-        reserved: What calls in flight hold.
-        uncertain: What is charged for calls of unknown outcome.
-    """
-
-    name: str
-    limits: Limits
-    spent: Amount
-    reserved: Amount
-    uncertain: Amount
-
-    @property
-    def remaining_usd(self) -> Decimal | None:
-        """Dollars neither spent, nor reserved, nor uncertain; None without a dollar limit."""
-        if self.limits.usd is None:
-            return None
-        used = self.spent.usd + self.reserved.usd + self.uncertain.usd
-        return to_decimal(self.limits.usd - used)
 
 
 class Budget:
@@ -155,7 +128,7 @@ class Budget:
         self._tree.store.execute(Open(self.path[0], limits))
 
     def __repr__(self) -> str:
-        return f"<Budget {self._line()}>"
+        return f"<Budget {described(self._own_name, self._state())}>"
 
     @property
     def name(self) -> str:
@@ -417,7 +390,7 @@ class Budget:
     @property
     def usage_ratio(self) -> float:
         """Share of the limit that is spent or uncertain: of dollars, or else the largest other."""
-        return _ratio(self._state())
+        return settled_share(self._state())
 
     @property
     def should_downgrade(self) -> bool:
@@ -488,27 +461,8 @@ class Budget:
             found.extend(child._below())
         return found
 
-    def _line(self) -> str:
-        state = self._state()
-        names = ("usd", "calls", "tokens", "input_tokens", "output_tokens")
-        parts = []
-        for name, limit in zip(names, state.limits, strict=True):
-            if limit is None:
-                continue
-            shown = format_usd if name == "usd" else "{:,}".format
-            unit = "" if name == "usd" else f" {name.replace('_', ' ')}"
-            spent, reserved, uncertain = (
-                getattr(part, name) for part in (state.spent, state.reserved, state.uncertain)
-            )
-            parts.append(
-                f"{shown(spent)} of {shown(limit)}{unit} spent"
-                + (f", {shown(reserved)} reserved" if reserved else "")
-                + (f", {shown(uncertain)} uncertain" if uncertain else "")
-            )
-        return f"{self._own_name}: {'; '.join(parts) or format_usd(state.spent_usd) + ' spent'}"
-
     def _tree_lines(self, first: str, rest: str) -> list[str]:
-        lines = [first + self._line()]
+        lines = [first + described(self._own_name, self._state())]
         children = self.children.values()
         for number, child in enumerate(children, 1):
             last = number == len(children)
@@ -524,16 +478,6 @@ _PLAIN = Policy()
 def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:
     """A budget as it is, or a new one of this many dollars."""
     return budget if isinstance(budget, Budget) else Budget(budget, threshold=threshold)
-
-
-def _ratio(state: AccountState) -> float:
-    charged = Amount(*[a + b for a, b in zip(state.spent, state.uncertain, strict=True)])
-    ratios = {
-        name: getattr(charged, name) / limit if limit else 1.0
-        for name, limit in zip(Limits._fields, state.limits, strict=True)
-        if limit is not None
-    }
-    return ratios["usd"] if "usd" in ratios else max(ratios.values(), default=0.0)
 
 
 def _count(name: str, value: int | None) -> int | None:

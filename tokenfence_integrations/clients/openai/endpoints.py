@@ -29,9 +29,6 @@ Body = Mapping[str, Any]
 COMPLETIONS_DEFAULT_MAX = 16
 """The legacy completions endpoint's own default of ``max_tokens``."""
 
-CHAT_PADDING = 3
-"""Tokens by which an exact count of a chat may be too low on servers that prime differently."""
-
 
 def _batch_usage(answer: Any, body: Body) -> Usage | None:
     """The usage of a batch: none as long as nothing is counted."""
