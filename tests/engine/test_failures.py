@@ -32,7 +32,6 @@ def named(name: str, *bases: type[BaseException]) -> BaseException:
         named("ConnectTimeout", TimeoutError),
         named("PoolTimeout"),
         named("Mine", type(named("ConnectError"))),
-        BudgetExceeded(1, 1),
     ],
 )
 def test_what_was_surely_not_sent_is_free(error: BaseException) -> None:
@@ -50,15 +49,33 @@ def test_what_was_surely_not_sent_is_free(error: BaseException) -> None:
         named("ReadTimeout"),
         named("RemoteProtocolError"),
         ValueError(),
+        BudgetExceeded(1, 1),  # of another call, made after this one was paid for
     ],
 )
 def test_everything_else_is_unknown(error: BaseException) -> None:
     assert cost_of_exception(error) == "unknown"
 
 
-class StatusError(Exception):
+class Response:
     def __init__(self, status_code: object) -> None:
         self.status_code = status_code
+
+
+class StatusError(Exception):
+    def __init__(self, status_code: object) -> None:
+        self.response = Response(status_code)
+
+
+class ClientResponseError(Exception):
+    """As aiohttp names it."""
+
+    status = 429
+
+
+class HTTPException(Exception):
+    """As a web framework names its own."""
+
+    status_code = 422
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,14 @@ class StatusError(Exception):
 )
 def test_the_status_of_an_error_counts(status: object, cost: str) -> None:
     assert cost_of_exception(StatusError(status)) == cost
+
+
+def test_the_status_of_an_aiohttp_error_counts() -> None:
+    assert cost_of_exception(ClientResponseError()) == "free"
+
+
+def test_a_web_frameworks_own_error_says_nothing_of_the_call() -> None:
+    assert cost_of_exception(HTTPException()) == "unknown"
 
 
 def test_causes_are_looked_at() -> None:

@@ -6,8 +6,6 @@ libraries (httpx and httpx2, requests, aiohttp, the standard library), none of w
 
 from typing import Literal, TypeAlias
 
-from tokenfence_integrations.errors import TokenFenceError
-
 __all__ = ["CostOfFailure", "cost_of_exception", "cost_of_status"]
 
 CostOfFailure: TypeAlias = Literal["free", "unknown"]
@@ -50,7 +48,9 @@ def cost_of_exception(error: BaseException) -> CostOfFailure:
     """Whether a call that raised this is surely free.
 
     Args:
-        error: What the call raised; its status code, its class and its causes are looked at.
+        error: What the call raised; the response that it carries, its class, and its causes are
+            looked at. A status without a response says nothing: a web framework's own errors have
+            one, and may be raised after a call was paid for.
 
     Returns:
         ``"free"`` if the request was surely not sent, or surely refused; else ``"unknown"``.
@@ -63,10 +63,8 @@ def cost_of_exception(error: BaseException) -> CostOfFailure:
     """
     causes = [error]
     for seen in causes:
-        if isinstance(seen, TokenFenceError):
-            return "free"
-        status = getattr(seen, "status_code", None)
-        if isinstance(status, int) and 400 <= status < 600:
+        status = _answered_status(seen)
+        if status is not None:
             return cost_of_status(status)
         if not UNSENT.isdisjoint(cls.__name__ for cls in type(seen).__mro__):
             return "free"
@@ -74,3 +72,11 @@ def cost_of_exception(error: BaseException) -> CostOfFailure:
         if cause is not None and cause not in causes:
             causes.append(cause)
     return "unknown"
+
+
+def _answered_status(error: BaseException) -> int | None:
+    """The status of the response that an error carries (httpx, requests, the providers' SDKs)."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None and type(error).__name__ == "ClientResponseError":  # aiohttp
+        status = getattr(error, "status", None)
+    return status if isinstance(status, int) and 400 <= status < 600 else None

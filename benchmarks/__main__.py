@@ -1,0 +1,11 @@
+"""What a budget costs, and how much of it gets used: `python -m benchmarks`, or `make bench`."""
+
+import argparse
+import sys
+
+from benchmarks import overhead, use_of_budget
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__).parse_args()
+    # Costs first: they are the more exact, the less has been run before them.
+    sys.exit(overhead.main([]) | use_of_budget.main([]))

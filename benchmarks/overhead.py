@@ -1,0 +1,346 @@
+"""What a guarded call costs beside a bare one: `python -m benchmarks.overhead`.
+
+Calls are measured in pairs, a bare one and a guarded one through the same connection pool, in turn
+first, and the figure is the median of the pairs' ratios: what slows the whole machine down slows
+both of a pair. Rates are medians over many short batches, which a busy machine disturbs the least.
+"""
+
+import argparse
+import asyncio
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import openai
+
+from benchmarks.instant import CHUNKS, instant_server
+from benchmarks.table import Figure, failures, figures_table, machine
+from tokenfence_integrations import Budget, Price, Usage, async_guard, guard
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.stores.base import NOTHING, Amount, End, Limits, Open, Reserve
+from tokenfence_integrations.stores.memory import MemoryStore
+
+__all__ = ["Pair", "call_figures", "import_figure", "main", "rate_figures"]
+
+CALL_BAR = 1.05  # guarded / bare
+RATE_BAR = 200_000.0  # reserve+settle per second
+AGED_BAR = 1.1  # time per reserve+settle after a million of them / at first; noise is a few percent
+IMPORT_BAR = 50.0  # milliseconds
+
+MODEL = "gpt-4o"
+LINE = [{"role": "user", "content": "What is the capital of France?"}]
+CONVERSATION = [
+    {
+        "role": ("user", "assistant")[number % 2],
+        "content": f"Message {number}: " + "the quick brown fox jumps over the lazy dog. " * 5,
+    }
+    for number in range(199)
+] + LINE
+PROMPTS = {"one line": LINE, "200 messages": CONVERSATION}
+
+PRICES = {"own": Price(input="$1/M", output="$2/M", max_output_tokens=4096)}
+USAGE = Usage(input_tokens=800, output_tokens=300)
+AMOUNT = Amount(2_000_000, 1, 1_000, 500)
+SPENT = Amount(1_400_000, 1, 800, 300)
+BATCH = 1_000
+
+
+class Pair(NamedTuple):
+    """Seconds that a bare and a guarded call took, one right after the other."""
+
+    bare: float
+    guarded: float
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """No garbage collection inside the block, as `timeit` does it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def ratio_figure(name: str, pairs: Sequence[Pair], per: int = 1) -> Figure:
+    """The median of the pairs' ratios, and the median times of which it is made."""
+    bare, guarded = (statistics.median(side) / per * 1e6 for side in zip(*pairs, strict=True))
+    return Figure(
+        name,
+        statistics.median(pair.guarded / pair.bare for pair in pairs),
+        "x",
+        at_most=CALL_BAR,
+        detail=f"bare {bare:.1f} µs, guarded {guarded:.1f} µs",
+    )
+
+
+def paired(bare: Callable[[], float], guarded: Callable[[], float], rounds: int) -> list[Pair]:
+    """Measure two things in turn, the one or the other first.
+
+    Args:
+        bare: Makes one bare call; returns its seconds.
+        guarded: The same, guarded.
+        rounds: Pairs; a tenth of that goes before, unmeasured.
+    """
+    pairs = []
+    with collector_off():
+        for number in range(-(rounds // 10), rounds):
+            if number % 2:
+                pair = Pair(bare(), guarded())
+            else:
+                second = guarded()
+                pair = Pair(bare(), second)
+            if number >= 0:
+                pairs.append(pair)
+    return pairs
+
+
+async def apaired(
+    bare: Callable[[], Awaitable[float]], guarded: Callable[[], Awaitable[float]], rounds: int
+) -> list[Pair]:
+    """As `paired`, awaited."""
+    pairs = []
+    with collector_off():
+        for number in range(-(rounds // 10), rounds):
+            if number % 2:
+                pair = Pair(await bare(), await guarded())
+            else:
+                second = await guarded()
+                pair = Pair(await bare(), second)
+            if number >= 0:
+                pairs.append(pair)
+    return pairs
+
+
+def call_figures(rounds: int) -> list[Figure]:
+    """Guarded calls over bare ones: sync and async, short and long prompts, streams.
+
+    Args:
+        rounds: Pairs of calls; long prompts and streams, which take longer, get an eighth.
+    """
+    with instant_server() as base_url:
+        return [
+            *_sync_figures(base_url, rounds),
+            *asyncio.run(_async_figures(base_url, rounds)),
+        ]
+
+
+def _sync_figures(base_url: str, rounds: int) -> list[Figure]:
+    clock = time.perf_counter
+
+    def ask(client: Any, messages: Any) -> float:
+        begun = clock()
+        client.chat.completions.create(model=MODEL, messages=messages)
+        return clock() - begun
+
+    def read(client: Any) -> float:
+        stream = client.chat.completions.create(model=MODEL, messages=LINE, stream=True)
+        chunks = iter(stream)
+        next(chunks)
+        begun = clock()
+        for _ in chunks:
+            pass
+        return clock() - begun
+
+    figures = []
+    with openai.OpenAI(base_url=base_url, api_key="unused") as bare:
+        guarded = guard(bare, budget="$1000000")
+        for name, messages in PROMPTS.items():
+            pairs = paired(
+                partial(ask, bare, messages),
+                partial(ask, guarded, messages),
+                _fewer(rounds, messages),
+            )
+            figures.append(ratio_figure(f"call, sync, {name}", pairs))
+        pairs = paired(partial(read, bare), partial(read, guarded), max(1, rounds // 8))
+        figures.append(ratio_figure("stream, sync, per chunk", pairs, CHUNKS - 1))
+    return figures
+
+
+async def _async_figures(base_url: str, rounds: int) -> list[Figure]:
+    clock = time.perf_counter
+
+    async def ask(client: Any, messages: Any) -> float:
+        begun = clock()
+        await client.chat.completions.create(model=MODEL, messages=messages)
+        return clock() - begun
+
+    async def read(client: Any) -> float:
+        stream = await client.chat.completions.create(model=MODEL, messages=LINE, stream=True)
+        chunks = aiter(stream)
+        await anext(chunks)
+        begun = clock()
+        async for _ in chunks:
+            pass
+        return clock() - begun
+
+    figures = []
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="unused") as bare:
+        guarded = async_guard(bare, budget="$1000000")
+        for name, messages in PROMPTS.items():
+            pairs = await apaired(
+                partial(ask, bare, messages),
+                partial(ask, guarded, messages),
+                _fewer(rounds, messages),
+            )
+            figures.append(ratio_figure(f"call, async, {name}", pairs))
+        pairs = await apaired(partial(read, bare), partial(read, guarded), max(1, rounds // 8))
+        figures.append(ratio_figure("stream, async, per chunk", pairs, CHUNKS - 1))
+    return figures
+
+
+def rate_figures(total: int) -> list[Figure]:
+    """Reserve+settle per second in one thread, without any network.
+
+    Args:
+        total: How many of them; the first and the last tenth are compared.
+    """
+    levels = {
+        "in the store": store_steps(),
+        "in the engine": engine_steps(),
+        "public: with budget.reserve() ...": public_steps(),
+    }
+    figures = []
+    for name, step in levels.items():
+        seconds = _batches(step, total)
+        tenth = max(1, len(seconds) // 10)
+        first, last = statistics.median(seconds[:tenth]), statistics.median(seconds[-tenth:])
+        rate = BATCH / statistics.median(seconds)
+        figures += [
+            Figure(
+                f"reserve+settle {name}",
+                rate,
+                "/s",
+                at_least=RATE_BAR,
+                detail=f"{1e6 / rate:.2f} µs each, best batch {BATCH / min(seconds):,.0f}/s",
+            ),
+            Figure(
+                f"  after {total:,}: time of the last tenth / first",
+                last / first,
+                "x",
+                at_most=AGED_BAR,
+            ),
+        ]
+    return figures
+
+
+def _batches(step: Callable[[], None], total: int) -> list[float]:
+    clock, batch = time.perf_counter, range(BATCH)
+    seconds = []
+    with collector_off():
+        for _ in range(max(1, total // BATCH)):
+            begun = clock()
+            for _ in batch:
+                step()
+            seconds.append(clock() - begun)
+    return seconds
+
+
+def store_steps() -> Callable[[], None]:
+    """One reservation and its end, as commands to the memory store."""
+    store, path, numbers = MemoryStore(), ("budget",), count(1)
+    store.execute(Open("budget", Limits(usd=10**18)))
+
+    def step() -> None:
+        number = next(numbers)
+        store.execute(Reserve(path, number, AMOUNT))
+        store.execute(End(path, number, SPENT, NOTHING))
+
+    return step
+
+
+def engine_steps() -> Callable[[], None]:
+    """One call's life: its bound, its admission, its settlement, its ledger record."""
+    budget, policy, book = Budget("$1000000000"), Policy(), PriceBook(PRICES)
+    request = CallRequest("own", lambda card: 1_000, max_output_tokens=500)
+
+    def step() -> None:
+        call = Call(budget, request, policy, book)
+        call.admit()
+        call.settle(USAGE)
+
+    return step
+
+
+def public_steps() -> Callable[[], None]:
+    """The same through the public context manager."""
+    budget, book = Budget("$1000000000"), PriceBook(PRICES)
+
+    def step() -> None:
+        with budget.reserve(
+            model="own", input_tokens=1_000, max_output_tokens=500, prices=book
+        ) as call:
+            call.settle(USAGE)
+
+    return step
+
+
+def import_figure(rounds: int) -> Figure:
+    """Milliseconds that `import tokenfence_integrations` takes, above those of Python itself.
+
+    The package is compiled before, as it is wherever it was installed or imported once.
+    """
+    bare, package = "pass", "import tokenfence_integrations"
+    with TemporaryDirectory() as cache:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        _python(package, environment)
+        pairs = [
+            Pair(_python(bare, environment), _python(package, environment)) for _ in range(rounds)
+        ]
+    differences = [(pair.guarded - pair.bare) * 1e3 for pair in pairs]
+    return Figure(
+        "import tokenfence_integrations",
+        statistics.median(differences),
+        " ms",
+        at_most=IMPORT_BAR,
+        detail=f"best {min(differences):.1f} ms of {rounds}",
+    )
+
+
+def _python(code: str, environment: Mapping[str, str]) -> float:
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    return time.perf_counter() - begun
+
+
+def _fewer(rounds: int, messages: Sequence[Any]) -> int:
+    """Fewer rounds of a long prompt, whose bare call takes twenty times as long."""
+    return rounds if len(messages) == 1 else max(1, rounds // 8)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure everything and print it.
+
+    Returns:
+        1 if a figure misses its bar, else 0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=800, help="pairs of calls")
+    parser.add_argument("--reservations", type=int, default=1_000_000)
+    parser.add_argument("--imports", type=int, default=21)
+    options = parser.parse_args(arguments)
+    figures = [
+        *call_figures(options.rounds),
+        *rate_figures(options.reservations),
+        import_figure(options.imports),
+    ]
+    print(figures_table(f"What a guard costs ({machine()})", figures))
+    return 1 if failures(figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
