@@ -1,5 +1,6 @@
 """How long a model's answers tend to be, learned from those that were settled."""
 
+from collections import deque
 from math import exp, log
 from typing import NamedTuple
 
@@ -39,13 +40,14 @@ class OutputForecast:
         Forecast(typical=1101, tail=4096)
     """
 
-    __slots__ = ("_estimate", "_mean", "_variance", "_weight")
+    __slots__ = ("_estimate", "_mean", "_unread", "_variance", "_weight")
 
     def __init__(self) -> None:
         self._weight = PRIOR_WEIGHT
         self._mean = log(PRIOR_MEDIAN)
         self._variance = ((log(PRIOR_TAIL) - self._mean) / Z_TAIL) ** 2
         self._estimate: Forecast | None = None
+        self._unread: deque[int] = deque(maxlen=int(MEMORY))
 
     def observe(self, output_tokens: int, *, cut_short: bool = False) -> None:
         """Learn from one answer.
@@ -54,18 +56,30 @@ class OutputForecast:
             output_tokens: Its length, per choice.
             cut_short: Whether our cap ended it: then it would have been longer, and counts double.
         """
-        length = log(max(1, output_tokens) * (2 if cut_short else 1))
+        # Only noted: most calls are made in budgets where nobody asks for an estimate.
+        self._unread.append(output_tokens * (2 if cut_short else 1))
+        self._estimate = None
+
+    def _read(self) -> None:
+        while self._unread:
+            try:
+                self._learn(self._unread.popleft())
+            except IndexError:  # another thread was faster
+                return
+
+    def _learn(self, output_tokens: int) -> None:
+        length = log(max(1, output_tokens))
         self._weight = min(self._weight + 1.0, MEMORY)
         step = (length - self._mean) / self._weight
         self._variance += step * (length - self._mean - step) - self._variance / self._weight
         self._mean += step
-        self._estimate = None
 
     @property
     def forecast(self) -> Forecast:
         """The estimate by what was seen so far."""
         estimate = self._estimate
         if estimate is None:
+            self._read()
             estimate = self._estimate = self._worked_out()
         return estimate
 
