@@ -15,10 +15,13 @@ let the first few calls pin the whole budget. How its cap is found is explained 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
+from tokenfence_integrations.money import PICO_PER_NANO
 from tokenfence_integrations.stores.base import AccountState, Amount
 
 __all__ = [
     "ENOUGH",
+    "LONE_SHARE",
+    "SPREAD",
     "WAIT",
     "Admit",
     "Decision",
@@ -31,7 +34,6 @@ __all__ = [
     "bound",
     "decide",
     "headroom",
-    "rich_times",
 ]
 
 ENOUGH = 1 << 100
@@ -41,9 +43,11 @@ SPREAD = 128
 """How many more calls a call without a maximum expects while others are in flight."""
 
 LONE_SHARE = 16
-"""A lone call takes its ceiling at once only if that is at most one sixteenth of what is free."""
+"""A lone call without a maximum takes its model's ceiling at once only if so many would fit.
 
-PICO_PER_NANO = 1000
+One among others does so only if `SPREAD` would. Then `decide` would say the same, whatever the
+number of rivals.
+"""
 
 
 UNUSED = (0,) * 12
@@ -214,18 +218,6 @@ def bound(option: Option, output_tokens: int) -> Amount:
     out = output_tokens * choices
     pico = into * input_rate + out * output_rate + call_price
     return Amount(-(-pico // PICO_PER_NANO), 1, into, out)
-
-
-def rich_times(*, alone: bool) -> int:
-    """How often a call's bound at the ceiling must fit for it to have its ceiling at once.
-
-    Then enough is left for all that may still come, and `decide` would say the same, whatever the
-    number of rivals.
-
-    Args:
-        alone: Whether nothing is in flight.
-    """
-    return LONE_SHARE if alone else SPREAD
 
 
 def decide(

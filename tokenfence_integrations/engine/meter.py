@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from tokenfence_integrations.engine.admission import headroom, rich_times
+from tokenfence_integrations.engine.admission import LONE_SHARE, SPREAD, headroom
 from tokenfence_integrations.engine.admitting import Admission
 from tokenfence_integrations.engine.drivers import Flow, WaiterFactory, arun, run
 from tokenfence_integrations.engine.events import Event, EventKind
@@ -138,7 +138,7 @@ class Call:
         output, times = request.max_output_tokens, 1
         if output is None:
             output = request.most_output(card)
-            times = rich_times(alone=not tree.live)
+            times = SPREAD if tree.live else LONE_SHARE
         amount = request.amount(card, output)
         key = next(tree.numbers)
         if not store.reserve(path, key, amount, False, times)[0]:
@@ -262,6 +262,8 @@ class Call:
             raise TokenFenceError("this call was never admitted, so it cannot be settled")
         if usage[0] < 0 or usage[1] < 0:
             check_usage(usage)
+        if service_tier is None and not self.request.batch:
+            return card.cost(usage)
         return card.cost(usage, service_tier=service_tier, batch=self.request.batch)
 
     def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
-from tokenfence_integrations.money import parse_decimal, round_half_even, round_up
+from tokenfence_integrations.money import PICO_PER_NANO, parse_decimal, round_half_even
 from tokenfence_integrations.usage import Usage
 
 Amount = str | int | float | Decimal
@@ -304,7 +304,7 @@ class Card:
                 + extra.images * rates.image
                 + extra.characters * rates.character
             )
-        return round_up(pico)
+        return -(-pico // PICO_PER_NANO)
 
     def input_rate(
         self, input_tokens: int, *, service_tier: str | None = None, batch: bool = False

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenfence_integrations.pricing.images import image_tokens
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.pricing.tokens import byte_bound, text_messages_bound
+from tokenfence_integrations.pricing.tokens import byte_bound
 
 __all__ = ["UNKNOWN_WINDOW", "Content", "chat_content", "responses_content"]
 
@@ -60,14 +60,9 @@ class Content:
 
 def chat_content(body: Mapping[str, Any]) -> Content:
     """The input of a chat completion."""
-    messages = body.get("messages")
-    content = Content()
-    texts = text_messages_bound(messages) if type(messages) is list else None
-    if texts is not None:
-        content.text_bytes = texts
-    else:
-        content.plain = False
-        content.text_bytes = byte_bound([_without_parts(m, content) for m in messages or ()])
+    content = Content(plain=False)
+    messages = body.get("messages") or ()
+    content.text_bytes = byte_bound([_without_parts(message, content) for message in messages])
     _add_keys(content, body, CHAT_KEYS)
     return content
 

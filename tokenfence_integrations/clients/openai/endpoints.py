@@ -19,7 +19,12 @@ from tokenfence_integrations.clients.openai.reported import (
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.pricing.images import generated_image_tokens
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.pricing.tokens import byte_bound, count_chat, count_text
+from tokenfence_integrations.pricing.tokens import (
+    byte_bound,
+    count_chat,
+    count_text,
+    text_messages_bound,
+)
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["BATCHES", "Body", "Endpoint", "endpoint_of"]
@@ -74,18 +79,20 @@ def endpoint_of(path: str) -> Endpoint | None:
 
 
 def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    found = contents.chat_content(body)
-
-    def count(card: Card) -> int | None:
-        return count_chat(body["messages"], card.model)
-
+    # Nothing but texts is the commonest chat by far, and has a short way of its own.
+    messages = body.get("messages")
+    texts = text_messages_bound(messages) if type(messages) is list else None
+    plain = texts is not None and contents.CHAT_KEYS.isdisjoint(body)
+    wish, choices = body.get("max_completion_tokens"), body.get("n")
+    if wish is None or "max_tokens" in body:
+        wish = _larger(wish, body.get("max_tokens"))
     return CallRequest(
         str(body.get("model", "")),
-        found.bound,
-        count if exact and found.plain else None,
-        _larger(body.get("max_completion_tokens"), body.get("max_tokens")),
-        _positive(body.get("n")),
-        service_tier=_tier(body),
+        (lambda card: texts) if plain else contents.chat_content(body).bound,  # type: ignore[arg-type,return-value]
+        (lambda card: count_chat(messages, card.model)) if exact and plain else None,  # type: ignore[arg-type]
+        wish,
+        1 if choices is None else _positive(choices),
+        service_tier=_tier(body) if "service_tier" in body else None,
     )
 
 

@@ -1,7 +1,7 @@
 """Usage as OpenAI reports it, brought into a `Usage`; from SDK models and from plain JSON alike."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import inf
 from typing import Any
 
@@ -70,12 +70,8 @@ def token_usage(usage: Any) -> Usage | None:
         0,
         out_details.get("image_tokens") or 0,
     )
-    return counts if _are_counts(counts) else None
-
-
-def _are_counts(values: Sequence[Any]) -> bool:
-    """Whether a server reported counts at all: the SDK does not validate its answers."""
-    return set(map(type, values)) == {int} and min(values) >= 0
+    # Counts at all? The SDK does not validate its answers.
+    return counts if set(map(type, counts)) == {int} and min(counts) >= 0 else None
 
 
 def response_usage(answer: Any) -> Usage | None:
