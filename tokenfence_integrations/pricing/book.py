@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ from tokenfence_integrations.pricing.ceilings import Ceiling, ceiling
 from tokenfence_integrations.pricing.rates import Card, Price, Rates, Tiers, to_pico
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 CARD_SECONDS = 60
@@ -120,6 +121,8 @@ class _PriceList:
         name = model.removeprefix("openai/") if self._provider in _OPENAI else model
         if self._provider in _OPENAI and name.lower().startswith(_FREE):
             return _card(model, self._provider, [(-1, Rates())], {}, ceiling(model))
+        from datetime import UTC, datetime
+
         now = datetime.fromtimestamp(period * CARD_SECONDS, UTC)
         for maker in self._makers:
             # Not through the snapshot's own lookup, which remembers every name it is asked for.
@@ -129,7 +132,7 @@ class _PriceList:
         return self._nearest(name)
 
     def _listed_card(
-        self, model: str, maker: "Provider", info: "ModelInfo", now: datetime
+        self, model: str, maker: "Provider", info: "ModelInfo", now: "datetime"
     ) -> Card | None:
         """A card at the listed prices of this moment; None if there are none that can be used."""
         standard_prices = info.get_prices(now)
@@ -236,7 +239,7 @@ def _lacks_audio_price(info: "ModelInfo", prices: "ModelPrice") -> bool:
     )
 
 
-def _dearest_audio(maker: "Provider", now: datetime) -> dict[str, Decimal]:
+def _dearest_audio(maker: "Provider", now: "datetime") -> dict[str, Decimal]:
     """The dearest price of each kind of audio token among a maker's models; empty if none has."""
     dearest: dict[str, Decimal] = {}
     for info in maker.models:
