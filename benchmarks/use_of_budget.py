@@ -20,7 +20,7 @@ from benchmarks.table import Figure, failures, figures_table, machine
 from benchmarks.wishes import SCRIPT, wish
 from tokenfence_integrations import Budget, BudgetExceeded, guard
 from tokenfence_integrations.money import to_decimal
-from tokenfence_integrations.pricing.book import default_book
+from tokenfence_integrations.pricing.book import book_of
 from tokenfence_integrations.testing import SpawnedProvider, spawn_provider
 
 __all__ = ["LEVELS", "Level", "Run", "exact_fit", "heavy_tail", "lengths", "main"]
@@ -100,7 +100,7 @@ class Pair(NamedTuple):
 def lengths(model: str, seed: int, calls: int) -> list[int]:
     """Output tokens that the answers would have: lognormal, at most the model's ceiling."""
     draw = random.Random(seed)
-    ceiling = default_book().card(model).max_output_tokens or math.inf
+    ceiling = book_of().card(model).max_output_tokens or math.inf
     wanted = (max(1, round(math.exp(draw.gauss(MU, SIGMA)))) for _ in range(calls))
     return [int(min(length, ceiling)) for length in wanted]
 

@@ -17,6 +17,7 @@ from tokenfence_integrations.errors import (
     UnmeteredError,
 )
 from tokenfence_integrations.guard import async_guard, guard
+from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.usage import Usage
 
@@ -28,6 +29,7 @@ __all__ = [
     "LedgerRecord",
     "NoBudgetError",
     "Price",
+    "PriceBook",
     "Snapshot",
     "TokenFenceError",
     "UnknownModelError",

@@ -99,8 +99,7 @@ def guard(
         ValueError: An argument is out of its range, or the fallback cannot work.
 
     Example:
-        >>> client = guard(openai.OpenAI(), budget="$5.00", fallback="gpt-4o-mini")  # doctest:
-        +SKIP
+        >>> client = guard(openai.OpenAI(), budget="$5.00", fallback="gpt-4o-mini")
         >>> client.tokenfence.remaining  # doctest: +SKIP
         5.0
     """

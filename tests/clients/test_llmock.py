@@ -15,7 +15,7 @@ from llmock.pytest_plugin import LLMock
 
 from tests.clients.helpers import HELLO, async_client, outcomes, sync_client
 from tokenfence_integrations import Budget, Usage, async_guard, guard
-from tokenfence_integrations.pricing.book import default_book
+from tokenfence_integrations.pricing.book import book_of
 from tokenfence_integrations.stores.base import NOTHING
 
 TEXT = "The sky is blue because of how air scatters light."
@@ -73,7 +73,7 @@ def truth(llmock: LLMock, client: openai.OpenAI, ask: Ask) -> int:
         assert reply.usage
         usage = Usage(reply.usage.prompt_tokens, reply.usage.completion_tokens)
     assert usage.output_tokens > 0
-    return default_book().card("gpt-4o").cost(usage)
+    return book_of().card("gpt-4o").cost(usage)
 
 
 def check_covered(budget: Budget, llmock: LLMock, cost: int) -> None:

@@ -378,3 +378,25 @@ async def test_a_remote_store_is_asked_and_never_guessed() -> None:
             reserve(budget, 1, wait=0).admit()
         last.settle(Usage(0, 80))
     assert charged(budget) == (100, 0, 0)
+
+
+def test_the_prices_of_any_provider_count() -> None:
+    budget = Budget("$1")
+    with budget.reserve(
+        model="claude-sonnet-4-5", provider="anthropic", input_tokens=9, max_output_tokens=9
+    ) as call:
+        call.settle(Usage(input_tokens=1_000, output_tokens=100))
+    assert call.cost == 4_500_000  # $3 and $15 per million tokens
+
+
+def test_prices_of_ones_own_may_be_a_mapping() -> None:
+    budget = Budget("$1")
+    own = {"mine": Price(input="$1/M", output="$2/M")}
+    with budget.reserve(model="mine", prices=own, input_tokens=9, max_output_tokens=9) as call:
+        call.settle(Usage(input_tokens=5, output_tokens=5))
+    assert call.cost == 15_000
+
+
+def test_an_unknown_provider_has_no_prices() -> None:
+    with pytest.raises(UnknownModelError, match="nobody"):
+        Budget("$1").reserve(model="m", provider="nobody", input_tokens=1).admit()

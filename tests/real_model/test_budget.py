@@ -11,12 +11,12 @@ import openai
 import pytest
 
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, async_guard, guard
-from tokenfence_integrations.pricing.book import default_book
+from tokenfence_integrations.pricing.book import book_of
 from tokenfence_integrations.stores.base import NOTHING
 
 pytestmark = pytest.mark.real_model
 
-CARD = default_book().card("gpt-4o")
+CARD = book_of().card("gpt-4o")
 QUESTION: list[Any] = [{"role": "user", "content": "Why is the sky blue?"}]
 CALL: dict[str, Any] = {"model": "gpt-4o", "messages": QUESTION, "max_tokens": 12}
 
@@ -27,7 +27,7 @@ def cost_of(usage: Any, model: str = "gpt-4o") -> int:
     details = usage.prompt_tokens_details
     cached = (details.cached_tokens or 0) if details else 0
     reported = Usage(usage.prompt_tokens, usage.completion_tokens, cached_tokens=cached)
-    return default_book().card(model).cost(reported)
+    return book_of().card(model).cost(reported)
 
 
 def check_ended(budget: Budget) -> None:
@@ -219,7 +219,7 @@ def test_embeddings(bare: openai.OpenAI) -> None:
     reply = guarded.embeddings.create(model=model, input=["a cat", "a dog", "a cat"])
     assert len(reply.data) == 3
     tokens = reply.usage.prompt_tokens
-    assert guarded.tokenfence.snapshot().spent.usd == default_book().card(model).cost(Usage(tokens))
+    assert guarded.tokenfence.snapshot().spent.usd == book_of().card(model).cost(Usage(tokens))
     check_ended(guarded.tokenfence)
 
 

@@ -23,7 +23,8 @@ from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.engine.snapshot import Snapshot, described, settled_share
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.money import parse_usd, to_float
-from tokenfence_integrations.pricing.book import PriceBook, default_book
+from tokenfence_integrations.pricing.book import PriceBook, book_of
+from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.stores.base import (
     NOTHING,
     AccountState,
@@ -179,7 +180,8 @@ class Budget:
         wait: float = 60.0,
         min_output_tokens: int = 16,
         on_unknown: OnUnknown = "charge",
-        prices: PriceBook | None = None,
+        provider: str = "openai",
+        prices: Mapping[str, Price] | PriceBook | None = None,
         service_tier: str | None = None,
         batch: bool = False,
         tags: Mapping[str, Any] | None = None,
@@ -197,7 +199,9 @@ class Budget:
             wait: Seconds to wait for calls in flight; 0 never waits.
             min_output_tokens: The smallest cap that is worth paying for.
             on_unknown: Whether an unknown outcome is charged or released.
-            prices: A price book of your own.
+            provider: Whose prices count, as genai-prices names it: ``"openai"``, ``"anthropic"``,
+                ``"google"``...
+            prices: Prices of your own by model name; or a `PriceBook`, made once for many calls.
             service_tier: The provider's tier, if it changes the price.
             batch: Whether the batch price applies.
             tags: Kept in the ledger and shown in events.
@@ -209,8 +213,8 @@ class Budget:
             ValueError: A number is out of its range.
 
         Example:
-            >>> async with budget.reserve(model="gpt-4o", input_tokens=900) as call:  # doctest:
-            +SKIP ...     reply = await ask(call.model, max_tokens=call.max_output_tokens)
+            >>> async with budget.reserve(model="gpt-4o", input_tokens=9) as call:  # doctest: +SKIP
+            ...     reply = await ask(call.model, max_tokens=call.max_output_tokens)
             ...     call.settle(Usage(input_tokens=reply.prompt, output_tokens=reply.completion))
         """
         into = _count("input_tokens", input_tokens) or 0
@@ -241,7 +245,11 @@ class Budget:
             batch=batch,
             tags=tags,
         )
-        return Call(self, request, policy, prices or default_book())
+        if prices is None:
+            prices = book_of(provider)
+        elif not isinstance(prices, PriceBook):
+            prices = PriceBook(prices, provider)
+        return Call(self, request, policy, prices)
 
     def scope(self) -> AbstractContextManager["Budget"]:
         """Make this the budget of everything guarded without one of its own, in this context.

@@ -314,10 +314,10 @@ def _rates(prices: "ModelPrice", above: int, audio: Mapping[str, Decimal]) -> Ra
     )
 
 
-@cache
-def default_book() -> PriceBook:
-    """The price book of OpenAI's models at listed prices, shared by all who bring none."""
-    return PriceBook()
+@lru_cache(64)
+def book_of(provider: str = "openai") -> PriceBook:
+    """The price book of a provider's models at listed prices, shared by all who bring none."""
+    return PriceBook(None, provider)
 
 
 @cache
