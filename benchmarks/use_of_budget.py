@@ -43,8 +43,8 @@ class Level(NamedTuple):
         name: What it is called.
         multiple: The budget, as a multiple of what the calls truly cost.
         pace: The server's latency, as a multiple of the one asked for: runs of many rounds, whose
-            time has no bar, are made shorter; the run with the tightest bar is made longer, since
-            a hundred calls at once keep the client's own pool busy for one to three seconds.
+            time has no bar, are made shorter; the one with the tightest bar is also run longer,
+            where what the client itself takes for a hundred calls weighs less.
         used: At least this much of the budget is spent, in percent.
         refused: At most this many calls are refused.
         cut: At most so many of the calls are cut short by a cap of ours, in percent.
@@ -65,7 +65,8 @@ class Level(NamedTuple):
 LEVELS = (
     Level("half the cost", 0.5, pace=0.3, used=90),
     Level("twice the cost", 2, refused=0, cut=2, slowdown=8),
-    Level("ten times the cost", 10, pace=10, refused=0, cut=2, slowdown=1.2),
+    Level("ten times the cost", 10, refused=0, cut=2, slowdown=1.2, pairs=3),
+    Level("ten times, long answers", 10, pace=10, refused=0, cut=2, slowdown=1.2),
 )
 
 
@@ -80,6 +81,7 @@ class Run(NamedTuple):
         landed: Calls on the server's bill.
         refused: Calls that were not let through.
         cut: Calls that a cap of ours cut short, by the ledger.
+        waited: The longest that a call waited for the budget, in seconds, by the ledger.
         seconds: Makespan.
     """
 
@@ -87,6 +89,7 @@ class Run(NamedTuple):
     landed: int
     refused: int
     cut: int
+    waited: float
     seconds: float
 
 
@@ -148,6 +151,7 @@ def measure(
         landed=len(bill),
         refused=sum(outcome is not None for outcome in outcomes),
         cut=0 if held is None else sum(record.truncated for record in held.ledger),
+        waited=0.0 if held is None else max((r.waited for r in held.ledger), default=0.0),
         seconds=seconds,
     )
 
@@ -239,6 +243,8 @@ def _level_figures(level: Level, pairs: Sequence[Pair], calls: int) -> Iterator[
         f"{level.name}: refused", max(refused), at_most=level.refused, detail=_median(refused)
     )
     yield Figure(f"{level.name}: cut short", max(cut), " %", at_most=level.cut, detail=_median(cut))
+    waited = [pair.guarded.waited for pair in pairs]
+    yield Figure(f"{level.name}: longest wait", max(waited), " s", detail=_median(waited))
     # Counts hold for the worst draw. Times are of a machine that does other things, too.
     yield Figure(
         f"{level.name}: makespan / bare",

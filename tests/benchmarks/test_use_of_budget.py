@@ -46,7 +46,7 @@ def test_nothing_is_overspent_at_any_level(provider: SpawnedProvider, crowd: Cro
         )
     )
     by_name = {figure.name: figure.measured for figure in figures}
-    assert len(by_name) == 5 * len(LEVELS)
+    assert len(by_name) == 6 * len(LEVELS)
     for level in LEVELS:
         assert by_name[f"{level.name}: overspent"] == 0
         assert 0 < by_name[f"{level.name}: budget used"] <= 100
