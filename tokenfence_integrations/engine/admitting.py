@@ -127,6 +127,10 @@ class Admission:
         self, states: States, stuck: Sequence[Amount | None]
     ) -> tuple[Decision, Options]:
         call, tree = self._call, self._tree
+        sublimits = call.request.sublimits
+        if sublimits:
+            states = (*states, *[sublimit.state for sublimit in sublimits])
+            stuck = (*stuck[: len(self._path)], *NONE_STUCK)
         room = headroom(states, stuck)
         options = call.options(room.settled, exact=self._exact)
         decision = decide(
@@ -176,7 +180,8 @@ class Admission:
             self._patient = False
         else:
             line.pass_on(waiter)
-            yield Sleep(waiter, left)
+            expiry = self._tree.leases.seconds_left()
+            yield Sleep(waiter, left if expiry is None else min(left, expiry))
 
     def _join(self) -> Waiter:
         waiter = self._waiter = self._make_waiter(self._owner)
@@ -202,7 +207,11 @@ class Admission:
         least = option.wish
         if least is None:
             least = min(call.policy.min_output_tokens, option.ceiling)
-        name, quantity, numbers = _binding(self._path, states, bound(option, least))
+        names, sublimits = self._path, call.request.sublimits
+        if sublimits:
+            names = (*names, *[sublimit.name for sublimit in sublimits])
+            states = (*states, *[sublimit.state for sublimit in sublimits])
+        name, quantity, numbers = _binding(names, states, bound(option, least))
         limit, spent, reserved, uncertain, requested = (
             number * 1e-9 if quantity == "usd" else float(number) for number in numbers
         )

@@ -129,7 +129,9 @@ class Call:
         tree, request, store = self.tree, self.request, self.tree.store
         if not store.instant or tree.line.waiting:
             return False
-        if tree.orphans:
+        if request.sublimits:
+            return False
+        if tree.orphans or tree.leases:
             tree.settle_orphans()
         path = self.budget.path
         card = self.book.card(request.model)

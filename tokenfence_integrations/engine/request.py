@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenfence_integrations.engine.admission import Option
 from tokenfence_integrations.engine.forecast import Forecast
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.stores.base import Amount
+from tokenfence_integrations.stores.base import AccountState, Amount
 
-__all__ = ["DEFAULT_CEILING", "NO_TAGS", "CallRequest", "Options"]
+__all__ = ["DEFAULT_CEILING", "NO_TAGS", "CallRequest", "Options", "Sublimit"]
 
 DEFAULT_CEILING = 32_768
 """Output cap per choice where a model's ceiling is not known; it is always sent."""
@@ -19,6 +19,17 @@ DEFAULT_CEILING = 32_768
 NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 
 new = tuple.__new__
+
+
+class Sublimit(NamedTuple):
+    """An account that somebody else keeps: what one run of an agent has spent so far, say.
+
+    A call is admitted only if it fits it as well as the budget. It is read, never written, so it
+    holds only for calls that are made one after another.
+    """
+
+    name: str
+    state: AccountState
 
 
 @dataclass(slots=True)
@@ -37,6 +48,7 @@ class CallRequest:
         batch: Whether the provider's batch price applies.
         whole_window: Whether the model's context window bounds the input: one prompt, not many.
         cappable: Whether an output maximum can be sent; if not, only the whole bound is admitted.
+        sublimits: Limits beside the budget's that the call has to keep as well.
         tags: The caller's own, kept in the ledger and shown in events.
     """
 
@@ -51,6 +63,7 @@ class CallRequest:
     batch: bool = False
     whole_window: bool = True
     cappable: bool = True
+    sublimits: tuple[Sublimit, ...] = ()
     tags: Mapping[str, Any] | None = None
 
     def option(self, card: Card, forecast: Forecast, *, exact: bool) -> Option:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
 from tokenfence_integrations.engine.forecast import OutputForecast
+from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine
 from tokenfence_integrations.stores.base import Amount, Path, Store
@@ -54,6 +55,7 @@ class Tree:
         self.ledger = ledger
         self.clock = clock
         self.line = WaitingLine(clock.monotonic)
+        self.leases = Leases(clock.monotonic)
         self.live: dict[int, Live] = {}
         self.numbers = NUMBERS
         self.listeners: list[tuple[str, Listener]] = []
@@ -106,7 +108,12 @@ class Tree:
             return
 
     def settle_orphans(self) -> None:
-        """End the calls that finalizers left; every budget operation begins with this."""
+        """End the calls that nobody else will end; every budget operation begins with this.
+
+        Those are the ones that finalizers left a note of, and those whose lease is over.
+        """
+        if self.leases:
+            self.leases.expire()
         while self.orphans:
             try:
                 orphan = self.orphans.popleft()

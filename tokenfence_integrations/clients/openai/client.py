@@ -21,6 +21,7 @@ from tokenfence_integrations.clients.openai.exchange import RAW, Exchange, Terms
 from tokenfence_integrations.clients.openai.replies import refusal_text, reply_events, reply_json
 from tokenfence_integrations.clients.openai.uploads import uploaded_bytes
 from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
@@ -109,8 +110,8 @@ class _Guarded(_Client):
 
     def _batch_exchange(self, options: Any, file: bytes) -> Exchange:
         terms, body = self._terms, options.json_data
-        request = batch_request(file, terms.book)
-        return Exchange(terms, BATCHES, request, body, False, _raw(options))
+        call = terms.call(BATCHES, batch_request(file, terms.book))
+        return Exchange(terms, BATCHES, call, body, False, _raw(options))
 
     def _exchange(self, options: Any, stream: bool) -> Exchange | None:
         """The exchange for a request; None if it costs nothing, or cannot be metered."""
@@ -130,9 +131,13 @@ class _Guarded(_Client):
             self._check_tools(tools)
         if body.get("web_search_options") is not None:
             self._terms.unmetered("the fee of web search")
-        uploaded = uploaded_bytes(options.files) if options.files else 0
-        request = endpoint.request(body, uploaded, terms.exact_input)
-        return Exchange(terms, endpoint, request, body, stream, _raw(options))
+        handover = offered.get()
+        call = None if handover is None else handover.take(terms.budget_now())
+        if call is None:
+            uploaded = uploaded_bytes(options.files) if options.files else 0
+            request = endpoint.request(body, uploaded, terms.exact_input)
+            call = terms.call(endpoint, request)
+        return Exchange(terms, endpoint, call, body, stream, _raw(options))
 
     def _check_metered(self, path: str) -> None:
         plain = path.split("?", 1)[0].strip("/")
@@ -208,7 +213,8 @@ class GuardedSync(_Guarded):
             return answer
         token = current.set(exchange)
         try:
-            exchange.call.admit()
+            if not exchange.call.open:
+                exchange.call.admit()
             return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except BudgetExceeded as refusal:
             response = self._refusal(exchange, refusal, options)
@@ -279,7 +285,8 @@ class GuardedAsync(_Guarded):
             return answer
         token = current.set(exchange)
         try:
-            await exchange.call.aadmit()
+            if not exchange.call.open:
+                await exchange.call.aadmit()
             return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
         except BudgetExceeded as refusal:
             response = self._refusal(exchange, refusal, options)

@@ -70,6 +70,12 @@ class Terms:
         """The budget that a call made here and now counts against."""
         return self.budget if self.budget is not None else budget_in_scope()
 
+    def call(self, endpoint: Endpoint, request: CallRequest) -> Call:
+        """A call to reserve for a request."""
+        request.cappable = bool(endpoint.caps)
+        policy = self.policy if endpoint.reply else self.no_fallback
+        return Call(self.budget_now(), request, policy, self.book, self.error)
+
     def unmetered(self, what: str) -> None:
         """Refuse something whose cost cannot be seen, or warn of it once.
 
@@ -96,7 +102,7 @@ class Exchange:
     Args:
         terms: What the client was guarded with.
         endpoint: Where it goes.
-        request: What it asks for.
+        call: The call to reserve, or one that an outer layer has reserved.
         body: The request body, ``extra_body`` merged in.
         stream: Whether server-sent events were asked for.
         raw: ``"true"`` or ``"stream"`` for ``with_raw_response`` and ``with_streaming_response``.
@@ -104,6 +110,7 @@ class Exchange:
 
     __slots__ = (
         "_asked_usage",
+        "_taken_over",
         "body",
         "call",
         "endpoint",
@@ -118,22 +125,21 @@ class Exchange:
         self,
         terms: Terms,
         endpoint: Endpoint,
-        request: CallRequest,
+        call: Call,
         body: Body,
         stream: bool,
         raw: str,
     ) -> None:
         self.terms = terms
         self.endpoint = endpoint
+        self.call = call
         self.body = body
         self.stream = stream
         self.raw = raw
         self.read_later = stream or raw == "stream"
         self._asked_usage = False
+        self._taken_over = call.open
         self.sent = False
-        request.cappable = bool(endpoint.caps)
-        policy = terms.policy if endpoint.reply else terms.no_fallback
-        self.call = Call(terms.budget_now(), request, policy, terms.book, terms.error)
 
     # Attempts
 
@@ -141,7 +147,12 @@ class Exchange:
         """The call to admit for another attempt, after the one before has ended."""
         self.sent = False
         before = self.call
-        self.call = Call(before.budget, before.request, before.policy, before.book, before.error)
+        request, policy = before.request, before.policy
+        if self._taken_over:
+            # The layer above chose the model, and may have chosen one that is not this client's.
+            request = replace(request, model=before.model)
+            policy = replace(policy, stages=())
+        self.call = Call(before.budget, request, policy, before.book, before.error)
         return self.call
 
     def rewrite(self, options: Any) -> Any:

@@ -1,0 +1,75 @@
+"""A reservation handed down: made by an outer layer, ended by the layer nearest to the wire.
+
+An agent's callback handler, its chat model and that model's client may each be guarded, and all
+see the same provider call, which must be charged once. So the layer that has reserved offers its
+call to those below, in a context variable; the first one whose budget is charged by it takes it
+over, and from then on ends it: it sees each attempt, and the usage as the provider reported it.
+"""
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenfence_integrations.engine.budget import Budget
+    from tokenfence_integrations.engine.meter import Call
+
+__all__ = ["Handover", "offered"]
+
+
+class Handover:
+    """Calls on offer to the layers below, in the order in which they will be made.
+
+    Args:
+        calls: Admitted calls; whoever takes one has to end it.
+
+    Example:
+        >>> token = offered.set(Handover(call))  # doctest: +SKIP
+    """
+
+    __slots__ = ("_calls",)
+
+    def __init__(self, *calls: "Call") -> None:
+        self._calls = [*calls]
+
+    def add(self, call: "Call") -> None:
+        """Offer another call after those that are on offer."""
+        self._calls.append(call)
+
+    def has(self, call: "Call") -> bool:
+        """Whether this call is still on offer: nobody below has taken it."""
+        return call in self._calls
+
+    def take(self, budget: "Budget") -> "Call | None":
+        """Take over the first call that charges this budget already.
+
+        A call of a budget *above* this one charges too few accounts: it is released, since the
+        reservation that is now made here is one in its budget as well.
+
+        Args:
+            budget: What the layer below would charge.
+
+        Returns:
+            An open call, to be used and ended in place of one's own; None: make one.
+        """
+        for call in [*self._calls]:
+            if call.tree is not budget._tree:
+                continue
+            below, above = budget.path[0] in call.budget.path, call.budget.path[0] in budget.path
+            if not (below or above) or not self._remove(call):
+                continue
+            if below and call.open:
+                return call
+            call.release()
+            return None
+        return None
+
+    def _remove(self, call: "Call") -> bool:
+        try:
+            self._calls.remove(call)
+        except ValueError:  # another thread was faster
+            return False
+        return True
+
+
+offered: "ContextVar[Handover | None]" = ContextVar("tokenfence_offered", default=None)
+"""What the layers around this one have reserved for the call that is about to be made."""
