@@ -1,6 +1,7 @@
 """`guard()` and `async_guard()`: put a budget inside what they are given."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
@@ -106,24 +107,27 @@ def guard(
     held = None if budget is None else as_budget(budget, 0.8 if threshold is None else threshold)
     if threshold is None:
         threshold = 0.8 if held is None else held.threshold
-    policy = Policy(
-        on_limit, parse_fallback(fallback, threshold), wait, min_output_tokens, on_unknown
-    )
-    if not {"OpenAI", "AsyncOpenAI"}.isdisjoint(_openai_classes(client)):
+    policy = Policy(on_limit, (), wait, min_output_tokens, on_unknown)
+    common: dict[str, Any] = {
+        "prices": prices,
+        "strict": strict,
+        "stream_usage": stream_usage,
+        "exact_input": exact_input,
+    }
+    if not {"OpenAI", "AsyncOpenAI"}.isdisjoint(_classes_of("openai", client)):
         from tokenfence_integrations.clients.openai.client import guard_client
 
-        return guard_client(
-            client,
-            budget=held,
-            policy=policy,
-            prices=prices,
-            strict=strict,
-            stream_usage=stream_usage,
-            exact_input=exact_input,
-        )
+        policy = replace(policy, stages=parse_fallback(fallback, threshold))
+        return guard_client(client, budget=held, policy=policy, **common)
+    if _classes_of("langchain_core", client) or _classes_of("langchain", client):
+        from tokenfence_integrations.langchain.guarding import Guarding
+
+        guarding = Guarding(held, policy, fallback, threshold, **common)
+        return guarding.apply(client)
     raise TypeError(
         f"cannot guard a {type(client).__module__}.{type(client).__qualname__}: give an OpenAI "
-        f"client (OpenAI, AsyncOpenAI, AzureOpenAI, AsyncAzureOpenAI or a subclass)"
+        f"client (OpenAI, AsyncOpenAI, AzureOpenAI, AsyncAzureOpenAI or a subclass), or a chat "
+        f"model or embeddings of LangChain"
     )
 
 
@@ -143,17 +147,17 @@ def async_guard(client: Any, **terms: Unpack[Terms]) -> Any:
         >>> client = async_guard(openai.AsyncOpenAI(), budget="$5.00")  # doctest: +SKIP
         >>> answers = await asyncio.gather(*[ask(client, q) for q in questions])  # doctest: +SKIP
     """
-    if "OpenAI" in _openai_classes(client):
+    if "OpenAI" in _classes_of("openai", client):
         raise TypeError(
             f"async_guard() takes an async client, got {type(client).__name__}; use guard()"
         )
     return guard(client, **terms)
 
 
-def _openai_classes(thing: object) -> set[str]:
-    """The names of the OpenAI SDK's classes that it is an instance of.
+def _classes_of(library: str, thing: object) -> set[str]:
+    """The names of a library's classes that it is an instance of.
 
-    Told by name, so that the SDK is imported only when one of its objects is at hand.
+    Told by name, so that the library is imported only when one of its objects is at hand.
     """
     classes = type(thing).__mro__
-    return {cls.__name__ for cls in classes if cls.__module__.partition(".")[0] == "openai"}
+    return {cls.__name__ for cls in classes if cls.__module__.partition(".")[0] == library}

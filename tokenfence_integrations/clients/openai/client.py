@@ -27,7 +27,7 @@ from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
 from tokenfence_integrations.pricing.rates import Price
 
-__all__ = ["OpenAIBudgetExceeded", "guard_client", "is_client"]
+__all__ = ["OpenAIBudgetExceeded", "guard_client", "is_client", "is_guarded"]
 
 # Paths that cost nothing, whatever is posted to them: storage, files, tokens counted, calls ended.
 FREE = (
@@ -344,6 +344,11 @@ class GuardedAsync(_Guarded):
 def is_client(thing: object) -> bool:
     """Whether this is an OpenAI client, sync or async, Azure's and subclasses included."""
     return isinstance(thing, OpenAI | AsyncOpenAI)
+
+
+def is_guarded(client: object) -> bool:
+    """Whether this client is guarded."""
+    return isinstance(client, _Guarded)
 
 
 def guard_client(

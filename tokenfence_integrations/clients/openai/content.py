@@ -8,7 +8,15 @@ from tokenfence_integrations.pricing.images import image_tokens
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound
 
-__all__ = ["UNKNOWN_WINDOW", "Content", "chat_content", "responses_content"]
+__all__ = [
+    "PER_TOOL",
+    "UNKNOWN_WINDOW",
+    "Content",
+    "chat_content",
+    "is_text",
+    "plain",
+    "responses_content",
+]
 
 UNKNOWN_WINDOW = 2_000_000
 """Tokens assumed for what cannot be seen where the model's context window is not known."""
@@ -90,14 +98,14 @@ def _add_keys(content: Content, body: Mapping[str, Any], keys: frozenset[str]) -
         value = body[key]
         if value is not None:
             content.plain = False
-            content.text_bytes += byte_bound(_plain(value))
+            content.text_bytes += byte_bound(plain(value))
             if key in ("tools", "functions"):
                 content.text_bytes += PER_TOOL * len(value)
 
 
 def _without_parts(message: Any, content: Content) -> Any:
     """A message with its pictures, sounds and files noted in ``content`` and taken out."""
-    message = _plain(message)
+    message = plain(message)
     if not isinstance(message, Mapping):
         return message
     if message.get("type") in UNSEEN_ITEMS or message.get("audio") is not None:
@@ -106,13 +114,13 @@ def _without_parts(message: Any, content: Content) -> Any:
     output = message.get("output")
     kept = dict(message)
     if isinstance(parts, list | tuple):
-        kept["content"] = [part for part in map(_plain, parts) if _is_text(part, content)]
+        kept["content"] = [part for part in map(plain, parts) if is_text(part, content)]
     if isinstance(output, list | tuple):
-        kept["output"] = [part for part in map(_plain, output) if _is_text(part, content)]
+        kept["output"] = [part for part in map(plain, output) if is_text(part, content)]
     return kept
 
 
-def _is_text(part: Any, content: Content) -> bool:
+def is_text(part: Any, content: Content) -> bool:
     if not isinstance(part, Mapping):
         return True
     kind = part.get("type")
@@ -139,14 +147,14 @@ def _is_text(part: Any, content: Content) -> bool:
     return True
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON-like data from what the SDK also accepts: pydantic models, tuples, iterables, types."""
     if isinstance(value, str | int | float | bool | None):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(member) for key, member in value.items()}
+        return {str(key): plain(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(member) for member in value]
+        return [plain(member) for member in value]
     dump = getattr(value, "model_dump", None)
     if dump is not None and not isinstance(value, type):
         return dump(mode="json", exclude_unset=True)

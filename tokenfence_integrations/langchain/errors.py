@@ -1,0 +1,17 @@
+"""The refusal as LangChain and LangGraph need it, so that nothing retries it."""
+
+from langchain_core.exceptions import ModelError
+
+from tokenfence_integrations.errors import BudgetExceeded
+
+__all__ = ["LangChainBudgetExceeded"]
+
+
+class LangChainBudgetExceeded(BudgetExceeded, ModelError):
+    """A `BudgetExceeded` that is not worth a retry, and says so to LangChain and LangGraph.
+
+    `ModelRetryMiddleware` retries everything but a ``ModelError`` with ``is_retryable=False``;
+    LangGraph's default retry policy everything but a few standard errors, RuntimeError among them.
+    """
+
+    is_retryable = False

@@ -1,0 +1,197 @@
+"""One provider call of a guarded chat model: its reservation, and what came back."""
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+from tokenfence_integrations.engine.handover import Handover, offered
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.langchain.prompts import exact_count, prompt_bound
+from tokenfence_integrations.langchain.providers import (
+    can_cap,
+    choices_of,
+    model_name,
+    output_maximum,
+    with_output_maximum,
+)
+from tokenfence_integrations.langchain.usages import (
+    message_usage,
+    result_usage,
+    service_tier,
+    was_cut,
+)
+
+if TYPE_CHECKING:
+    from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
+
+__all__ = ["Exchange", "running"]
+
+running: "ContextVar[Any]" = ContextVar("tokenfence_running", default=None)
+"""The guarded model whose provider code runs in this context: what it calls of its own methods
+(`_generate` that streams, `_agenerate` that runs `_generate` in a thread) is the same call."""
+
+
+class Exchange:
+    """One call of a guarded chat model.
+
+    While the class's own code runs (``with exchange:``) the reservation is on offer to the guarded
+    client below, if there is one. A client that takes it meters the call closer to the wire, retries
+    included, and ends it; otherwise this does.
+
+    Args:
+        model: The guarded model.
+        messages: What is sent.
+        options: The call's keyword arguments.
+        call: What was reserved for it already; None: make a call.
+    """
+
+    __slots__ = (
+        "_handover",
+        "_last",
+        "_tokens",
+        "_usage",
+        "call",
+        "given",
+        "model",
+        "options",
+    )
+
+    def __init__(
+        self,
+        model: "BudgetedChatModel",
+        messages: Sequence[BaseMessage],
+        options: dict[str, Any],
+        call: Call | None,
+    ) -> None:
+        self.model: Any = model
+        self.options = options
+        self.given = call is not None
+        self.call = call if call is not None else _call(model, messages, options)
+        self._handover = Handover()
+        self._tokens: tuple[Token[Any], Token[Any]] | None = None
+        self._usage: UsageMetadata | None = None
+        self._last: Any = None
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a refusal is answered with a text, rather than raised."""
+        return self.call.policy.on_limit == "stop" and not _wants_object(self.options)
+
+    def prepared(self) -> "tuple[BudgetedChatModel, dict[str, Any]]":
+        """The model and the options that send the admitted output maximum; the call is on offer."""
+        call = self.call
+        most = call.max_output_tokens
+        if most is not None:
+            own = output_maximum(self.model, self.options)
+            if own is None or own > most:
+                self.model, self.options = with_output_maximum(self.model, self.options, most)
+        self._handover.add(call)
+        return self.model, self.options
+
+    def __enter__(self) -> "Exchange":
+        self._tokens = running.set(self.model), offered.set(self._handover)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._tokens is not None:
+            running.reset(self._tokens[0])
+            offered.reset(self._tokens[1])
+            self._tokens = None
+
+    # Ends
+
+    @property
+    def taken(self) -> bool:
+        """Whether a guarded client has taken the call over, and ends it."""
+        return not self._handover.has(self.call)
+
+    def finished(self, result: ChatResult) -> None:
+        """Settle by a whole answer."""
+        if self.taken:
+            return
+        message = getattr(result.generations[0], "message", None) if result.generations else None
+        usage = result_usage(result)
+        if usage is None:
+            self.call.lose()
+        else:
+            self.call.settle(usage, service_tier=service_tier(message), truncated=was_cut(message))
+
+    def see(self, chunk: ChatGenerationChunk) -> None:
+        """Take note of one chunk of a stream; LangChain's convention is that usages add up."""
+        message: Any = chunk.message
+        if message.usage_metadata is not None:
+            self._usage = add_usage(self._usage, message.usage_metadata)
+        if message.response_metadata or chunk.generation_info:
+            self._last = chunk
+
+    def exhausted(self) -> None:
+        """Settle by what the chunks of a whole stream reported."""
+        if self.taken:
+            return
+        last = self._last
+        message = None if last is None else last.message
+        reported = _Reported(self._usage)
+        usage = message_usage(reported)
+        if usage is None:
+            self.call.lose()
+        else:
+            self.call.settle(usage, service_tier=service_tier(message), truncated=_cut(last))
+
+    def failed(self, error: BaseException) -> None:
+        """End it after a failure, an abandoned stream or a cancelled task."""
+        if self.taken:
+            return
+        if self.model.tokenfence_metered_below and not isinstance(error, GeneratorExit):
+            self.call.release()  # its client would have taken the call before it sent anything
+        else:
+            self.call.fail(error)
+
+
+class _Reported:
+    """A stand-in for the message that the chunks of a stream add up to."""
+
+    def __init__(self, usage: UsageMetadata | None) -> None:
+        self.usage_metadata = usage
+
+
+def _cut(last: ChatGenerationChunk | None) -> bool:
+    if last is None:
+        return False
+    message = last.message
+    told: Mapping[str, Any] = {**(last.generation_info or {}), **message.response_metadata}
+    return was_cut(message.model_copy(update={"response_metadata": told}))
+
+
+def _call(
+    model: "BudgetedChatModel", messages: Sequence[BaseMessage], options: Mapping[str, Any]
+) -> Call:
+    """The call to reserve."""
+    terms = model.tokenfence_terms
+    tier = options.get("service_tier") or getattr(model, "service_tier", None)
+    request = CallRequest(
+        model_name(model, options),
+        prompt_bound(messages, options),
+        exact_count(messages, options) if terms.exact_input else None,
+        output_maximum(model, options),
+        choices_of(model, options),
+        service_tier=tier if isinstance(tier, str) and tier not in ("auto", "default") else None,
+        cappable=can_cap(model),
+        sublimits=terms.sublimits,
+    )
+    return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
+
+
+def _wants_object(options: Mapping[str, Any]) -> bool:
+    """Whether the caller cannot do with a text: it forces a tool call, or wants a given form."""
+    wanted = options.get("response_format")
+    if wanted is not None and (not isinstance(wanted, dict) or wanted.get("type") != "text"):
+        return True
+    choice = options.get("tool_choice")
+    if isinstance(choice, dict):
+        return choice.get("type") not in ("auto", "none")
+    return choice not in (None, False, "auto", "none")

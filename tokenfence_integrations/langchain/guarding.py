@@ -1,0 +1,247 @@
+"""Making guarded models: of a chat model, of a binding around one, of a configurable one."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableBinding
+from pydantic import Field
+
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.policy import Policy, parse_fallback
+from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
+from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
+from tokenfence_integrations.langchain.openai_clients import (
+    clients_of,
+    refusal_class,
+    with_clients,
+)
+from tokenfence_integrations.langchain.providers import model_name, provider_of, with_model_name
+from tokenfence_integrations.langchain.terms import ChainBook, Terms
+from tokenfence_integrations.langchain.tools import TOOLS_KEY
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.rates import Price
+
+__all__ = ["Guarding", "ModelFallback"]
+
+ModelFallback: TypeAlias = (
+    str | BaseChatModel | Sequence[str | BaseChatModel] | Mapping[float, str | BaseChatModel] | None
+)
+"""One fallback, a chain, or stages: names of the same provider's models, or chat models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarding:
+    """How a chat model is to be guarded.
+
+    Args:
+        budget: What its calls count against; None: the budget in scope.
+        policy: How they are admitted; its stages are found in ``fallback``.
+        fallback: Cheaper models.
+        threshold: The settled share from which the first fallback takes over.
+        prices: Prices of your own, by model.
+        exact_input: Whether the server counts text as OpenAI does; None: if it is OpenAI or Azure.
+        strict: Whether an OpenAI client refuses what it cannot meter, rather than warn.
+        stream_usage: Whether an OpenAI client may ask streams for their usage.
+    """
+
+    budget: Budget | None
+    policy: Policy
+    fallback: ModelFallback = None
+    threshold: float = 0.8
+    prices: Mapping[str, Price] | None = None
+    exact_input: bool | None = None
+    strict: bool = False
+    stream_usage: bool = True
+
+    def apply(self, thing: Any) -> Any:
+        """The guarded form of a chat model, of a binding around one, or of a configurable one.
+
+        Raises:
+            TypeError: It is none of these.
+            ValueError: A fallback cannot work.
+        """
+        if isinstance(thing, BaseChatModel):
+            return self.chat_model(thing)
+        if isinstance(thing, RunnableBinding):
+            return thing.model_copy(update={"bound": self.apply(thing.bound)})
+        raise TypeError(
+            f"cannot guard a {type(thing).__module__}.{type(thing).__qualname__}: give a chat "
+            f"model (or a binding around one, or what init_chat_model returned) or embeddings; "
+            f"of a chain guard the models in it"
+        )
+
+    def chat_model(self, model: BaseChatModel) -> Any:
+        """A copy of a chat model that enforces the budget; the model itself stays as it is.
+
+        Args:
+            model: Any chat model.
+
+        Returns:
+            An instance of its own class, and of `BudgetedChatModel`.
+
+        Raises:
+            TypeError: It is guarded already.
+            ValueError: A fallback cannot work.
+        """
+        if isinstance(model, BudgetedChatModel):
+            raise TypeError(
+                "this model is guarded already; to share or divide its budget, guard the plain "
+                "model with budget=guarded.tokenfence, or with a child of it"
+            )
+        names, others = self._fallbacks(model)
+        terms = Terms(
+            self.budget,
+            replace(self.policy, stages=parse_fallback(names, self.threshold)),
+            ChainBook(self._book(model), {name: self._book(m) for name, m in others.items()}),
+            error=_refusals(model, *others.values()),
+            exact_input=bool(self.exact_input),
+        )
+        terms.targets = {name: self._guarded(other, terms) for name, other in others.items()}
+        return self._guarded(model, terms)
+
+    def _fallbacks(self, model: BaseChatModel) -> tuple[Any, dict[str, BaseChatModel]]:
+        """The fallbacks by name, as the engine takes them, and the model for each name."""
+        others: dict[str, BaseChatModel] = {}
+
+        def named(given: object) -> str:
+            if isinstance(given, BudgetedChatModel):
+                raise TypeError(
+                    "a fallback shares the budget of the model that it stands in for: give the "
+                    "plain model, not a guarded one"
+                )
+            if isinstance(given, BaseChatModel):
+                name, other = model_name(given, {}), given
+            elif isinstance(given, str) and given.strip():
+                _check_deployment(model, given)
+                name, other = given, with_model_name(model, given)
+            else:
+                raise ValueError(
+                    f"fallback must be a model's name or a chat model, got {given!r}; give one, a "
+                    f"list of them, or stages such as {{0.5: 'gpt-4o-mini', 0.9: other_model}}"
+                )
+            if name in others:
+                raise ValueError(f"fallback {name!r} is named twice: each needs its own name")
+            others[name] = other
+            return name
+
+        given = self.fallback
+        if given is None:
+            return None, others
+        if isinstance(given, Mapping):
+            return {share: named(one) for share, one in given.items()}, others
+        if isinstance(given, str | BaseChatModel):
+            return named(given), others
+        return [named(one) for one in given], others
+
+    def _book(self, model: BaseChatModel) -> PriceBook:
+        return PriceBook(self.prices, provider_of(model))
+
+    def _guarded(self, model: BaseChatModel, terms: Terms) -> Any:
+        metered_below = False
+        if any(client is not None for client in clients_of(model)):
+            from tokenfence_integrations.clients.openai.client import guard_client, is_guarded
+
+            def guard(client: Any) -> Any:
+                if is_guarded(client):  # by the user, on whatever budget
+                    return client
+                # The model answers for the client: its fallbacks, its refusals.
+                on_limit = "warn" if self.policy.on_limit == "warn" else "raise"
+                return guard_client(
+                    client,
+                    budget=self.budget,
+                    policy=replace(self.policy, on_limit=on_limit),
+                    prices=self.prices,
+                    strict=self.strict,
+                    stream_usage=self.stream_usage,
+                    exact_input=self.exact_input,
+                )
+
+            metered_below = not any(map(is_guarded, clients_of(model)))
+            model = with_clients(model, guard)
+            if self.exact_input is None:
+                client = next(client for client in clients_of(model) if client is not None)
+                terms.exact_input = client._terms.exact_input
+        copied: Any = model.model_copy()
+        object.__setattr__(copied, "__class__", _guarded_class(type(model)))
+        copied.tokenfence_terms = terms
+        copied.tokenfence_metered_below = metered_below
+        return copied
+
+
+def _refusals(*models: BaseChatModel) -> Any:
+    """The class of refusals that no library on the way to these models retries."""
+    speaks_openai = any(client is not None for model in models for client in clients_of(model))
+    return refusal_class() if speaks_openai else LangChainBudgetExceeded
+
+
+def _check_deployment(model: BaseChatModel, name: str) -> None:
+    for client in clients_of(model):
+        url = str(getattr(client, "base_url", ""))
+        if hasattr(client, "_azure_deployment") and "/deployments/" in url:
+            raise ValueError(
+                f"fallback {name!r} cannot work: this model is pinned to one Azure deployment "
+                f"({url}), which answers whatever model is asked for. Give an AzureChatOpenAI of "
+                f"the cheaper deployment as the fallback"
+            )
+
+
+_CLASSES: dict[type, Any] = {}
+
+
+def _guarded_class(cls: Any) -> Any:
+    """The guarded subclass of a chat model's class; made once, and named as the class itself."""
+    guarded = _CLASSES.get(cls)
+    if guarded is not None:
+        return guarded
+    names: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__annotations__": {"tokenfence_terms": Any, "tokenfence_metered_below": bool},
+        "tokenfence_terms": Field(default=None, exclude=True, repr=False),
+        "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
+        "lc_id": classmethod(lambda _: cls.lc_id()),
+        # A provider's own source of protocol events would go past `_stream`: without one LangChain
+        # makes the events of the stream.
+        "_stream_chat_model_events": None,
+        "_astream_chat_model_events": None,
+    }
+    for method in ("_stream", "_astream"):
+        # LangChain tells by these whether a model streams at all.
+        if getattr(cls, method) is getattr(BaseChatModel, method):
+            names[method] = getattr(BaseChatModel, method)
+    if cls.bind_tools is not BaseChatModel.bind_tools:
+        names["bind_tools"] = _bind_tools(cls)
+    if cls.with_structured_output is not BaseChatModel.with_structured_output or (
+        "bind_tools" in names
+    ):
+        names["with_structured_output"] = _with_structured_output(cls)
+    guarded = _CLASSES[cls] = type(cls)(cls.__name__, (BudgetedChatModel, cls), names)
+    return guarded
+
+
+def _bind_tools(cls: Any) -> Any:
+    """The class's own `bind_tools`, which also keeps the tools as given for other providers."""
+
+    @functools.wraps(cls.bind_tools)
+    def bind_tools(self: Any, tools: Any, **kwargs: Any) -> Any:
+        bound = cls.bind_tools(self, tools, **kwargs)
+        if isinstance(bound, RunnableBinding) and self.tokenfence_terms.foreign(self):
+            return bound.bind(**{TOOLS_KEY: (tools, kwargs)})
+        return bound
+
+    return bind_tools
+
+
+def _with_structured_output(cls: Any) -> Any:
+    """The class's own `with_structured_output`, of a model that raises where it is refused."""
+
+    @functools.wraps(cls.with_structured_output)
+    def with_structured_output(self: Any, schema: Any = None, **kwargs: Any) -> Any:
+        raising = self.model_copy(update={"tokenfence_terms": self.tokenfence_terms.raising()})
+        return cls.with_structured_output(raising, schema, **kwargs)
+
+    return with_structured_output

@@ -1,0 +1,63 @@
+"""The OpenAI clients inside LangChain's OpenAI models, guarded as well.
+
+The client sees what the model does not: each of the SDK's retries, the usage of a stream that the
+caller did not ask for, and every count that the provider reports. It takes over the call that the
+model has reserved, so the call is charged once.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+
+from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
+
+__all__ = ["clients_of", "refusal_class", "with_clients"]
+
+
+def clients_of(model: object) -> tuple[Any, Any]:
+    """The sync and the async OpenAI client of a model; None for what it has not.
+
+    Args:
+        model: A chat model (or embeddings) of langchain-openai or of a package built on it.
+    """
+    if not any(cls.__module__.startswith("langchain_openai.") for cls in type(model).__mro__):
+        return None, None
+    found = []
+    for root, resource in (("root_client", "client"), ("root_async_client", "async_client")):
+        client = getattr(model, root, None)
+        if client is None:  # embeddings hold only the resource
+            client = getattr(getattr(model, resource, None), "_client", None)
+        found.append(client)
+    return found[0], found[1]
+
+
+def with_clients(model: BaseChatModel, guard: Callable[[Any], Any]) -> BaseChatModel:
+    """A copy of a chat model with other OpenAI clients; itself if it has none.
+
+    Args:
+        model: Any chat model.
+        guard: Makes the client to use of the one that the model has.
+    """
+    sync, asynchronous = clients_of(model)
+    changes: dict[str, Any] = {}
+    if sync is not None:
+        client = guard(sync)
+        changes |= {"root_client": client, "client": client.chat.completions}
+    if asynchronous is not None:
+        client = guard(asynchronous)
+        changes |= {"root_async_client": client, "async_client": client.chat.completions}
+    return model.model_copy(update=changes) if changes else model
+
+
+@cache
+def refusal_class() -> type[BudgetExceeded]:
+    """Refusals that neither the OpenAI SDK nor LangChain retries."""
+    from tokenfence_integrations.clients.openai.client import OpenAIBudgetExceeded
+
+    class OpenAIModelBudgetExceeded(LangChainBudgetExceeded, OpenAIBudgetExceeded):
+        """A `BudgetExceeded` of a chat model that calls an OpenAI client."""
+
+    return OpenAIModelBudgetExceeded

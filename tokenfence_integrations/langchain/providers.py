@@ -1,0 +1,121 @@
+"""What has to be known of a provider's chat model class: whose prices, which name, which cap."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+
+from tokenfence_integrations.pricing.book import provider_of_url
+
+__all__ = [
+    "choices_of",
+    "model_name",
+    "name_field",
+    "output_maximum",
+    "provider_of",
+    "with_model_name",
+    "with_output_maximum",
+]
+
+PRICE_LISTS = {
+    "amazon_bedrock": "aws",
+    "azure": "azure",
+    "azure_openai": "azure",
+    "fireworks": "fireworks",
+    "google_genai": "google",
+    "google_vertexai": "google",
+    "mistralai": "mistral",
+    "xai": "x-ai",
+}
+"""LangChain's names of providers (``ls_provider``) where genai-prices has another one."""
+
+NAME_FIELDS = ("model_name", "model", "model_id", "deployment_name")
+CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
+
+
+def provider_of(model: BaseChatModel) -> str:
+    """Whose price list counts for a model, as genai-prices names it."""
+    told = model._get_ls_params().get("ls_provider") or "openai"
+    base_url = getattr(model, "openai_api_base", None)
+    if told == "openai" and base_url:
+        return provider_of_url(str(base_url))
+    return PRICE_LISTS.get(told, told)
+
+
+def model_name(model: BaseChatModel, options: Mapping[str, Any]) -> str:
+    """The name of the model that a call asks for, one bound to the call included."""
+    asked = options.get("model") or options.get("model_name")
+    if isinstance(asked, str):
+        return asked
+    for field in NAME_FIELDS:
+        name = getattr(model, field, None)
+        if isinstance(name, str) and name:
+            return name.removeprefix("models/")  # as Google's models name themselves
+    return model._llm_type
+
+
+def name_field(model: BaseChatModel) -> str | None:
+    """The field that holds the model's name; None if there is none to change."""
+    fields = type(model).model_fields
+    return next((field for field in NAME_FIELDS if field in fields), None)
+
+
+def with_model_name(model: BaseChatModel, name: str) -> BaseChatModel:
+    """A copy of a chat model that asks for another model of the same provider.
+
+    Raises:
+        ValueError: The class has no field for a model's name.
+    """
+    field = name_field(model)
+    if field is None:
+        raise ValueError(
+            f"fallback {name!r} cannot work: {type(model).__name__} has no field for the name of "
+            f"a model. Give a chat model object as the fallback"
+        )
+    copied = model.model_copy(update={field: name})
+    copied.__dict__.pop("_serialized", None)  # cached, under the old name
+    copied.profile = copied._resolve_model_profile()
+    return copied
+
+
+def choices_of(model: BaseChatModel, options: Mapping[str, Any]) -> int:
+    """How many answers a call asks for."""
+    asked = options.get("n") or getattr(model, "n", None)
+    return asked if type(asked) is int and asked > 0 else 1
+
+
+def output_maximum(model: BaseChatModel, options: Mapping[str, Any]) -> int | None:
+    """The output maximum that a call would be sent with, per choice; None if it has none."""
+    asked = [options[field] for field in CAP_FIELDS if type(options.get(field)) is int]
+    if asked:
+        return max(asked)  # type: ignore[no-any-return]
+    field = _cap_field(model)
+    own = None if field is None else getattr(model, field)
+    return own if type(own) is int and own > 0 else None
+
+
+def can_cap(model: BaseChatModel) -> bool:
+    """Whether an output maximum can be set on this class of models."""
+    return _cap_field(model) is not None
+
+
+def with_output_maximum(
+    model: BaseChatModel, options: dict[str, Any], most: int
+) -> tuple[BaseChatModel, dict[str, Any]]:
+    """A model and options that send this output maximum.
+
+    On the model's own field, since not every class heeds an option; and in the options that name
+    one already, which would win.
+    """
+    changed = {field: most for field in CAP_FIELDS if options.get(field) is not None}
+    if changed:
+        return model, {**options, **changed}
+    field = _cap_field(model)
+    if field is None:
+        return model, options
+    return model.model_copy(update={field: most}), options
+
+
+def _cap_field(model: BaseChatModel) -> str | None:
+    fields = type(model).model_fields
+    return next((field for field in CAP_FIELDS if field in fields), None)

@@ -1,0 +1,99 @@
+"""What an answer consumed, in the engine's terms, read from LangChain's messages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["message_usage", "result_usage", "service_tier", "usage_of", "was_cut"]
+
+TIERS = ("priority", "flex")
+"""Service tiers that langchain-openai puts before the names of the details, as `priority_audio`."""
+
+CUT = frozenset({"length", "max_tokens", "MAX_TOKENS"})
+"""Finish reasons that mean "ended at its output maximum", over the providers."""
+
+
+def usage_of(metadata: Mapping[str, Any] | None) -> Usage | None:
+    """The usage that a message's ``usage_metadata`` stands for.
+
+    Args:
+        metadata: LangChain's ``UsageMetadata``. Its input count includes what was read from and
+            written to a prompt cache, for every provider; its output count includes reasoning.
+
+    Returns:
+        None if it does not tell input and output (a cache hit without usage has neither).
+
+    Example:
+        >>> usage_of({"input_tokens": 9, "output_tokens": 5, "total_tokens": 14})[:2]
+        (9, 5)
+    """
+    if metadata is None:
+        return None
+    into, out = metadata.get("input_tokens"), metadata.get("output_tokens")
+    if type(into) is not int or type(out) is not int or into < 0 or out < 0:
+        return None
+    given: Mapping[str, Any] = metadata.get("input_token_details") or {}
+    made: Mapping[str, Any] = metadata.get("output_token_details") or {}
+    if not given and not made:
+        return Usage(into, out)
+    hour = _detail(given, "ephemeral_1h_input_tokens")
+    written = _detail(given, "cache_creation")
+    # Anthropic reports the writes either as one number or by how long they live, the rest zero.
+    written = max(written, _detail(given, "ephemeral_5m_input_tokens") + hour)
+    return Usage(
+        into,
+        out,
+        cached_tokens=_detail(given, "cache_read"),
+        cache_write_tokens=written,
+        reasoning_tokens=_detail(made, "reasoning"),
+        input_audio_tokens=_detail(given, "audio"),
+        output_audio_tokens=_detail(made, "audio"),
+        cache_write_1h_tokens=hour,
+    )
+
+
+def message_usage(message: Any) -> Usage | None:
+    """The usage of one message; None if it carries none."""
+    return usage_of(getattr(message, "usage_metadata", None))
+
+
+def result_usage(result: ChatResult) -> Usage | None:
+    """The usage of a whole answer. Each of several choices carries the usage of all: one counts."""
+    for generation in result.generations:
+        if isinstance(generation, ChatGeneration):
+            found = message_usage(generation.message)
+            if found is not None:
+                return found
+    reported = (result.llm_output or {}).get("token_usage")
+    if not isinstance(reported, Mapping):
+        return None
+    return usage_of(
+        {
+            "input_tokens": reported.get("prompt_tokens"),
+            "output_tokens": reported.get("completion_tokens"),
+        }
+    )
+
+
+def service_tier(message: Any) -> str | None:
+    """The service tier that the provider says it used."""
+    tier = (getattr(message, "response_metadata", None) or {}).get("service_tier")
+    return tier if isinstance(tier, str) and tier not in ("default", "standard") else None
+
+
+def was_cut(message: Any) -> bool:
+    """Whether an answer ended at its output maximum."""
+    if not isinstance(message, AIMessage):
+        return False
+    told = message.response_metadata
+    reason = told.get("finish_reason") or told.get("stop_reason") or told.get("done_reason")
+    return reason in CUT or told.get("status") == "incomplete"
+
+
+def _detail(details: Mapping[str, Any], name: str) -> int:
+    found = [details.get(name), *[details.get(f"{tier}_{name}") for tier in TIERS]]
+    return sum(count for count in found if type(count) is int and count > 0)
