@@ -23,7 +23,7 @@ demo: $(READY)
 
 test: $(READY) $(READY3)
 	$(BIN)/python $(PYTEST)
-	$(BIN3)/python $(PYTEST) tests/clients tests/testing
+	$(BIN3)/python $(PYTEST) tests/clients tests/testing $(wildcard tests/langchain)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

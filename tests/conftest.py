@@ -18,6 +18,12 @@ _CREDENTIALS_AND_ROUTES = (
     "ANTHROPIC_BASE_URL",
     "AZURE_OPENAI_API_KEY",
     "AZURE_OPENAI_ENDPOINT",
+    "LANGCHAIN_API_KEY",
+    "LANGCHAIN_ENDPOINT",
+    "LANGCHAIN_TRACING_V2",
+    "LANGSMITH_API_KEY",
+    "LANGSMITH_ENDPOINT",
+    "LANGSMITH_TRACING",
     "OPENAI_API_BASE",
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
@@ -28,7 +34,7 @@ _CREDENTIALS_AND_ROUTES = (
 
 @pytest.fixture(autouse=True, scope="session")
 def no_paid_api() -> Iterator[None]:
-    """Hide the developer's keys and endpoints, and keep local servers off any configured proxy."""
+    """Hide the developer's keys, endpoints and tracing; keep local servers off any proxy."""
     with pytest.MonkeyPatch.context() as patch:
         for name in _CREDENTIALS_AND_ROUTES:
             patch.delenv(name, raising=False)

@@ -10,7 +10,7 @@ from tests.clients.helpers import async_client, sync_client
 from tokenfence_integrations import Budget
 from tokenfence_integrations.testing import SimulatedProvider
 
-# llmock needs httpx, and the environment of openai 3 is one without it.
+# llmock is in the main environment alone: what it breaks, openai 3 calls by other names.
 collect_ignore = [] if importlib.util.find_spec("llmock") else ["test_llmock.py"]
 
 
