@@ -12,10 +12,10 @@ from tokenfence_integrations.stores.base import AccountState
 
 
 def account(
-    limit: int | None = None, spent: int = 0, calls: tuple[int | None, int] = (None, 0)
-) -> Any:
+    limit: int | None = None, spent: int = 0, *, limit_calls: int | None = None, calls: int = 0
+) -> AccountState:
     """What somebody else keeps: nano-dollars and calls, limited and spent."""
-    return AccountState(limit, calls[0], None, None, None, spent, calls[1], *[0] * 10)
+    return AccountState(limit, limit_calls, None, None, None, spent, calls, *[0] * 10)
 
 
 def ask(budget: Budget, size: int | None, *sublimits: AccountState, fallback: Any = None) -> Call:
