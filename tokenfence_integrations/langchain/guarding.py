@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
@@ -257,7 +257,12 @@ def _guarded_class(cls: Any) -> Any:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__annotations__": {"tokenfence_terms": Any, "tokenfence_metered_below": bool},
+        "__annotations__": {
+            "tokenfence_terms": Any,
+            "tokenfence_metered_below": bool,
+            "_stream_chat_model_events": ClassVar[Any],  # else pydantic takes them for private
+            "_astream_chat_model_events": ClassVar[Any],  # attributes, which a copy does not have
+        },
         "tokenfence_terms": Field(default=None, exclude=True, repr=False),
         "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
         "lc_id": classmethod(lambda _: cls.lc_id()),
