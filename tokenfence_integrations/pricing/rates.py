@@ -161,8 +161,8 @@ class Price:
         )
 
 
-# What Usage holds beside plain, cached and reasoning text, for most calls.
-_NO_MEDIA = (0,) * 10
+# What Usage holds beside the two totals where nothing but plain text went in and out.
+_PLAIN_TEXT = (0,) * 13
 
 
 class _Step(NamedTuple):
@@ -199,7 +199,8 @@ class Card:
     """
 
     __slots__ = (
-        "_flat",
+        "_plain_bound",
+        "_plain_cost",
         "_standard",
         "_variants",
         "context_window",
@@ -226,8 +227,14 @@ class Card:
         self.max_output_tokens = max_output_tokens
         self.reasoning = reasoning
         self._standard = _steps(standard)
-        # Most models have one step, and most calls no tier: they skip the search for theirs.
-        self._flat = self._standard[0].rates if len(self._standard) == 1 else None
+        # Most models have one step, and most calls neither a tier nor anything but plain text. They
+        # need three rates: per token of input, per token of output, and per call.
+        self._plain_bound: tuple[int, int, int] | None = None
+        self._plain_cost: tuple[int, int, int] | None = None
+        if len(self._standard) == 1:
+            _, rates, _, input_rate, output_rate = self._standard[0]
+            self._plain_bound = input_rate, output_rate, rates.call
+            self._plain_cost = rates.input, rates.output, rates.call
         self._variants = {key: _steps(tiers) for key, tiers in (variants or {}).items()}
 
     def __repr__(self) -> str:
@@ -247,22 +254,12 @@ class Card:
         Returns:
             Nano-dollars, rounded half to even.
         """
-        rates = self._flat
-        if rates is None or service_tier is not None or batch:
-            rates = _reached(self._steps_for(service_tier, batch), usage[0]).rates
-        if usage[5:] != _NO_MEDIA:
-            return round_half_even(_mixed_cost(usage, rates))
-        tokens_in, tokens_out, cached, written = usage[:4]
-        pico = tokens_out * rates[3] + rates[10]
-        if cached or written:
-            pico += (
-                max(0, tokens_in - cached - written) * rates[0]
-                + cached * rates[1]
-                + written * rates[2]
-            )
-        else:
-            pico += tokens_in * rates[0]
-        return round_half_even(pico)
+        plain = self._plain_cost
+        if plain is not None and service_tier is None and not batch and usage[2:] == _PLAIN_TEXT:
+            input_rate, output_rate, per_call = plain
+            return round_half_even(usage[0] * input_rate + usage[1] * output_rate + per_call)
+        rates = _reached(self._steps_for(service_tier, batch), usage[0]).rates
+        return round_half_even(_mixed_cost(usage, rates))
 
     def bound(
         self,
@@ -289,14 +286,17 @@ class Card:
         Returns:
             Nano-dollars, rounded up: never less than `cost` of a usage within these limits.
         """
+        plain = self._plain_bound
+        if plain is not None and service_tier is None and not batch and extra is None:
+            input_rate, output_rate, per_call = plain
+            pico = input_tokens * input_rate + output_tokens * output_rate + per_call
+            return -(-pico // PICO_PER_NANO)
         if extra is not None:
             input_tokens += extra.input_tokens
             output_tokens += extra.output_tokens
-        plain = self._flat is not None and service_tier is None and not batch
-        step = self._standard[0]
-        if not plain:
-            step = _reached(self._steps_for(service_tier, batch), input_tokens)
-        _, _, rates, input_rate, output_rate = step
+        _, _, rates, input_rate, output_rate = _reached(
+            self._steps_for(service_tier, batch), input_tokens
+        )
         pico = input_tokens * input_rate + output_tokens * output_rate + rates[10]
         if extra is not None:
             pico += (
