@@ -173,6 +173,7 @@ class _Step(NamedTuple):
     dearest: Rates  # kind by kind, of this step and those below
     input_rate: int  # the dearest kind of input token among them
     output_rate: int
+    text: tuple[int, int, int]  # per token of plain text in, and out, and per call
 
 
 Tiers = Sequence[tuple[int, Rates]]
@@ -199,8 +200,6 @@ class Card:
     """
 
     __slots__ = (
-        "_plain_bound",
-        "_plain_cost",
         "_standard",
         "_variants",
         "context_window",
@@ -227,14 +226,6 @@ class Card:
         self.max_output_tokens = max_output_tokens
         self.reasoning = reasoning
         self._standard = _steps(standard)
-        # Most models have one step, and most calls neither a tier nor anything but plain text. They
-        # need three rates: per token of input, per token of output, and per call.
-        self._plain_bound: tuple[int, int, int] | None = None
-        self._plain_cost: tuple[int, int, int] | None = None
-        if len(self._standard) == 1:
-            _, rates, _, input_rate, output_rate = self._standard[0]
-            self._plain_bound = input_rate, output_rate, rates.call
-            self._plain_cost = rates.input, rates.output, rates.call
         self._variants = {key: _steps(tiers) for key, tiers in (variants or {}).items()}
 
     def __repr__(self) -> str:
@@ -254,12 +245,14 @@ class Card:
         Returns:
             Nano-dollars, rounded half to even.
         """
-        plain = self._plain_cost
-        if plain is not None and service_tier is None and not batch and usage[2:] == _PLAIN_TEXT:
-            input_rate, output_rate, per_call = plain
-            return round_half_even(usage[0] * input_rate + usage[1] * output_rate + per_call)
-        rates = _reached(self._steps_for(service_tier, batch), usage[0]).rates
-        return round_half_even(_mixed_cost(usage, rates))
+        steps = self._standard
+        if service_tier is not None or batch:
+            steps = self._steps_for(service_tier, batch)
+        _, rates, _, _, _, text = steps[0] if len(steps) == 1 else _reached(steps, usage[0])
+        if usage[2:] != _PLAIN_TEXT:
+            return round_half_even(_mixed_cost(usage, rates))
+        input_rate, output_rate, per_call = text
+        return round_half_even(usage[0] * input_rate + usage[1] * output_rate + per_call)
 
     def bound(
         self,
@@ -286,23 +279,20 @@ class Card:
         Returns:
             Nano-dollars, rounded up: never less than `cost` of a usage within these limits.
         """
-        plain = self._plain_bound
-        if plain is not None and service_tier is None and not batch and extra is None:
-            input_rate, output_rate, per_call = plain
-            pico = input_tokens * input_rate + output_tokens * output_rate + per_call
-            return -(-pico // PICO_PER_NANO)
         if extra is not None:
             input_tokens += extra.input_tokens
             output_tokens += extra.output_tokens
-        _, _, rates, input_rate, output_rate = _reached(
-            self._steps_for(service_tier, batch), input_tokens
-        )
-        pico = input_tokens * input_rate + output_tokens * output_rate + rates[10]
+        steps = self._standard
+        if service_tier is not None or batch:
+            steps = self._steps_for(service_tier, batch)
+        step = steps[0] if len(steps) == 1 else _reached(steps, input_tokens)
+        _, _, dearest, input_rate, output_rate, _ = step
+        pico = input_tokens * input_rate + output_tokens * output_rate + dearest[10]
         if extra is not None:
             pico += (
-                extra.audio_ms * rates.audio_ms
-                + extra.images * rates.image
-                + extra.characters * rates.character
+                extra.audio_ms * dearest.audio_ms
+                + extra.images * dearest.image
+                + extra.characters * dearest.character
             )
         return -(-pico // PICO_PER_NANO)
 
@@ -343,7 +333,8 @@ def _steps(tiers: Tiers) -> tuple[_Step, ...]:
     for above, rates in tiers:
         dearest = Rates(*map(max, dearest, rates))
         input_rate, output_rate = highest_input(dearest), highest_output(dearest)
-        steps.append(_Step(above, rates, dearest, input_rate, output_rate))
+        text = (rates.input, rates.output, rates.call)
+        steps.append(_Step(above, rates, dearest, input_rate, output_rate, text))
     return tuple(steps)
 
 
