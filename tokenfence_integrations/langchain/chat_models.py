@@ -23,7 +23,7 @@ from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
-from tokenfence_integrations.langchain.exchange import Exchange, running
+from tokenfence_integrations.langchain.exchange import Exchange, runs
 from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.replies import refusal_chunks, refusal_result
 from tokenfence_integrations.langchain.structured import ANSWERED_BY
@@ -193,7 +193,7 @@ class BudgetedChatModel(_ChatModel):
     ) -> Flow[ChatResult]:
         """One whole answer: admitted, made, settled."""
         result: ChatResult
-        if running.get() is self:
+        if runs(self):
             result = yield self._provider(way.generate, messages, stop, run_manager, options)
             return result
         exchange = Exchange(self, messages, options, _given(self))
@@ -220,7 +220,7 @@ class BudgetedChatModel(_ChatModel):
         self, way: Way, messages: Any, stop: Any, run_manager: Any, options: Options
     ) -> "Flow[Chunks]":
         """A stream that is admitted, and will be settled when it ends, however it does."""
-        if running.get() is self:
+        if runs(self):
             inner = self._provider(way.stream, messages, stop, run_manager, options)()
             return Chunks(inner, None, None)
         exchange = Exchange(self, messages, options, _given(self))
