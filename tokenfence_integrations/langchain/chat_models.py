@@ -5,15 +5,15 @@ tracing and every ``isinstance`` work as before. What is overridden lies below L
 `_generate`, `_stream` and their async forms. All that they do with a call is in `exchange`.
 
 Each way is a generator, written once for sync and async: it yields what has to be called, and is
-sent what that returned. `_run` and `_arun` are the two that call.
+sent what that returned. `steps.run` and `steps.arun` are the two that call.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
@@ -27,6 +27,7 @@ from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
 from tokenfence_integrations.langchain.exchange import Exchange, running
 from tokenfence_integrations.langchain.replies import refusal_chunks, refusal_result
+from tokenfence_integrations.langchain.steps import Flow, arun, run
 from tokenfence_integrations.langchain.terms import GUARD_KEY, Terms
 from tokenfence_integrations.langchain.tools import (
     TOOLS_KEY,
@@ -37,9 +38,7 @@ from tokenfence_integrations.langchain.tools import (
 
 __all__ = ["BudgetedChatModel"]
 
-T = TypeVar("T")
 Options: TypeAlias = dict[str, Any]
-Flow: TypeAlias = Generator[Callable[[], Any], Any, T]
 
 
 class Way(NamedTuple):
@@ -122,27 +121,27 @@ class BudgetedChatModel(_ChatModel):
     def _generate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return _run(self._cached(SYNC, messages, stop, run_manager, kwargs))
+        return run(self._cached(SYNC, messages, stop, run_manager, kwargs))
 
     async def _agenerate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return await _arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
+        return await arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
 
     def _generate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return _run(self._answer(SYNC, messages, stop, run_manager, kwargs))
+        return run(self._answer(SYNC, messages, stop, run_manager, kwargs))
 
     async def _agenerate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return await _arun(self._answer(ASYNC, messages, stop, run_manager, kwargs))
+        return await arun(self._answer(ASYNC, messages, stop, run_manager, kwargs))
 
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        chunks = _run(self._opened(SYNC, messages, stop, run_manager, kwargs))
+        chunks = run(self._opened(SYNC, messages, stop, run_manager, kwargs))
         try:
             for chunk in chunks:
                 yield chunk
@@ -155,7 +154,7 @@ class BudgetedChatModel(_ChatModel):
     async def _astream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        chunks = await _arun(self._opened(ASYNC, messages, stop, run_manager, kwargs))
+        chunks = await arun(self._opened(ASYNC, messages, stop, run_manager, kwargs))
         try:
             async for chunk in chunks:
                 yield chunk
@@ -376,36 +375,6 @@ class Chunks:
         exchange.failed(refusal)
         self._exchange = None
         self.inner = _BothWays(refusal_chunks(refusal))
-
-
-def _run(flow: Flow[T]) -> T:
-    """Run a way to its end in this thread."""
-    try:
-        step = next(flow)
-        while True:
-            try:
-                value = step()
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(value)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-
-
-async def _arun(flow: Flow[T]) -> T:
-    """As `_run`, awaiting each step."""
-    try:
-        step: Callable[[], Awaitable[Any]] = next(flow)
-        while True:
-            try:
-                value = await step()
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(value)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
 
 
 def _travel(
