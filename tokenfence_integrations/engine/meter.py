@@ -15,7 +15,7 @@ from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import NOTHING, Amount, End
 from tokenfence_integrations.usage import Usage, check_usage
@@ -77,7 +77,7 @@ class Call:
         budget: "Budget",
         request: CallRequest,
         policy: Policy,
-        book: PriceBook,
+        book: Cards,
         error: type[BudgetExceeded] = BudgetExceeded,
     ) -> None:
         self.budget = budget

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenfence_integrations.engine.admission import Option
 from tokenfence_integrations.engine.forecast import Forecast
-from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount, Limits
 
@@ -182,7 +182,7 @@ class Options:
         self,
         request: CallRequest,
         models: Sequence[str],
-        book: PriceBook,
+        book: Cards,
         forecast: Callable[[str], Forecast],
         *,
         exact: bool,
@@ -205,7 +205,7 @@ class Options:
     def _make(
         request: CallRequest,
         models: Sequence[str],
-        book: PriceBook,
+        book: Cards,
         forecast: Callable[[str], Forecast],
         exact: bool,
     ) -> Iterator[Option]:

@@ -39,7 +39,7 @@ from tokenfence_integrations.langchain.questions import ask
 from tokenfence_integrations.langchain.replies import refusal_message
 from tokenfence_integrations.langchain.runs import Allowance, Run, parse_allowance
 from tokenfence_integrations.langchain.statuses import status_line
-from tokenfence_integrations.langchain.steps import Flow, arun, run
+from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.transcripts import shortened, transcript
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.pricing.rates import Price

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tokenfence_integrations.errors import UnknownModelError
 from tokenfence_integrations.pricing.ceilings import Ceiling, ceiling
@@ -28,6 +28,14 @@ _MS_PER_HOUR = 3_600_000
 _OPENAI = ("openai", "azure")
 # "The moderation endpoint is free to use": https://platform.openai.com/docs/guides/moderation
 _FREE = ("omni-moderation", "text-moderation")
+
+
+class Cards(Protocol):
+    """Whatever finds the `Card` of a model: a `PriceBook`, or several of them."""
+
+    def card(self, model: str) -> Card:
+        """The prices and limits of a model; `UnknownModelError` if no price is known."""
+        ...
 
 
 class PriceBook:

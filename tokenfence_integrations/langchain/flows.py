@@ -1,6 +1,6 @@
-"""A way to an answer, written once as a generator and run from sync or from async code.
+"""Flows: ways to an answer, written once as generators for sync and for async code.
 
-It yields what has to be called, and is sent what that returned or has thrown what that raised.
+A flow yields what has to be called, and is sent what that returned (or awaited to).
 """
 
 from collections.abc import Awaitable, Callable, Generator
@@ -13,7 +13,14 @@ Flow: TypeAlias = Generator[Callable[[], Any], Any, T]
 
 
 def run(flow: Flow[T]) -> T:
-    """Run a way to its end in this thread."""
+    """Run a flow to its end in this thread.
+
+    Args:
+        flow: Yields functions to call.
+
+    Returns:
+        What the flow returns.
+    """
     try:
         step = next(flow)
         while True:
@@ -28,7 +35,7 @@ def run(flow: Flow[T]) -> T:
 
 
 async def arun(flow: Flow[T]) -> T:
-    """As `run`, awaiting each step."""
+    """Run a flow to its end in this task; as `run`, awaiting what each function returns."""
     try:
         step: Callable[[], Awaitable[Any]] = next(flow)
         while True:
