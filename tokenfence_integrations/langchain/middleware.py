@@ -32,6 +32,7 @@ from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.exchange import call_for
+from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.guarding import Guarding, ModelFallback
 from tokenfence_integrations.langchain.holds import Hold
 from tokenfence_integrations.langchain.providers import can_cap, output_maximum
@@ -39,7 +40,6 @@ from tokenfence_integrations.langchain.questions import ask
 from tokenfence_integrations.langchain.replies import refusal_message
 from tokenfence_integrations.langchain.runs import Allowance, Run, parse_allowance
 from tokenfence_integrations.langchain.statuses import status_line
-from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.transcripts import shortened, transcript
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.pricing.rates import Price
