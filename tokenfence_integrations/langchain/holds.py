@@ -3,6 +3,7 @@
 from tokenfence_integrations.engine.ledger import Outcome
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import NOTHING, Amount
+from tokenfence_integrations.usage import Usage
 
 __all__ = ["Hold"]
 
@@ -11,7 +12,7 @@ class Hold(Call):
     """A reservation that nothing is sent for, until it is handed to the call that it was held for.
 
     However it ends before that, it cost nothing: dropped, garbage collected or left by an
-    exception, it is released.
+    exception, it is released. Since nothing was attempted, the ledger has no record of that.
 
     Attributes:
         handed: Whether the call that it was held for is being made.
@@ -34,3 +35,22 @@ class Hold(Call):
         if getattr(self, "handed", False):
             return super()._lost(at_most)
         return "released", NOTHING, NOTHING
+
+    def _ended(
+        self,
+        outcome: Outcome,
+        spent: Amount,
+        uncertain: Amount,
+        usage: Usage | None,
+        cut_short: bool,
+    ) -> None:
+        if getattr(self, "handed", False):
+            super()._ended(outcome, spent, uncertain, usage, cut_short)
+            return
+        tree = self.tree
+        self.outcome = outcome
+        for sublimit in self.request.sublimits:
+            sublimit.ended(self._key, spent, uncertain)
+        tree.line.freed()
+        if tree.listeners:
+            self._tell(outcome)

@@ -62,6 +62,9 @@ TOOL_SETTINGS = frozenset(
 )
 """Settings of a model call that make no sense, or are refused, where no tools are offered."""
 
+TAGS = {"purpose": "wrap_up"}
+"""By which events and the ledger tell a last answer, and what is held for it, from other calls."""
+
 UNSAVED = 1_000
 """Of how many threads it is remembered what their state could not be told."""
 
@@ -350,7 +353,9 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             own = output_maximum(model, request.model_settings)
             most = self.wrap_up_tokens if own is None else min(own, self.wrap_up_tokens)
             options["max_tokens"] = most
-        return call_for(model, messages, options, Hold)
+        hold = call_for(model, messages, options, Hold)
+        hold.request.tags = TAGS
+        return hold
 
     # The model
 
