@@ -293,15 +293,8 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             current.drop_hold()
             yield getattr(wanted, admit)
         elif _input(wanted, hold) > hold.bound.input_tokens or hold.capped:
-            wanted.policy = replace(wanted.policy, wait=0)
-            try:
-                yield getattr(wanted, admit)
-            except BudgetExceeded:
-                return
-            if wanted.capped and not hold.capped:
-                wanted.release()
-                return
-            hold.release()
+            yield from _swapped(admit, wanted, current)
+            return
         else:
             return
         current.hold = wanted
@@ -314,15 +307,9 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         current: Run,
     ) -> Flow[ModelResponse[Any] | None]:
         """The last answer, from what was held back for it; None if there can be none."""
-        hold = current.hold
-        if hold is None:
-            return None
-
-        def fits(messages: list[BaseMessage]) -> bool:
-            return _input(self._hold_for(request, messages), hold) <= hold.bound.input_tokens
-
-        told = shortened(transcript(_messages(request), WRAP_UP), fits)
-        if told is None:
+        told = yield from self._affordable(admit, request, current)
+        hold, current.hold = current.hold, None
+        if hold is None or told is None:
             return None
         settings = {k: v for k, v in request.model_settings.items() if k not in TOOL_SETTINGS}
         terms = _chat_model(request.model).tokenfence_terms
@@ -335,7 +322,6 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             response_format=None,
             model_settings=settings,
         )
-        current.hold = None
         try:
             with _on_offer(hold):
                 response: ModelResponse[Any] = yield partial(handler, last)
@@ -345,6 +331,29 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         for message in response.result:
             message.response_metadata["budget_exit"] = "wrap_up"
         return response
+
+    def _affordable(
+        self, admit: str, request: ModelRequest[Any], current: Run
+    ) -> Flow[list[BaseMessage] | None]:
+        """As much of the conversation as can be paid for, with a larger hold if there is room."""
+        whole = transcript(_messages(request), WRAP_UP)
+        hold = current.hold
+        if hold is None:
+            return None
+
+        def size(messages: list[BaseMessage]) -> int:
+            return _input(self._hold_for(request, messages), hold)
+
+        room = size(whole)
+        while room > hold.bound.input_tokens:
+            told = shortened(whole, size, room)
+            if told is None:
+                break
+            wanted = self._hold_for(request, told)
+            if (yield from _swapped(admit, wanted, current)):
+                return told
+            room //= 2
+        return shortened(whole, size, hold.bound.input_tokens)
 
     def _hold_for(self, request: ModelRequest[Any], messages: list[BaseMessage]) -> Hold:
         model = _chat_model(request.model)
@@ -507,6 +516,22 @@ def _input(wanted: Hold, hold: Hold) -> int:
     if into > hold.bound.input_tokens and request.exact_tokens is not None:
         into = min(into, request.exact_tokens(card) or into)
     return into if card.context_window is None else min(into, card.context_window)
+
+
+def _swapped(admit: str, wanted: Hold, current: Run) -> Flow[bool]:
+    """Take a larger hold in place of the one there is, if there is room for both at this moment."""
+    hold = current.hold
+    wanted.policy = replace(wanted.policy, wait=0)
+    try:
+        yield getattr(wanted, admit)
+    except BudgetExceeded:
+        return False
+    if hold is not None and wanted.capped and not hold.capped:
+        wanted.release()
+        return False
+    current.drop_hold()
+    current.hold = wanted
+    return True
 
 
 @contextmanager

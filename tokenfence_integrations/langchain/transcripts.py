@@ -57,13 +57,14 @@ def transcript(messages: Sequence[BaseMessage], instruction: str) -> list[BaseMe
 
 
 def shortened(
-    messages: Sequence[BaseMessage], fits: Callable[[list[BaseMessage]], bool]
+    messages: Sequence[BaseMessage], size: Callable[[list[BaseMessage]], int], most: int
 ) -> list[BaseMessage] | None:
     """A transcript, cut until it fits: the longest texts first, the request and system prompt last.
 
     Args:
         messages: What `transcript` made.
-        fits: Whether a conversation is short enough.
+        size: Measures a conversation.
+        most: The largest size that fits.
 
     Returns:
         The messages, consecutive ones of one side joined; None if nothing is left to cut.
@@ -71,7 +72,7 @@ def shortened(
     kept = [*messages]
     while True:
         joined = merge_message_runs(kept, chunk_separator="\n\n")
-        if fits(joined):
+        if size(joined) <= most:
             return joined
         place = _longest(kept)
         if place is None:
@@ -88,10 +89,10 @@ def _longest(messages: Sequence[BaseMessage]) -> int | None:
         for place, message in enumerate(messages[:-1])
         if place != first and message.type != "system"
     ]
-    return max(places, key=lambda place: _size(messages[place]), default=None)
+    return max(places, key=lambda place: _length(messages[place]), default=None)
 
 
-def _size(message: BaseMessage) -> int:
+def _length(message: BaseMessage) -> int:
     content: Any = message.content
     return len(content if isinstance(content, str) else str(content))
 
