@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
@@ -257,7 +257,17 @@ def _guarded_class(cls: Any) -> Any:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__annotations__": {"tokenfence_terms": Any, "tokenfence_metered_below": bool},
+        "__annotations__": {
+            "tokenfence_terms": Any,
+            "tokenfence_metered_below": bool,
+            # Else pydantic takes them for private attributes, which a copy does not have.
+            "_stream_chat_model_events": ClassVar[Any],
+            "_astream_chat_model_events": ClassVar[Any],
+        },
+        # A provider's own source of protocol events would go past `_stream`: without one, LangChain
+        # makes the events of the stream.
+        "_stream_chat_model_events": None,
+        "_astream_chat_model_events": None,
         "tokenfence_terms": Field(default=None, exclude=True, repr=False),
         "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
         "lc_id": classmethod(lambda _: cls.lc_id()),
@@ -272,13 +282,7 @@ def _guarded_class(cls: Any) -> Any:
         "bind_tools" in names
     ):
         names["with_structured_output"] = _with_structured_output(cls)
-    guarded = type(cls)(cls.__name__, (BudgetedChatModel, cls), names)
-    for method in ("_stream_chat_model_events", "_astream_chat_model_events"):
-        # A provider's own source of protocol events would go past `_stream`: without one, LangChain
-        # makes the events of the stream. (Set here: pydantic keeps a private name for itself.)
-        if getattr(cls, method, None) is not None:
-            setattr(guarded, method, None)
-    _CLASSES[cls] = guarded
+    guarded = _CLASSES[cls] = type(cls)(cls.__name__, (BudgetedChatModel, cls), names)
     return guarded
 
 

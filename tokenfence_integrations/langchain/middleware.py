@@ -512,10 +512,10 @@ def _input(wanted: Hold, hold: Hold) -> int:
     card, request = hold.card, wanted.request
     if card is None:
         raise AssertionError("an admitted hold has its model's card")
-    into = request.input_tokens(card)
+    into = request.most_input(card)
     if into > hold.bound.input_tokens and request.exact_tokens is not None:
         into = min(into, request.exact_tokens(card) or into)
-    return into if card.context_window is None else min(into, card.context_window)
+    return into
 
 
 def _swapped(admit: str, wanted: Hold, current: Run) -> Flow[bool]:
