@@ -21,15 +21,17 @@ class Handover:
 
     Args:
         calls: Admitted calls; whoever takes one has to end it.
+        around: What a layer further out has on offer, for whom nothing here fits.
 
     Example:
         >>> token = offered.set(Handover(call))  # doctest: +SKIP
     """
 
-    __slots__ = ("_calls",)
+    __slots__ = ("_calls", "around")
 
-    def __init__(self, *calls: "Call") -> None:
+    def __init__(self, *calls: "Call", around: "Handover | None" = None) -> None:
         self._calls = [*calls]
+        self.around = around
 
     def add(self, call: "Call") -> None:
         """Offer another call after those that are on offer."""
@@ -38,6 +40,16 @@ class Handover:
     def has(self, call: "Call") -> bool:
         """Whether this call is still on offer: nobody below has taken it."""
         return call in self._calls
+
+    def withdraw(self, call: "Call") -> bool:
+        """Take a call back; False if a layer below was quicker."""
+        return self._remove(call)
+
+    def charges(self, budget: "Budget") -> bool:
+        """Whether an open call on offer charges this budget already."""
+        if any(call.charges(budget) and call.open for call in [*self._calls]):
+            return True
+        return self.around is not None and self.around.charges(budget)
 
     def take(self, budget: "Budget") -> "Call | None":
         """Take over the first call that charges this budget already.
@@ -54,14 +66,14 @@ class Handover:
         for call in [*self._calls]:
             if call.tree is not budget._tree:
                 continue
-            below, above = budget.path[0] in call.budget.path, call.budget.path[0] in budget.path
+            below, above = call.charges(budget), call.budget.path[0] in budget.path
             if not (below or above) or not self._remove(call):
                 continue
             if below and call.open:
                 return call
             call.release()
             return None
-        return None
+        return None if self.around is None else self.around.take(budget)
 
     def _remove(self, call: "Call") -> bool:
         try:
