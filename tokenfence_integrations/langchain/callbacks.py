@@ -122,7 +122,6 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
-        parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -134,7 +133,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
             UnknownModelError: The model has no known price.
         """
         prompt = [message for prompt in messages for message in prompt]
-        self._started(serialized, prompt, run_id, parent_run_id, tags, metadata, kwargs, chat=True)
+        self._started(serialized, prompt, run_id, tags, metadata, kwargs, chat=True)
 
     def on_llm_start(
         self,
@@ -142,21 +141,19 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         prompts: list[str],
         *,
         run_id: UUID,
-        parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Reserve for a text model's call; as `on_chat_model_start`."""
         prompt = [HumanMessage(prompt) for prompt in prompts]
-        self._started(serialized, prompt, run_id, parent_run_id, tags, metadata, kwargs, chat=False)
+        self._started(serialized, prompt, run_id, tags, metadata, kwargs, chat=False)
 
     def _started(
         self,
         serialized: Mapping[str, Any] | None,
         prompt: Sequence[BaseMessage],
         run_id: UUID,
-        parent_run_id: UUID | None,
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
         told: Mapping[str, Any],
@@ -164,9 +161,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         chat: bool,
     ) -> None:
         if self._around is not None:
-            self._around._started(
-                serialized, prompt, run_id, parent_run_id, tags, metadata, told, chat=chat
-            )
+            self._around._started(serialized, prompt, run_id, tags, metadata, told, chat=chat)
         params = told.get("invocation_params") or {}
         start = Start(serialized or {}, params, metadata or {})
         batch = Batch.starting(params)
@@ -177,7 +172,6 @@ class BudgetCallbackHandler(BaseCallbackHandler):
                 return
             if batch.charges_run(run_id, budget):
                 return
-            self._release_outer_run(parent_run_id)
             call = self._call(budget, start, prompt).admit()
         except BaseException:
             batch.cancel()
@@ -188,12 +182,6 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         call.tree.leases.add(call, self._lease)
         self._forget_ended_runs()
         self._runs[run_id] = Run(run_id, self, call, batch, chat=chat, terms=terms)
-
-    def _release_outer_run(self, run_id: UUID | None) -> None:
-        """A model that calls another model: only the inner call reaches a provider."""
-        outer = None if run_id is None else self._runs.get(run_id)
-        if outer is not None:
-            outer.never_made()
 
     def _call(self, budget: Budget, start: Start, prompt: Sequence[BaseMessage]) -> Call:
         book = self._book(start.provider)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from langchain_core.outputs import LLMResult
 
@@ -149,7 +150,7 @@ class Batch(Handover):
         around: What a layer further out offers.
     """
 
-    __slots__ = ("_params", "_runs", "_shares")
+    __slots__ = ("__weakref__", "_params", "_runs", "_shares")
 
     def __init__(self, params: object, around: Handover | None) -> None:
         super().__init__(around=around)
@@ -160,12 +161,13 @@ class Batch(Handover):
     @classmethod
     def starting(cls, params: object) -> "Batch":
         """The batch of a run that starts in this context, on offer here from now on."""
-        around = offered.get()
-        if isinstance(around, Batch):
-            if around._params is params:
-                return around
-            around = around.around  # it is over: the calls of a context are made one by one
-        batch = cls(params, around)
+        # Not by the context: agenerate() of text models starts each run in a task of its own.
+        batch = _batches.get(id(params))
+        if batch is None or batch._params is not params:
+            around = offered.get()
+            if isinstance(around, Batch):
+                around = around.around  # that one is over: a context makes its calls one by one
+            batch = _batches[id(params)] = cls(params, around)
         offered.set(batch)
         return batch
 
@@ -229,6 +231,10 @@ class Batch(Handover):
         took = [min(have, fits) for have, fits in zip(left, most, strict=True)]
         left[:] = [have - part for have, part in zip(left, took, strict=True)]
         return Usage(*took)
+
+
+_batches: "WeakValueDictionary[int, Batch]" = WeakValueDictionary()
+"""Batches by the identity of their parameters, which each holds until its first run has ended."""
 
 
 def _whole_message(response: LLMResult | None) -> Any:
