@@ -29,8 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning"),
     # langchain-openai adds up the usages of a batch, and stumbles over those without details.
     pytest.mark.filterwarnings("ignore:Unexpected type for token usage:UserWarning"),
-    # agenerate() makes a coroutine for each start, and drops the rest once one has raised.
-    pytest.mark.filterwarnings("ignore:coroutine 'ahandle_event' was never awaited:RuntimeWarning"),
 ]
 
 Config = dict[str, Any]
