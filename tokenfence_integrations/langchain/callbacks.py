@@ -24,9 +24,9 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.langchain.allocations import Allocations
+from tokenfence_integrations.langchain.batches import Batch, Run
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.prompts import prompt_bound
-from tokenfence_integrations.langchain.runs import Batch, Run
 from tokenfence_integrations.langchain.starts import Start, read_options
 from tokenfence_integrations.langchain.terms import Terms, guard_number, terms_of_guard
 from tokenfence_integrations.log import logger
@@ -176,9 +176,8 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         except BaseException:
             batch.cancel()
             raise
-        call.max_output_tokens = (
-            None  # what a guarded model that takes the call is to send: its own
-        )
+        # A guarded model that takes the call sends its own maximum; there is none of ours to send.
+        call.max_output_tokens = None
         call.tree.leases.add(call, self._lease)
         self._forget_ended_runs()
         self._runs[run_id] = Run(run_id, self, call, batch, chat=chat, terms=terms)
@@ -187,9 +186,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         book = self._book(start.provider)
         card = book.card(start.model)
         bound = prompt_bound(prompt, read_options(start.params))
-        request = start.request(card, bound, 0)
-        most = start.output_maximum or request.most_output(card)
-        request.max_output_tokens = most if self._expected is None else min(most, self._expected)
+        request = start.request(card, bound, self._expected)
         policy = self._without_waiting if _on_event_loop() else self._policy
         return Call(budget, request, policy, book, LangChainBudgetExceeded)
 

@@ -72,7 +72,8 @@ class Exchange:
         self.options = options
         self.given = call is not None
         self.call = call if call is not None else _call(model, messages, options)
-        self._handover = Handover()
+        # What is on offer around the model stays so: for a client guarded on another budget.
+        self._handover = Handover(around=offered.get())
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._usage: UsageMetadata | None = None
         self._last: Any = None

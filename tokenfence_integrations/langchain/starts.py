@@ -97,19 +97,21 @@ class Start(NamedTuple):
         wanted = map(self.params.get, ("n", "best_of", "candidate_count"))
         return max([1, *[n for n in wanted if _is_count(n)]])
 
-    def request(self, card: Card, input_bound: Callable[[Card], int], most: int) -> CallRequest:
+    def request(
+        self, card: Card, input_bound: Callable[[Card], int], expected: int | None
+    ) -> CallRequest:
         """What to reserve.
 
         Args:
             card: The model's prices and limits.
             input_bound: The most input tokens, for a model.
-            most: Output tokens per choice.
+            expected: Output tokens per choice to reserve for, if more are possible; None: all that
+                are possible.
         """
         tier = self.params.get("service_tier")
-        return CallRequest(
+        request = CallRequest(
             self.model,
             input_bound,
-            max_output_tokens=most,
             choices=self.choices,
             service_tier=tier
             if isinstance(tier, str) and tier not in ("auto", "default")
@@ -117,6 +119,10 @@ class Start(NamedTuple):
             cappable=False,
             tags={name: self.metadata[name] for name in TAGS if name in self.metadata} or None,
         )
+        # Not left open even where nothing is sent: admission would look for a cap.
+        most = self.output_maximum or request.most_output(card)
+        request.max_output_tokens = most if expected is None else min(most, expected)
+        return request
 
 
 def _is_count(value: object) -> TypeGuard[int]:

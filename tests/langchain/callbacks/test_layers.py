@@ -13,10 +13,10 @@ from langchain_openai import ChatOpenAI
 
 from tests.clients.helpers import check_books
 from tests.langchain.callbacks.helpers import FLAT, PRICES, chat, for_calls, outcomes, with_handler
-from tokenfence_integrations import Budget, guard
+from tokenfence_integrations import Budget, Usage, guard
 from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler, budget_callbacks
-from tokenfence_integrations.testing import SimulatedProvider
+from tokenfence_integrations.testing import Behavior, SimulatedProvider
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unexpected type for token usage:UserWarning")
 
@@ -322,6 +322,35 @@ class TestOffers:
             layered(team).invoke("Hello", with_handler(*handlers))
             offered.reset(token)
         assert [record.outcome for record in team.ledger] == ["settled"]
+        check_books(team, provider)
+        check_books(other, provider)
+
+    def test_what_a_layer_further_out_has_reserved_stays_on_offer(
+        self, model: ChatOpenAI, team: Budget, provider: SimulatedProvider
+    ) -> None:
+        """Its call may take two runs: a retry. It ends it itself."""
+        provider.script = lambda request: Behavior(status=429) if request.index == 0 else None
+        retrying = model.with_retry(wait_exponential_jitter=False)
+        with team.reserve(
+            model="flat", input_tokens=9, max_output_tokens=16, prices=PRICES
+        ) as call:
+            token = offered.set(Handover(call))
+            retrying.invoke("Hello", handled(team))
+            offered.reset(token)
+            assert call.open
+            call.settle(Usage(9, 16))
+        check_books(team, provider)
+
+    def test_a_guard_on_another_budget_in_between(
+        self, provider: SimulatedProvider, http: openai.DefaultHttpxClient, team: Budget
+    ) -> None:
+        """Its client is guarded on the handler's budget, and takes what the handler offers."""
+        other = Budget("$1")
+        model = chat(provider, http_client=http)
+        client = guard(model.root_client, budget=team, prices=PRICES)
+        changes = {"root_client": client, "client": client.chat.completions}
+        guarded: Any = guard(model.model_copy(update=changes), budget=other, prices=PRICES)  # type: ignore[call-overload]
+        guarded.invoke("Hello", handled(team))
         check_books(team, provider)
         check_books(other, provider)
 

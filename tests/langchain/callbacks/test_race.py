@@ -179,12 +179,14 @@ def test_threads_wait_for_what_will_fit(model: ChatOpenAI, provider: SimulatedPr
     check_books(budget, provider)
 
 
-async def test_a_loop_is_never_blocked(amodel: ChatOpenAI, provider: SimulatedProvider) -> None:
-    """What does not fit while another call is in flight is refused at once, and not waited for."""
+async def test_a_loop_is_never_blocked(
+    model: ChatOpenAI, amodel: ChatOpenAI, provider: SimulatedProvider
+) -> None:
+    """What does not fit while a thread's call is in flight is refused at once, not waited for."""
     provider.hold()
     budget = for_calls(1)
-    config = with_handler(BudgetCallbackHandler(budget, prices=PRICES, wait=60))
-    first = asyncio.create_task(amodel.ainvoke("Hello", config))
+    config = with_handler(BudgetCallbackHandler(budget, prices=PRICES, wait=2))
+    first = asyncio.create_task(asyncio.to_thread(model.invoke, "Hello", config))
     await asyncio.to_thread(provider.wait_for, 1)
     with pytest.raises(BudgetExceeded) as refusal:
         await amodel.ainvoke("Hello", config)
