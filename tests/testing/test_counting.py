@@ -8,7 +8,6 @@ import pytest
 
 from tests.testing.conftest import count
 from tokenfence_integrations.pricing.tokens import encoding_for
-from tokenfence_integrations.testing.answers import smallest_instance
 from tokenfence_integrations.testing.counting import (
     Tokenizer,
     count_chat,
@@ -16,6 +15,7 @@ from tokenfence_integrations.testing.counting import (
     image_tokens,
     tokenizer_for,
 )
+from tokenfence_integrations.testing.schemas import smallest_instance
 
 # The example of "How to count tokens with tiktoken", OpenAI Cookbook.
 COOKBOOK = [

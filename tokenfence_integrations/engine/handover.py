@@ -21,17 +21,23 @@ class Handover:
 
     Args:
         calls: Admitted calls; whoever takes one has to end it.
-        around: What a layer further out has on offer, for whom nothing here fits.
+        wire: Whether it is for the provider's client alone: the layer that offers it calls that
+            next, so that any other guarded thing that is called meanwhile makes a call of its own.
+        around: What a layer further out has on offer, for those whom nothing here fits. What that
+            offers for its client alone is not for them.
 
     Example:
         >>> token = offered.set(Handover(call))  # doctest: +SKIP
     """
 
-    __slots__ = ("_calls", "around")
+    __slots__ = ("_calls", "around", "wire")
 
-    def __init__(self, *calls: "Call", around: "Handover | None" = None) -> None:
+    def __init__(
+        self, *calls: "Call", wire: bool = False, around: "Handover | None" = None
+    ) -> None:
         self._calls = [*calls]
-        self.around = around
+        self.wire = wire
+        self.around = None if around is not None and around.wire else around
 
     def add(self, call: "Call") -> None:
         """Offer another call after those that are on offer."""

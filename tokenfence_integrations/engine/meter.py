@@ -15,7 +15,7 @@ from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import NOTHING, Amount, End
 from tokenfence_integrations.usage import Usage, check_usage
@@ -77,7 +77,7 @@ class Call:
         budget: "Budget",
         request: CallRequest,
         policy: Policy,
-        book: PriceBook,
+        book: Cards,
         error: type[BudgetExceeded] = BudgetExceeded,
     ) -> None:
         self.budget = budget
@@ -127,7 +127,7 @@ class Call:
         if self._key:
             raise TokenFenceError("this call was admitted already: reserve a new one")
         tree, request, store = self.tree, self.request, self.tree.store
-        if not store.instant or tree.line.waiting:
+        if not tree.instant or tree.line.waiting:
             return False
         if request.sublimits:
             return False
@@ -208,16 +208,14 @@ class Call:
             ValueError: A count is negative.
             TokenFenceError: The call was never admitted.
         """
-        cost = self._cost(usage, service_tier)
-        spent = new(Amount, (cost, 1, usage[0], usage[1]))
+        spent = self._spent(usage, service_tier)
         self._end("settled", spent, NOTHING, usage, truncated and self.capped)
 
     async def asettle(
         self, usage: Usage, *, service_tier: str | None = None, truncated: bool = False
     ) -> None:
         """As `settle`, without blocking the event loop."""
-        cost = self._cost(usage, service_tier)
-        spent = new(Amount, (cost, 1, usage[0], usage[1]))
+        spent = self._spent(usage, service_tier)
         await self._aend("settled", spent, NOTHING, usage, truncated and self.capped)
 
     def release(self) -> None:
@@ -262,15 +260,19 @@ class Call:
         """Whether it counts against this budget: it is made on it, or on one below it."""
         return self.tree is budget._tree and budget.path[0] in self.budget.path
 
-    def _cost(self, usage: Usage, service_tier: str | None) -> int:
+    def _spent(self, usage: Usage, service_tier: str | None) -> Amount:
         card = self.card
         if card is None:
             raise TokenFenceError("this call was never admitted, so it cannot be settled")
-        if usage[0] < 0 or usage[1] < 0:
+        into, out = usage[0], usage[1]
+        if into < 0 or out < 0:
             check_usage(usage)
-        if service_tier is None and not self.request.batch:
-            return card.cost(usage)
-        return card.cost(usage, service_tier=service_tier, batch=self.request.batch)
+        batch = self.request.batch
+        if service_tier is None and not batch:  # arguments by name cost as much again
+            cost = card.cost(usage)
+        else:
+            cost = card.cost(usage, service_tier=service_tier, batch=batch)
+        return new(Amount, (cost, 1, into, out))
 
     def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
         if self.policy.on_unknown == "release":
@@ -352,7 +354,7 @@ class Call:
 
     def __del__(self) -> None:
         # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
-        if self._key and self.outcome is None:
+        if self.outcome is None and self._key:
             self.tree.adopt(self)
 
     # Context managers

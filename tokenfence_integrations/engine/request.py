@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tokenfence_integrations.engine.admission import Option
 from tokenfence_integrations.engine.forecast import Forecast
-from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import AccountState, Amount
 
@@ -38,7 +38,7 @@ class CallRequest:
 
     Args:
         model: The model asked for.
-        input_tokens: A cheap and sound bound of the input, for a model.
+        input_tokens: A cheap and sound bound of the input: a number, or what tells it for a model.
         exact_tokens: A tighter one, tried only if the cheap one does not fit; None if unknown.
         max_output_tokens: The caller's own maximum per choice; None if there is none.
         choices: How many answers are asked for.
@@ -48,12 +48,12 @@ class CallRequest:
         batch: Whether the provider's batch price applies.
         whole_window: Whether the model's context window bounds the input: one prompt, not many.
         cappable: Whether an output maximum can be sent; if not, only the whole bound is admitted.
-        sublimits: Limits beside the budget's that the call has to keep as well.
         tags: The caller's own, kept in the ledger and shown in events.
+        sublimits: Limits beside the budget's that the call has to keep as well.
     """
 
     model: str
-    input_tokens: Callable[[Card], int]
+    input_tokens: int | Callable[[Card], int]
     exact_tokens: Callable[[Card], int | None] | None = None
     max_output_tokens: int | None = None
     choices: int = 1
@@ -63,8 +63,8 @@ class CallRequest:
     batch: bool = False
     whole_window: bool = True
     cappable: bool = True
-    sublimits: tuple[Sublimit, ...] = ()
     tags: Mapping[str, Any] | None = None
+    sublimits: tuple[Sublimit, ...] = ()
 
     def option(self, card: Card, forecast: Forecast, *, exact: bool) -> Option:
         """This call on one model."""
@@ -93,10 +93,7 @@ class CallRequest:
 
     def amount(self, card: Card, output_tokens: int) -> Amount:
         """The bound of this call on one model, with this output maximum per choice."""
-        into = self.input_tokens(card)
-        window = card.context_window
-        if window is not None and into > window and self.whole_window:
-            into = window
+        into = self.most_input(card)
         out = output_tokens * self.choices
         if self.service_tier is None and not self.batch:
             usd = card.bound(into, out)
@@ -106,14 +103,18 @@ class CallRequest:
             usd += -(-self.extra_price(card) // 1000)
         return new(Amount, (usd, 1, into, out))
 
-    def _input(self, card: Card, *, exact: bool) -> int:
-        into = self.input_tokens(card)
-        if exact and self.exact_tokens is not None:
-            counted = self.exact_tokens(card)
-            if counted is not None:
-                into = min(into, counted)
+    def most_input(self, card: Card) -> int:
+        """The cheap bound of the input on this model."""
+        into = self.input_tokens
+        if not isinstance(into, int):
+            into = into(card)
         window = card.context_window
-        return min(into, window) if window is not None and self.whole_window else into
+        return window if window is not None and into > window and self.whole_window else into
+
+    def _input(self, card: Card, *, exact: bool) -> int:
+        into = self.most_input(card)
+        counted = self.exact_tokens(card) if exact and self.exact_tokens is not None else None
+        return into if counted is None else min(into, counted)
 
 
 class Options:
@@ -132,7 +133,7 @@ class Options:
         self,
         request: CallRequest,
         models: Sequence[str],
-        book: PriceBook,
+        book: Cards,
         forecast: Callable[[str], Forecast],
         *,
         exact: bool,
@@ -155,7 +156,7 @@ class Options:
     def _make(
         request: CallRequest,
         models: Sequence[str],
-        book: PriceBook,
+        book: Cards,
         forecast: Callable[[str], Forecast],
         exact: bool,
     ) -> Iterator[Option]:

@@ -182,8 +182,10 @@ class Batch(Handover):
         One that is charged to a budget *above* this one is released: it will be charged to this
         one, and so to that one too.
         """
-        if self.around is not None and self.around.charges(budget):
-            return True
+        if self.around is not None:
+            if self.around.charges(budget):
+                return True
+            self.around.take(budget)
         for run in self._runs:
             if run.run_id == run_id and run.call.open:
                 if run.call.charges(budget):

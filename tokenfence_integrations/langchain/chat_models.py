@@ -4,21 +4,19 @@ A guarded model is an instance of the user's own class, so binding tools, struct
 tracing and every ``isinstance`` work as before. What is overridden lies below LangChain's cache:
 `_generate`, `_stream` and their async forms. All that they do with a call is in `exchange`.
 
-Each way is a generator, written once for sync and async: it yields what has to be called, and is
-sent what that returned. `_run` and `_arun` are the two that call.
+Each way to an answer is a flow (see `flows`), written once for sync and async.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache, partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableBinding
 
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import Handover, offered
@@ -26,10 +24,11 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
 from tokenfence_integrations.langchain.exchange import Exchange, running
+from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.replies import refusal_chunks, refusal_result
+from tokenfence_integrations.langchain.structured import ANSWERED_BY
 from tokenfence_integrations.langchain.terms import GUARD_KEY, Terms
 from tokenfence_integrations.langchain.tools import (
-    TOOLS_KEY,
     adapted_options,
     same_family,
     without_notes,
@@ -37,9 +36,7 @@ from tokenfence_integrations.langchain.tools import (
 
 __all__ = ["BudgetedChatModel"]
 
-T = TypeVar("T")
 Options: TypeAlias = dict[str, Any]
-Flow: TypeAlias = Generator[Callable[[], Any], Any, T]
 
 
 class Way(NamedTuple):
@@ -59,12 +56,14 @@ class Route(NamedTuple):
     """Another way to the answer than the model's own: a refusal, or another model.
 
     ``call`` is what is reserved for that model, and ``options`` are the call's, as it takes them.
+    ``signature`` is the name that it puts on its answer, if that has a form of its own.
     """
 
     refusal: BudgetExceeded | None = None
     target: Any = None
     call: Call | None = None
     options: Options = {}  # noqa: RUF012 - a named tuple's default, never changed
+    signature: str | None = None
 
 
 class Assignment(NamedTuple):
@@ -122,27 +121,27 @@ class BudgetedChatModel(_ChatModel):
     def _generate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return _run(self._cached(SYNC, messages, stop, run_manager, kwargs))
+        return run(self._cached(SYNC, messages, stop, run_manager, kwargs))
 
     async def _agenerate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return await _arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
+        return await arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
 
     def _generate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return _run(self._answer(SYNC, messages, stop, run_manager, kwargs))
+        return run(self._answer(SYNC, messages, stop, run_manager, kwargs))
 
     async def _agenerate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return await _arun(self._answer(ASYNC, messages, stop, run_manager, kwargs))
+        return await arun(self._answer(ASYNC, messages, stop, run_manager, kwargs))
 
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> Iterator[ChatGenerationChunk]:
-        chunks = _run(self._opened(SYNC, messages, stop, run_manager, kwargs))
+        chunks = run(self._opened(SYNC, messages, stop, run_manager, kwargs))
         try:
             for chunk in chunks:
                 yield chunk
@@ -151,11 +150,13 @@ class BudgetedChatModel(_ChatModel):
         except BaseException as error:
             chunks.failed(error)
             raise
+        finally:
+            chunks.close()
 
     async def _astream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
-        chunks = await _arun(self._opened(ASYNC, messages, stop, run_manager, kwargs))
+        chunks = await arun(self._opened(ASYNC, messages, stop, run_manager, kwargs))
         try:
             async for chunk in chunks:
                 yield chunk
@@ -177,28 +178,29 @@ class BudgetedChatModel(_ChatModel):
         token = catching.set(self)
         try:
             inner = getattr(super(), way.cached)
-            return (yield partial(inner, messages, stop, run_manager, **options))
+            result: ChatResult = yield partial(inner, messages, stop, run_manager, **options)
+            return result
         except Detour as detour:
             if detour.origin is not self:
                 raise
             route = detour.route
         finally:
             catching.reset(token)
-        result: ChatResult = yield from _travel(way.cached, route, messages, stop, run_manager)
-        return result
+        return (yield from _travel(way.cached, route, messages, stop, run_manager))
 
     def _answer(
         self, way: Way, messages: Any, stop: Any, run_manager: Any, options: Options
     ) -> Flow[ChatResult]:
         """One whole answer: admitted, made, settled."""
+        result: ChatResult
         if running.get() is self:
-            return (yield self._provider(way.generate, messages, stop, run_manager, options))
+            result = yield self._provider(way.generate, messages, stop, run_manager, options)
+            return result
         exchange = Exchange(self, messages, options, _given(self))
         route = yield from self._admission(way, exchange, options)
         if route is not None:
             self._leave_cache(route)
-            result = yield from _travel(way.generate, route, messages, stop, run_manager)
-            return result
+            return (yield from _travel(way.generate, route, messages, stop, run_manager))
         model, options = exchange.prepared()
         try:
             with exchange:
@@ -233,8 +235,8 @@ class BudgetedChatModel(_ChatModel):
         target = route.target
         if _streams(target, way):
             opened = getattr(target, way.stream)(messages, stop, run_manager, **route.options)
-            return Chunks(opened, None, _assigned(route))
-        result: ChatResult = yield from _travel(way.generate, route, messages, stop, run_manager)
+            return Chunks(opened, None, _assigned(route), answered_by=route.signature)
+        result = yield from _travel(way.generate, route, messages, stop, run_manager)
         return Chunks(_BothWays(iter([_as_chunk(result)])), None, None)
 
     def _admission(self, way: Way, exchange: Exchange, options: Options) -> Flow[Route | None]:
@@ -249,11 +251,19 @@ class BudgetedChatModel(_ChatModel):
                 return Route(refusal=refusal)
             if call.model != call.request.model:
                 target = self.tokenfence_terms.targets[call.model]
-                return Route(None, target, call, adapted_options(options, self, target))
+                try:
+                    adapted = adapted_options(options, self, target)
+                    signature = None if same_family(self, target) else call.model
+                    return Route(None, target, call, adapted, signature)
+                except BaseException:
+                    call.release()
+                    raise
         if call.capped and catching.get() is self:
             cache = cache_of(self)
             if cache is not None and not isinstance(cache, CutAnswersLeftOut):
-                copied = self.model_copy(update={"cache": CutAnswersLeftOut(cache)})
+                # The rate limiter has let this call pass already.
+                changes = {"cache": CutAnswersLeftOut(cache), "rate_limiter": None}
+                copied = self.model_copy(update=changes)
                 return Route(None, copied, call, options)
         return None
 
@@ -266,7 +276,7 @@ class BudgetedChatModel(_ChatModel):
     ) -> Callable[[], Any]:
         """The class's own method, with what it takes."""
         own = getattr(super(), method)
-        options = without_notes(options) if TOOLS_KEY in options else options
+        options = without_notes(options)
         if run_manager is not None and _takes_manager(own.__func__):
             options = {**options, "run_manager": run_manager}
         return partial(own, messages, stop=stop, **options)
@@ -291,19 +301,22 @@ class Chunks:
         inner: The stream.
         exchange: What meters it; None: somebody else does, or it costs nothing.
         opening: What has to surround its first step, in which the provider is called.
+        answered_by: The name to put on the answer; on its first chunk, since texts add up.
     """
 
-    __slots__ = ("_exchange", "_opening", "inner")
+    __slots__ = ("_answered_by", "_exchange", "_opening", "inner")
 
     def __init__(
         self,
         inner: Any,
         exchange: Exchange | None,
         opening: AbstractContextManager[Any] | None,
+        answered_by: str | None = None,
     ) -> None:
         self.inner = inner
         self._exchange = exchange
         self._opening = opening
+        self._answered_by = answered_by
 
     @property
     def metered_elsewhere(self) -> bool:
@@ -353,15 +366,24 @@ class Chunks:
         if self._exchange is not None:
             self._exchange.failed(error)
 
+    def close(self) -> None:
+        """Close the stream below at once."""
+        close = getattr(self.inner, "close", None)
+        if close is not None:
+            close()
+
     async def aclose(self) -> None:
         """Close the stream below at once; left to the garbage collector it would stay open."""
         close = getattr(self.inner, "aclose", None)
         if close is not None:
             await close()
 
-    def _seen(self, chunk: Any) -> Any:
+    def _seen(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
         if self._exchange is not None:
             self._exchange.see(chunk)
+        if self._answered_by is not None:
+            chunk.message.response_metadata[ANSWERED_BY] = self._answered_by
+            self._answered_by = None
         return chunk
 
     def _exhausted(self) -> None:
@@ -378,36 +400,6 @@ class Chunks:
         self.inner = _BothWays(refusal_chunks(refusal))
 
 
-def _run(flow: Flow[T]) -> T:
-    """Run a way to its end in this thread."""
-    try:
-        step = next(flow)
-        while True:
-            try:
-                value = step()
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(value)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-
-
-async def _arun(flow: Flow[T]) -> T:
-    """As `_run`, awaiting each step."""
-    try:
-        step: Callable[[], Awaitable[Any]] = next(flow)
-        while True:
-            try:
-                value = await step()
-            except BaseException as error:
-                step = flow.throw(error)
-            else:
-                step = flow.send(value)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-
-
 def _travel(
     method: str, route: Route, messages: Any, stop: Any, run_manager: Any
 ) -> Flow[ChatResult]:
@@ -419,7 +411,11 @@ def _travel(
         return result
     with _assigned(route):
         inner = getattr(route.target, method)
-        return (yield partial(inner, messages, stop, run_manager, **route.options))
+        answer: ChatResult = yield partial(inner, messages, stop, run_manager, **route.options)
+    if route.signature is not None:
+        for generation in answer.generations:
+            generation.message.response_metadata[ANSWERED_BY] = route.signature
+    return answer
 
 
 @contextmanager
@@ -446,7 +442,9 @@ def _given(model: BudgetedChatModel) -> Call | None:
     if assignment is not None and assignment.target is model:
         return assignment.handover.take(model.tokenfence)
     handover = offered.get()
-    return None if handover is None else handover.take(model.tokenfence)
+    if handover is None or handover.wire:  # a model called by another one's code: a call of its own
+        return None
+    return handover.take(model.tokenfence)
 
 
 @cache

@@ -1,5 +1,7 @@
 """The refusal as LangChain and LangGraph need it, so that nothing retries it."""
 
+from collections.abc import Sequence
+
 from langchain_core.exceptions import ModelError
 
 from tokenfence_integrations.errors import BudgetExceeded
@@ -12,6 +14,10 @@ class LangChainBudgetExceeded(BudgetExceeded, ModelError):
 
     `ModelRetryMiddleware` retries everything but a ``ModelError`` with ``is_retryable=False``;
     LangGraph's default retry policy everything but a few standard errors, RuntimeError among them.
+
+    Attributes:
+        embedded: The vectors that were paid for before a list of texts met the limit.
     """
 
     is_retryable = False
+    embedded: Sequence[Sequence[float]] = ()

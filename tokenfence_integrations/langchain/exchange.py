@@ -20,9 +20,9 @@ from tokenfence_integrations.langchain.providers import (
     with_output_maximum,
 )
 from tokenfence_integrations.langchain.usages import (
-    message_usage,
     result_usage,
     service_tier,
+    usage_of,
     was_cut,
 )
 
@@ -40,8 +40,8 @@ class Exchange:
     """One call of a guarded chat model.
 
     While the class's own code runs (``with exchange:``) the reservation is on offer to the guarded
-    client below, if there is one. A client that takes it meters the call closer to the wire, retries
-    included, and ends it; otherwise this does.
+    client below, if there is one. A client that takes it meters the call closer to the wire,
+    retries included, and ends it; otherwise this does.
 
     Args:
         model: The guarded model.
@@ -73,7 +73,7 @@ class Exchange:
         self.given = call is not None
         self.call = call if call is not None else _call(model, messages, options)
         # What is on offer around the model stays so: for a client guarded on another budget.
-        self._handover = Handover(around=offered.get())
+        self._handover = Handover(self.call, wire=True, around=offered.get())
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._usage: UsageMetadata | None = None
         self._last: Any = None
@@ -84,14 +84,13 @@ class Exchange:
         return self.call.policy.on_limit == "stop" and not _wants_object(self.options)
 
     def prepared(self) -> "tuple[BudgetedChatModel, dict[str, Any]]":
-        """The model and the options that send the admitted output maximum; the call is on offer."""
+        """The model and the options that send the admitted output maximum."""
         call = self.call
         most = call.max_output_tokens
         if most is not None:
             own = output_maximum(self.model, self.options)
             if own is None or own > most:
                 self.model, self.options = with_output_maximum(self.model, self.options, most)
-        self._handover.add(call)
         return self.model, self.options
 
     def __enter__(self) -> "Exchange":
@@ -125,8 +124,9 @@ class Exchange:
     def see(self, chunk: ChatGenerationChunk) -> None:
         """Take note of one chunk of a stream; LangChain's convention is that usages add up."""
         message: Any = chunk.message
-        if message.usage_metadata is not None:
-            self._usage = add_usage(self._usage, message.usage_metadata)
+        usage = getattr(message, "usage_metadata", None)
+        if usage is not None:
+            self._usage = add_usage(self._usage, usage)
         if message.response_metadata or chunk.generation_info:
             self._last = chunk
 
@@ -134,10 +134,8 @@ class Exchange:
         """Settle by what the chunks of a whole stream reported."""
         if self.taken:
             return
-        last = self._last
+        last, usage = self._last, usage_of(self._usage)
         message = None if last is None else last.message
-        reported = _Reported(self._usage)
-        usage = message_usage(reported)
         if usage is None:
             self.call.lose()
         else:
@@ -147,17 +145,10 @@ class Exchange:
         """End it after a failure, an abandoned stream or a cancelled task."""
         if self.taken:
             return
-        if self.model.tokenfence_metered_below and not isinstance(error, GeneratorExit):
+        if self.model.tokenfence_metered_below:
             self.call.release()  # its client would have taken the call before it sent anything
         else:
             self.call.fail(error)
-
-
-class _Reported:
-    """A stand-in for the message that the chunks of a stream add up to."""
-
-    def __init__(self, usage: UsageMetadata | None) -> None:
-        self.usage_metadata = usage
 
 
 def _cut(last: ChatGenerationChunk | None) -> bool:

@@ -3,24 +3,32 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableBinding
 from pydantic import Field
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.policy import Policy, parse_fallback
+from tokenfence_integrations.engine.policy import OnLimit, Policy, parse_fallback
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
+from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings, guarded_embeddings
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.openai_clients import (
     clients_of,
     refusal_class,
     with_clients,
 )
-from tokenfence_integrations.langchain.providers import model_name, provider_of, with_model_name
+from tokenfence_integrations.langchain.providers import (
+    model_name,
+    provider_of,
+    provider_of_class,
+    with_model_name,
+)
+from tokenfence_integrations.langchain.structured import with_other_forms
 from tokenfence_integrations.langchain.terms import ChainBook, Terms
-from tokenfence_integrations.langchain.tools import TOOLS_KEY
+from tokenfence_integrations.langchain.tools import TOOLS_KEY, same_family
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Price
 
@@ -65,8 +73,14 @@ class Guarding:
         """
         if isinstance(thing, BaseChatModel):
             return self.chat_model(thing)
+        if isinstance(thing, Embeddings):
+            return self.embeddings(thing)
         if isinstance(thing, RunnableBinding):
             return thing.model_copy(update={"bound": self.apply(thing.bound)})
+        if type(thing).__name__ == "_ConfigurableModel":
+            from tokenfence_integrations.langchain.configurable import guarded_configurable
+
+            return guarded_configurable(thing, self.chat_model)
         raise TypeError(
             f"cannot guard a {type(thing).__module__}.{type(thing).__qualname__}: give a chat "
             f"model (or a binding around one, or what init_chat_model returned) or embeddings; "
@@ -102,6 +116,47 @@ class Guarding:
         terms.targets = {name: self._guarded(other, terms) for name, other in others.items()}
         return self._guarded(model, terms)
 
+    def embeddings(self, embeddings: Embeddings) -> Any:
+        """A copy of embeddings that enforces the budget; they stay as they are.
+
+        Args:
+            embeddings: Any embeddings.
+
+        Returns:
+            An instance of their own class, and of `BudgetedEmbeddings`.
+
+        Raises:
+            TypeError: They are guarded already.
+            ValueError: A fallback was given: vectors of another model cannot be compared.
+        """
+        if isinstance(embeddings, BudgetedEmbeddings):
+            raise TypeError(
+                "these embeddings are guarded already; to share or divide their budget, guard the "
+                "plain ones with budget=guarded.tokenfence, or with a child of it"
+            )
+        if self.fallback is not None:
+            raise ValueError(
+                "embeddings cannot have a fallback: the vectors of another model are not "
+                "comparable with those that are stored"
+            )
+        sync, asynchronous = clients_of(embeddings)
+        changes: dict[str, Any] = {}
+        if sync is not None:
+            changes["client"] = self._client(sync).embeddings
+        if asynchronous is not None:
+            changes["async_client"] = self._client(asynchronous).embeddings
+        if changes:
+            embeddings = embeddings.model_copy(update=changes)  # type: ignore[attr-defined]
+        terms = Terms(
+            self.budget,
+            # There is no vector that says no.
+            replace(self.policy, on_limit="warn" if self.policy.on_limit == "warn" else "raise"),
+            ChainBook(PriceBook(self.prices, provider_of_class(type(embeddings))), {}),
+            error=_refusals(embeddings),
+            exact_input=bool(self.exact_input),
+        )
+        return guarded_embeddings(embeddings, terms, metered_below=bool(changes))
+
     def _fallbacks(self, model: BaseChatModel) -> tuple[Any, dict[str, BaseChatModel]]:
         """The fallbacks by name, as the engine takes them, and the model for each name."""
         others: dict[str, BaseChatModel] = {}
@@ -132,46 +187,48 @@ class Guarding:
             return None, others
         if isinstance(given, Mapping):
             return {share: named(one) for share, one in given.items()}, others
-        if isinstance(given, str | BaseChatModel):
-            return named(given), others
-        return [named(one) for one in given], others
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            return [named(one) for one in given], others
+        return named(given), others
 
     def _book(self, model: BaseChatModel) -> PriceBook:
         return PriceBook(self.prices, provider_of(model))
 
     def _guarded(self, model: BaseChatModel, terms: Terms) -> Any:
-        metered_below = False
-        if any(client is not None for client in clients_of(model)):
-            from tokenfence_integrations.clients.openai.client import guard_client, is_guarded
-
-            def guard(client: Any) -> Any:
-                if is_guarded(client):  # by the user, on whatever budget
-                    return client
-                # The model answers for the client: its fallbacks, its refusals.
-                on_limit = "warn" if self.policy.on_limit == "warn" else "raise"
-                return guard_client(
-                    client,
-                    budget=self.budget,
-                    policy=replace(self.policy, on_limit=on_limit),
-                    prices=self.prices,
-                    strict=self.strict,
-                    stream_usage=self.stream_usage,
-                    exact_input=self.exact_input,
-                )
-
-            metered_below = not any(map(is_guarded, clients_of(model)))
-            model = with_clients(model, guard)
-            if self.exact_input is None:
-                client = next(client for client in clients_of(model) if client is not None)
-                terms.exact_input = client._terms.exact_input
+        plain = [client for client in clients_of(model) if client is not None]
+        model = with_clients(model, self._client)
+        if plain and self.exact_input is None:
+            guarded = next(client for client in clients_of(model) if client is not None)
+            terms.exact_input = guarded._terms.exact_input
         copied: Any = model.model_copy()
         object.__setattr__(copied, "__class__", _guarded_class(type(model)))
         copied.tokenfence_terms = terms
-        copied.tokenfence_metered_below = metered_below
+        # A client that the user has guarded may count against any other budget.
+        copied.tokenfence_metered_below = bool(plain) and not any(
+            hasattr(client, "tokenfence") for client in plain
+        )
         return copied
 
+    def _client(self, client: Any) -> Any:
+        """The guarded form of an OpenAI client, which leaves fallbacks and replies to the model."""
+        from tokenfence_integrations.clients.openai.client import guard_client, is_guarded
 
-def _refusals(*models: BaseChatModel) -> Any:
+        if is_guarded(client):  # by the user
+            return client
+        on_limit: OnLimit = "warn" if self.policy.on_limit == "warn" else "raise"
+        return guard_client(
+            client,
+            budget=self.budget,
+            policy=replace(self.policy, on_limit=on_limit),
+            prices=self.prices,
+            strict=self.strict,
+            stream_usage=self.stream_usage,
+            exact_input=self.exact_input,
+            error=refusal_class(),
+        )
+
+
+def _refusals(*models: object) -> Any:
     """The class of refusals that no library on the way to these models retries."""
     speaks_openai = any(client is not None for model in models for client in clients_of(model))
     return refusal_class() if speaks_openai else LangChainBudgetExceeded
@@ -200,14 +257,20 @@ def _guarded_class(cls: Any) -> Any:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__annotations__": {"tokenfence_terms": Any, "tokenfence_metered_below": bool},
-        "tokenfence_terms": Field(default=None, exclude=True, repr=False),
-        "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
-        "lc_id": classmethod(lambda _: cls.lc_id()),
-        # A provider's own source of protocol events would go past `_stream`: without one LangChain
+        "__annotations__": {
+            "tokenfence_terms": Any,
+            "tokenfence_metered_below": bool,
+            # Else pydantic takes them for private attributes, which a copy does not have.
+            "_stream_chat_model_events": ClassVar[Any],
+            "_astream_chat_model_events": ClassVar[Any],
+        },
+        # A provider's own source of protocol events would go past `_stream`: without one, LangChain
         # makes the events of the stream.
         "_stream_chat_model_events": None,
         "_astream_chat_model_events": None,
+        "tokenfence_terms": Field(default=None, exclude=True, repr=False),
+        "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
+        "lc_id": classmethod(lambda _: cls.lc_id()),
     }
     for method in ("_stream", "_astream"):
         # LangChain tells by these whether a model streams at all.
@@ -241,7 +304,14 @@ def _with_structured_output(cls: Any) -> Any:
 
     @functools.wraps(cls.with_structured_output)
     def with_structured_output(self: Any, schema: Any = None, **kwargs: Any) -> Any:
-        raising = self.model_copy(update={"tokenfence_terms": self.tokenfence_terms.raising()})
-        return cls.with_structured_output(raising, schema, **kwargs)
+        terms = self.tokenfence_terms
+        raising = self.model_copy(update={"tokenfence_terms": terms.raising()})
+        chain = cls.with_structured_output(raising, schema, **kwargs)
+        others = {
+            name: target.with_structured_output(schema, **kwargs)
+            for name, target in terms.targets.items()
+            if not same_family(self, target)
+        }
+        return with_other_forms(chain, others) if others else chain
 
     return with_structured_output

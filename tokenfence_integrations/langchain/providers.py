@@ -8,12 +8,14 @@ from langchain_core.language_models import BaseChatModel
 from tokenfence_integrations.pricing.book import provider_of_url
 
 __all__ = [
+    "can_cap",
     "choices_of",
     "model_name",
     "name_field",
     "output_maximum",
     "price_list",
     "provider_of",
+    "provider_of_class",
     "with_model_name",
     "with_output_maximum",
 ]
@@ -54,6 +56,25 @@ def price_list(told: str, base_url: object) -> str:
     if told == "openai" and base_url:
         return provider_of_url(str(base_url))
     return PRICE_LISTS.get(told, told)
+
+
+def provider_of_class(cls: type) -> str:
+    """Whose price list counts for a class, by the package that it comes from.
+
+    Example:
+        >>> provider_of_class(OpenAIEmbeddings)  # of langchain_openai
+        'openai'
+    """
+    for base in cls.__mro__:
+        package = base.__module__.partition(".")[0]
+        if package.startswith("langchain_") and package not in (
+            "langchain_core",
+            "langchain_tests",
+        ):
+            told = package.removeprefix("langchain_")
+            azure = told == "openai" and base.__name__.startswith("Azure")
+            return "azure" if azure else PRICE_LISTS.get(told, told)
+    return "openai"
 
 
 def model_name(model: BaseChatModel, options: Mapping[str, Any]) -> str:

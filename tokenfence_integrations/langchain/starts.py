@@ -98,13 +98,13 @@ class Start(NamedTuple):
         return max([1, *[n for n in wanted if _is_count(n)]])
 
     def request(
-        self, card: Card, input_bound: Callable[[Card], int], expected: int | None
+        self, card: Card, input_bound: Callable[[Card], int] | int, expected: int | None
     ) -> CallRequest:
         """What to reserve.
 
         Args:
             card: The model's prices and limits.
-            input_bound: The most input tokens, for a model.
+            input_bound: The most input tokens; or a function that tells them for a model.
             expected: Output tokens per choice to reserve for, if more are possible; None: all that
                 are possible.
         """

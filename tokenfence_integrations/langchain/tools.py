@@ -6,10 +6,18 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableBinding
 
-__all__ = ["TOOLS_KEY", "adapted_options", "same_family", "without_notes"]
+from tokenfence_integrations.langchain.providers import model_name
+
+__all__ = ["FORMS_KEY", "TOOLS_KEY", "adapted_options", "same_family", "without_notes"]
 
 TOOLS_KEY = "tokenfence_tools"
 """The option in which a binding keeps its tools as they were given; never sent."""
+
+FORMS_KEY = "tokenfence_forms"
+"""The option in which a chain for structured output keeps how each fallback is asked; never sent.
+"""
+
+NOTES = frozenset({TOOLS_KEY, FORMS_KEY})
 
 COMMON = frozenset({"max_tokens", "temperature", "top_p"})
 """Options that every provider's class takes by the same name."""
@@ -25,7 +33,9 @@ def same_family(model: BaseChatModel, other: BaseChatModel) -> bool:
 
 def without_notes(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without what only this library reads."""
-    return {name: value for name, value in options.items() if name != TOOLS_KEY}
+    if NOTES.isdisjoint(options):
+        return dict(options)
+    return {name: value for name, value in options.items() if name not in NOTES}
 
 
 def adapted_options(
@@ -44,7 +54,11 @@ def adapted_options(
     if same_family(model, target):
         return {k: v for k, v in options.items() if k not in ("model", "model_name")}
     adapted = {name: value for name, value in options.items() if name in COMMON}
-    if TOOLS_KEY in options:
+    forms = options.get(FORMS_KEY) or {}
+    form = forms.get(model_name(target, {}))
+    if form is not None:
+        adapted |= form
+    elif TOOLS_KEY in options:
         tools, choices = options[TOOLS_KEY]
         bound = target.bind_tools(tools, **choices)
         if isinstance(bound, RunnableBinding):

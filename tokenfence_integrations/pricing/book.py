@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tokenfence_integrations.errors import UnknownModelError
 from tokenfence_integrations.pricing.ceilings import Ceiling, ceiling
@@ -28,6 +28,14 @@ _MS_PER_HOUR = 3_600_000
 _OPENAI = ("openai", "azure")
 # "The moderation endpoint is free to use": https://platform.openai.com/docs/guides/moderation
 _FREE = ("omni-moderation", "text-moderation")
+
+
+class Cards(Protocol):
+    """Whatever finds the `Card` of a model: a `PriceBook`, or several of them."""
+
+    def card(self, model: str) -> Card:
+        """The prices and limits of a model; `UnknownModelError` if no price is known."""
+        ...
 
 
 class PriceBook:
@@ -92,7 +100,7 @@ class PriceBook:
         prices = self._list
         if prices is None or prices.snapshot is not prices.get_snapshot():
             prices = self._list = _PriceList(self.provider, tuple(self._own))
-        found = prices.find(model, int(self._clock() // CARD_SECONDS))
+        found = prices.find(model, self._clock() // CARD_SECONDS)
         if isinstance(found, Card):
             return found
         raise UnknownModelError(model, found, self.provider)
@@ -116,7 +124,7 @@ class _PriceList:
             by_id = {maker.id: maker for maker in self.snapshot.providers}
             self._makers = [by_id[maker] for maker in makers if maker in by_id]
 
-    def _find(self, model: str, period: int) -> Card | tuple[str, ...]:
+    def _find(self, model: str, period: float) -> Card | tuple[str, ...]:
         """The card of a model in a period of CARD_SECONDS, or the nearest known names."""
         name = model.removeprefix("openai/") if self._provider in _OPENAI else model
         if self._provider in _OPENAI and name.lower().startswith(_FREE):

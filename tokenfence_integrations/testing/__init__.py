@@ -7,7 +7,7 @@ cost is counted and priced without any of this library's budgets. Needs aiohttp.
 from tokenfence_integrations.testing.billing import BillLine
 from tokenfence_integrations.testing.process import SpawnedProvider, spawn_provider
 from tokenfence_integrations.testing.provider import SimulatedProvider
-from tokenfence_integrations.testing.script import Behavior, Request
+from tokenfence_integrations.testing.script import Behavior, Request, ToolCall, in_turn
 
 __all__ = [
     "Behavior",
@@ -15,5 +15,7 @@ __all__ = [
     "Request",
     "SimulatedProvider",
     "SpawnedProvider",
+    "ToolCall",
+    "in_turn",
     "spawn_provider",
 ]

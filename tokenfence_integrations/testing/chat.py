@@ -7,14 +7,12 @@ from tokenfence_integrations.testing.answers import (
     Answer,
     Event,
     Job,
-    ToolCall,
     dump,
-    requested_call,
-    requested_json,
     sse,
 )
 from tokenfence_integrations.testing.billing import Usage
 from tokenfence_integrations.testing.counting import Generation, prompts
+from tokenfence_integrations.testing.replies import Reply, WrittenCall, reply_to
 
 _DONE = Event(b"data: [DONE]\n\n", closing=True)
 _DEFAULT_COMPLETION_TOKENS = 16  # the API's own default for max_tokens
@@ -26,72 +24,80 @@ def chat_answer(job: Job) -> Answer:
     count = body.get("n") or 1
     # With both caps present the larger counts, as the SDK's guards must expect.
     caps = [cap for key in ("max_completion_tokens", "max_tokens") if (cap := body.get(key))]
-    call = requested_call(job, body["messages"][-1].get("role"))
-    text = call.arguments if call else requested_json(job, body.get("response_format"))
-    generation = job.write(text, max(caps, default=None))
-    name_tokens = job.tokenizer.count(call.name) if call else 0
-    usage = job.usage(
-        count * (generation.tokens + name_tokens), count * generation.reasoning_tokens
+    reply = reply_to(
+        job,
+        last_type=body["messages"][-1].get("role"),
+        response_format=body.get("response_format"),
+        cap=max(caps, default=None),
     )
+    usage = job.usage(count * reply.tokens, count * reply.reasoning_tokens)
     head = {"id": f"chatcmpl-{job.number}", "created": job.created, "model": job.model}
     head |= {"service_tier": job.service_tier, "system_fingerprint": "fp_simulated"}
     if body.get("stream"):
-        return Answer(usage, events=_chat_events(job, head, generation, call, count, usage))
+        return Answer(usage, events=_chat_events(job, head, reply, count, usage))
     choice = {
-        "message": _message(generation, call),
+        "message": _message(reply),
         "logprobs": None,
-        "finish_reason": _finish_reason(generation, call),
+        "finish_reason": _reason_of(reply),
     }
     choices = [{"index": index, **choice} for index in range(count)]
     document = {**head, "object": "chat.completion", "choices": choices}
     return Answer(usage, dump(_with_usage(document, job.reported(usage))))
 
 
-def _message(generation: Generation, call: ToolCall | None) -> dict[str, Any]:
+def _message(reply: Reply) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "refusal": None, "annotations": []}
-    if call:
-        function = {"name": call.name, "arguments": generation.text}
-        calls = [{"id": "call_0", "type": "function", "function": function}]
+    if reply.calls:
+        calls = [_call(call, call.written.text) for call in reply.calls]
         return {**message, "content": None, "tool_calls": calls}
-    return {**message, "content": generation.text}
+    return {**message, "content": reply.text.text}
 
 
-def _finish_reason(generation: Generation, call: ToolCall | None) -> str:
-    if generation.truncated:
+def _call(call: WrittenCall, arguments: str) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _reason_of(reply: Reply) -> str:
+    return _finish_reason(reply.truncated, bool(reply.calls))
+
+
+def _finish_reason(truncated: bool, calls: bool = False) -> str:
+    if truncated:
         return "length"
-    return "tool_calls" if call else "stop"
+    return "tool_calls" if calls else "stop"
 
 
 def _chat_events(
-    job: Job,
-    head: dict[str, Any],
-    generation: Generation,
-    call: ToolCall | None,
-    count: int,
-    usage: Usage,
+    job: Job, head: dict[str, Any], reply: Reply, count: int, usage: Usage
 ) -> Iterator[Event]:
     frame = _Frame(job, {**head, "object": "chat.completion.chunk"}, usage)
     if job.behavior.include_empty_first_chunk:
         yield frame.event([])
-    opening: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
-    if call:
-        function = {"name": call.name, "arguments": ""}
-        first = {"index": 0, "id": "call_0", "type": "function", "function": function}
-        opening |= {"content": None, "tool_calls": [first]}
-    opening_tokens = usage.output_tokens // count - len(generation.pieces)  # reasoning, tool name
-    for index in range(count):
-        yield frame.event([_delta(index, opening)], opening_tokens)
-    for piece, tokens in generation.chunks(job.behavior.chunk_tokens):
-        delta: dict[str, Any] = {"content": piece}
-        if call:
-            delta = {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+    for delta, tokens in _deltas(reply, job.behavior.chunk_tokens):
         for index in range(count):
             yield frame.event([_delta(index, delta)], tokens)
     for index in range(count):
-        ending = _delta(index, {}, _finish_reason(generation, call))
-        yield frame.event([ending], closing=True)
+        yield frame.event([_delta(index, {}, _reason_of(reply))], closing=True)
     yield from frame.usage_event()
     yield _DONE
+
+
+def _deltas(reply: Reply, chunk_tokens: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """What one choice says, in pieces, each with the tokens that it stands for."""
+    opening: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+    hidden = reply.reasoning_tokens + reply.lost_tokens
+    if not reply.calls:
+        yield opening, hidden
+        for piece, tokens in reply.text.chunks(chunk_tokens):
+            yield {"content": piece}, tokens
+    for index, call in enumerate(reply.calls):
+        # The first call comes with the role, as from OpenAI.
+        opening = {**opening, "content": None} if index == 0 else {}
+        named = {"tool_calls": [{"index": index, **_call(call, "")}]}
+        yield {**opening, **named}, call.name_tokens + (hidden if index == 0 else 0)
+        for piece, tokens in call.written.chunks(chunk_tokens):
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, tokens
 
 
 def _delta(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def completion_answer(job: Job) -> Answer:
     head["model"] = job.model
     if body.get("stream"):
         return Answer(usage, events=_completion_events(job, head, generation, shown, usage))
-    reason = _finish_reason(generation, None)
+    reason = _finish_reason(generation.truncated)
     choices = [_text_choice(index, generation.text, reason) for index in range(shown)]
     return Answer(usage, dump(_with_usage({**head, "choices": choices}, job.reported(usage))))
 
@@ -151,7 +157,7 @@ def _completion_events(
         for index in range(shown):
             yield frame.event([_text_choice(index, piece)], tokens)
     for index in range(shown):
-        ending = _text_choice(index, "", _finish_reason(generation, None))
+        ending = _text_choice(index, "", _finish_reason(generation.truncated))
         yield frame.event([ending], closing=True)
     yield from frame.usage_event()
     yield _DONE

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tokenfence_integrations.testing.billing import BillLine, Rate
@@ -100,8 +100,8 @@ def spawn_provider(
         >>> with spawn_provider(output_tokens=50) as provider:
         ...     client = openai.OpenAI(base_url=provider.base_url, api_key="unused")
     """
-    fields = asdict(behavior or Behavior()) | changes
-    Behavior(**fields)  # refuse bad values here rather than in the other process
+    # Bad values are refused here rather than in the other process.
+    fields = asdict(replace(behavior or Behavior(), **changes))
     command = [sys.executable, "-m", _MODULE, "--behavior", json.dumps(fields)]
     if prices:
         rates = {name: [str(rate) for rate in pair] for name, pair in prices.items()}

@@ -29,8 +29,9 @@ class SimulatedProvider:
 
     Args:
         behavior: How requests are answered. Default `Behavior()`: 16 tokens, at once.
-        script: Chooses a behavior per request (called in the server's thread; None from it means
-            `behavior`). Default None.
+        script: Called with each `Request`, in the server's thread; returns a `Behavior`, or what to
+            say: a text, a `ToolCall`, several of them; None means `behavior`. See also `in_turn`.
+            Default None.
         prices: Own models: (input, output) in $ per million tokens. All others are priced by
             genai-prices as OpenAI's. Default none.
         allow_unknown_models: Answer models without a price, instead of 404. Default False.

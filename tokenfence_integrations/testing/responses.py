@@ -7,13 +7,10 @@ from tokenfence_integrations.testing.answers import (
     Answer,
     Event,
     Job,
-    ToolCall,
     dump,
-    requested_call,
-    requested_json,
 )
 from tokenfence_integrations.testing.billing import Usage
-from tokenfence_integrations.testing.counting import Generation
+from tokenfence_integrations.testing.replies import Reply, reply_to
 
 _DEFAULTS: Mapping[str, Any] = {
     "error": None,
@@ -38,25 +35,24 @@ def responses_answer(job: Job) -> Answer:
     body = job.body
     items = body.get("input") or []
     last_type = items[-1].get("type", "") if items and isinstance(items, list) else ""
-    call = requested_call(job, last_type)
-    text_format = (body.get("text") or {}).get("format")
-    text = call.arguments if call else requested_json(job, text_format)
-    generation = job.write(text, body.get("max_output_tokens"))
-    name_tokens = job.tokenizer.count(call.name) if call else 0
-    usage = job.usage(generation.tokens + name_tokens, generation.reasoning_tokens)
-    document = _document(job, generation, call, usage)
+    reply = reply_to(
+        job,
+        last_type=last_type,
+        response_format=(body.get("text") or {}).get("format"),
+        cap=body.get("max_output_tokens"),
+    )
+    usage = job.usage(reply.tokens, reply.reasoning_tokens)
+    document = _document(job, reply, usage)
     if body.get("stream"):
-        return Answer(usage, events=_events(job, document, generation), stored=document)
+        return Answer(usage, events=_events(job, document, reply), stored=document)
     if body.get("background"):
         queued = dump({**document, **_UNFINISHED, "status": "queued"})
         return Answer(usage, queued, stored=document)
     return Answer(usage, dump(document), stored=document)
 
 
-def _document(
-    job: Job, generation: Generation, call: ToolCall | None, usage: Usage
-) -> dict[str, Any]:
-    status = "incomplete" if generation.truncated else "completed"
+def _document(job: Job, reply: Reply, usage: Usage) -> dict[str, Any]:
+    status = "incomplete" if reply.truncated else "completed"
     reported = job.reported(usage)
     given = {key: job.body[key] for key in _DEFAULTS if job.body.get(key) is not None}
     return {
@@ -66,25 +62,24 @@ def _document(
         "object": "response",
         "created_at": job.created,
         "status": status,
-        "incomplete_details": {"reason": "max_output_tokens"} if generation.truncated else None,
+        "incomplete_details": {"reason": "max_output_tokens"} if reply.truncated else None,
         "model": job.model,
-        "output": list(_output(job, generation, call, status)),
+        "output": list(_output(job, reply, status)),
         "service_tier": job.service_tier,
         "usage": None if reported is None else _usage(reported),
     }
 
 
-def _output(
-    job: Job, generation: Generation, call: ToolCall | None, status: str
-) -> Iterator[dict[str, Any]]:
-    if generation.reasoning_tokens:
+def _output(job: Job, reply: Reply, status: str) -> Iterator[dict[str, Any]]:
+    if reply.reasoning_tokens:
         yield {"type": "reasoning", "id": f"rs_{job.number}", "summary": []}
-    if call:
-        item = {"type": "function_call", "id": f"fc_{job.number}", "call_id": "call_0"}
-        yield {**item, "name": call.name, "arguments": generation.text, "status": status}
-    else:
+    for index, call in enumerate(reply.calls):
+        cut = "incomplete" if call.written.truncated else "completed"
+        item = {"type": "function_call", "id": f"fc_{job.number}_{index}", "call_id": call.id}
+        yield {**item, "name": call.name, "arguments": call.written.text, "status": cut}
+    if not reply.calls:
         item = {"type": "message", "id": f"msg_{job.number}", "role": "assistant"}
-        yield {**item, "content": [_text_part(generation.text)], "status": status}
+        yield {**item, "content": [_text_part(reply.text.text)], "status": status}
 
 
 def _text_part(text: str) -> dict[str, Any]:
@@ -101,8 +96,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _events(job: Job, document: dict[str, Any], generation: Generation) -> Iterator[Event]:
+def _events(job: Job, document: dict[str, Any], reply: Reply) -> Iterator[Event]:
     number = 0
+    calls = iter(reply.calls)
+    size = job.behavior.chunk_tokens
 
     def event(kind: str, tokens: int = 0, closing: bool = False, **fields: Any) -> Event:
         nonlocal number
@@ -113,33 +110,37 @@ def _events(job: Job, document: dict[str, Any], generation: Generation) -> Itera
     unfinished = {**document, **_UNFINISHED, "status": "in_progress"}
     yield event("response.created", response=unfinished)
     yield event("response.in_progress", response=unfinished)
+    last = len(document["output"]) - 1
     for index, item in enumerate(document["output"]):
         place = {"output_index": index, "item_id": item["id"]}
+        lost = 0 if index else reply.lost_tokens
         if item["type"] == "reasoning":
-            hidden = generation.reasoning_tokens
+            hidden = lost + reply.reasoning_tokens
             yield event("response.output_item.added", hidden, output_index=index, item=item)
         elif item["type"] == "function_call":
-            name_tokens = job.tokenizer.count(item["name"])
+            call = next(calls)
             empty = {**item, "arguments": "", "status": "in_progress"}
-            yield event("response.output_item.added", name_tokens, output_index=index, item=empty)
-            for piece, tokens in generation.chunks(job.behavior.chunk_tokens):
+            named = lost + call.name_tokens
+            yield event("response.output_item.added", named, output_index=index, item=empty)
+            for piece, tokens in call.written.chunks(size):
                 kind = "response.function_call_arguments.delta"
                 yield event(kind, tokens, **place, delta=piece)
-            whole = {"name": item["name"], "arguments": generation.text}
-            yield event("response.function_call_arguments.done", closing=True, **place, **whole)
+            kind = "response.function_call_arguments.done"
+            whole = {**place, "name": call.name, "arguments": call.written.text}
+            yield event(kind, closing=index == last, **whole)
         else:
             place["content_index"] = 0
             empty = {**item, "content": [], "status": "in_progress"}
-            yield event("response.output_item.added", output_index=index, item=empty)
+            yield event("response.output_item.added", lost, output_index=index, item=empty)
             yield event("response.content_part.added", **place, part=_text_part(""))
-            for piece, tokens in generation.chunks(job.behavior.chunk_tokens):
+            for piece, tokens in reply.text.chunks(size):
                 kind = "response.output_text.delta"
                 yield event(kind, tokens, **place, delta=piece, logprobs=[])
-            text = generation.text
+            text = reply.text.text
             yield event("response.output_text.done", closing=True, **place, text=text, logprobs=[])
             yield event(
                 "response.content_part.done", closing=True, **place, part=item["content"][0]
             )
-        last = index == len(document["output"]) - 1
-        yield event("response.output_item.done", closing=last, output_index=index, item=item)
+        done = index == last
+        yield event("response.output_item.done", closing=done, output_index=index, item=item)
     yield event(f"response.{document['status']}", closing=True, response=document)

@@ -1,8 +1,26 @@
 """What the simulated provider is told to do: how to answer, how slowly, and what to break."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model calls.
+
+    Args:
+        name: One of the request's tools; another one is answered with a 400.
+        arguments: A JSON object; or text that is sent as it is, for JSON that is none. Default
+            None: the least that the tool's schema allows.
+
+    Example:
+        >>> ToolCall("search", {"query": "tides"}).name
+        'search'
+    """
+
+    name: str
+    arguments: Mapping[str, Any] | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +39,10 @@ class Behavior:
         reasoning_tokens: Hidden output tokens, before and on top of the visible ones. Default 0.
         cached_tokens: Input tokens reported and billed as cached (at most all). Default 0.
         tool_call: Call the request's first tool (True) or the one of that name, unless the request
-            ends with a tool's result. Default False.
+            ends with a tool's result. Default False: only if the request insists (`tool_choice`)
+            and there is no `text`.
         tool_arguments: Arguments of that call; None makes the least that the tool's schema allows.
+        tool_calls: Call these tools, side by side, whatever came before. Default none.
         chunk_tokens: Tokens per streamed chunk. Default 1.
         chunk_delay: Seconds before each streamed chunk. Default 0.
         status: Answer with this HTTP error (400 to 599) instead. Default None.
@@ -57,6 +77,7 @@ class Behavior:
     cached_tokens: int = 0
     tool_call: bool | str = False
     tool_arguments: Mapping[str, Any] | None = None
+    tool_calls: Sequence[ToolCall] = ()
     chunk_tokens: int = 1
     chunk_delay: float = 0.0
     status: int | None = None
@@ -85,6 +106,8 @@ class Behavior:
             raise ValueError(f"status must be an HTTP error, 400 to 599, got {self.status!r}.")
         if self.drop not in (None, "before", "during"):
             raise ValueError(f'drop must be None, "before" or "during", got {self.drop!r}.')
+        calls = (c if isinstance(c, ToolCall) else ToolCall(**c) for c in self.tool_calls)
+        object.__setattr__(self, "tool_calls", tuple(calls))  # from JSON they come as objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +131,55 @@ class Request:
         """The model asked for; empty if none was."""
         return str(self.body.get("model") or "")
 
+    @property
+    def tool_results(self) -> int:
+        """How many results of tools it brings: the turns of an agent so far."""
+        items = self.body.get("messages") or self.body.get("input") or ()
+        kinds = [(i.get("role"), i.get("type")) for i in items if isinstance(i, Mapping)]
+        return sum(role == "tool" or kind == "function_call_output" for role, kind in kinds)
 
-Script = Callable[[Request], Behavior | None]
-"""Chooses the behavior of a request; None leaves it to the provider's own `behavior`."""
+
+Say = str | ToolCall | Sequence[ToolCall]
+"""What the model says: a text, a call of a tool, or several side by side."""
+
+Script = Callable[[Request], Behavior | Say | None]
+"""Chooses the behavior of a request, or only what is said; the rest, and all of it on None, is as
+in the provider's own `behavior`."""
+
+
+def behavior_for(script: Script | None, request: Request, behavior: Behavior) -> Behavior:
+    """What a script makes of the provider's own behavior, for one request."""
+    said = script(request) if script else None
+    if said is None:
+        return behavior
+    if isinstance(said, Behavior):
+        return said
+    if isinstance(said, str):
+        return replace(behavior, text=said, tool_call=False, tool_calls=())
+    return replace(behavior, tool_calls=(said,) if isinstance(said, ToolCall) else said)
+
+
+def in_turn(*answers: Behavior | Say) -> Script:
+    """A script of answers in the order of the requests; the last one is repeated for ever.
+
+    A request counts when it comes in: also one that is refused or retried.
+
+    Args:
+        *answers: A text, a `ToolCall`, several of them side by side, or a whole `Behavior`.
+
+    Returns:
+        What `SimulatedProvider(script=...)` takes, for one provider.
+
+    Raises:
+        ValueError: There are no answers.
+
+    Example:
+        An agent that calls a failing tool fifty times before it gives up:
+
+        >>> with SimulatedProvider(script=in_turn(*[ToolCall("search")] * 50, "I give up.")):
+        ...     ...
+    """
+    if not answers:
+        raise ValueError("in_turn() needs at least one answer.")
+    left = iter(answers)
+    return lambda _: next(left, answers[-1])

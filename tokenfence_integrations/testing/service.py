@@ -16,7 +16,7 @@ from tokenfence_integrations.testing.endpoints import (
     malformed_is_400,
     parse_fields,
 )
-from tokenfence_integrations.testing.script import Behavior, Request, Script
+from tokenfence_integrations.testing.script import Behavior, Request, Script, behavior_for
 
 _KEPT = 1000
 """How many requests and stored responses are remembered."""
@@ -58,7 +58,7 @@ class Service:
         if not self.prices.knows(request.model):
             message = f"The model `{request.model}` does not exist or you do not have access to it."
             raise ProviderError(404, message)
-        behavior = (self.script and self.script(request)) or self.behavior
+        behavior = behavior_for(self.script, request, self.behavior)
         usage = parsed.input + self._context(parsed.body.get("previous_response_id"))
         cached = min(behavior.cached_tokens, usage.input_tokens)
         self._jobs += 1

@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 
-from tests.clients.helpers import check_books
+from tests.clients.helpers import check_books, in_dollars
 from tests.langchain.callbacks.helpers import FLAT, PRICES, chat, for_calls, outcomes, with_handler
 from tokenfence_integrations import Budget, Usage, guard
 from tokenfence_integrations.engine.handover import Handover, offered
@@ -340,6 +340,33 @@ class TestOffers:
             assert call.open
             call.settle(Usage(9, 16))
         check_books(team, provider)
+
+    def test_what_a_layer_further_out_has_reserved_above(
+        self, layered: Layered, team: Budget, provider: SimulatedProvider
+    ) -> None:
+        """It charges too few accounts: the handler's own reservation takes its place."""
+        writer = team.child("writer", in_dollars(FLAT))
+        call = team.reserve(model="flat", input_tokens=9, max_output_tokens=16, prices=PRICES)
+        with call:
+            token = offered.set(Handover(call))
+            layered(team).invoke("Hello", handled(writer))
+            offered.reset(token)
+        assert outcomes(team) == ["released", "settled"]
+        check_books(team, provider, records=2)
+        assert writer.remaining == 0
+
+    def test_what_is_for_a_client_alone_is_not_for_a_run(
+        self, model: ChatOpenAI, team: Budget, provider: SimulatedProvider
+    ) -> None:
+        """A model that a guarded model's own code calls is charged as a call of its own."""
+        call = team.reserve(model="flat", input_tokens=9, max_output_tokens=16, prices=PRICES)
+        with call:
+            token = offered.set(Handover(call, wire=True))
+            model.invoke("Hello", handled(team))
+            offered.reset(token)
+            assert call.open
+            call.release()
+        check_books(team, provider, records=2)
 
     def test_a_guard_on_another_budget_in_between(
         self, provider: SimulatedProvider, http: openai.DefaultHttpxClient, team: Budget

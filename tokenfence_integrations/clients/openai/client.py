@@ -360,6 +360,7 @@ def guard_client(
     strict: bool = False,
     stream_usage: bool = True,
     exact_input: bool | None = None,
+    error: type[BudgetExceeded] = OpenAIBudgetExceeded,
 ) -> Any:
     """A clone of the client that enforces a budget; the client itself stays as it is.
 
@@ -371,6 +372,7 @@ def guard_client(
         strict: Refuse what cannot be metered, rather than warn.
         stream_usage: Ask streams for their usage (and hide the chunk that reports it).
         exact_input: Whether the server counts text as OpenAI does; None: if it is OpenAI or Azure.
+        error: The class of refusals; an `openai.OpenAIError`, or else the SDK retries them.
 
     Returns:
         An instance of the client's own class, with `.tokenfence`.
@@ -405,7 +407,7 @@ def guard_client(
         budget=budget,
         policy=policy,
         book=PriceBook(prices, "azure" if azure else provider_of_url(base_url)),
-        error=OpenAIBudgetExceeded,
+        error=error,
         exact_input=of_openai if exact_input is None else exact_input,
         stream_usage=stream_usage,
         strict=strict,

@@ -1,0 +1,205 @@
+"""Guarded embeddings: copies of a dynamic subclass that meters each batch before it is sent."""
+
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, Field
+
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.handover import Handover, offered
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
+from tokenfence_integrations.langchain.flows import Flow, arun, run
+from tokenfence_integrations.langchain.terms import Terms
+from tokenfence_integrations.pricing.rates import Card
+from tokenfence_integrations.pricing.tokens import byte_bound, count_text
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["BudgetedEmbeddings", "embedding_model_name", "guarded_embeddings"]
+
+NAME_FIELDS = ("model", "model_name", "model_id", "deployment")
+BATCH_FIELDS = ("chunk_size", "batch_size", "embed_batch_size")
+"""Where embeddings keep how many texts they send in one request."""
+
+if TYPE_CHECKING:
+    _Embeddings = Embeddings
+else:
+    _Embeddings = object
+
+running: "ContextVar[Any]" = ContextVar("tokenfence_embedding", default=None)
+"""The guarded embeddings whose own code runs in this context: what it calls of its own methods is
+the same request."""
+
+
+class Way(NamedTuple):
+    """The names of the methods that are called on a sync or on an async way."""
+
+    documents: str
+    query: str
+    admit: str
+
+
+SYNC = Way("embed_documents", "embed_query", "admit")
+ASYNC = Way("aembed_documents", "aembed_query", "aadmit")
+
+
+class BudgetedEmbeddings(_Embeddings):
+    """What all guarded embeddings are instances of, beside the class that they were made of.
+
+    Texts are sent in the batches that the class sends, each with a reservation of its own. A
+    `BudgetExceeded` in the midst of a list has as ``embedded`` the vectors that are paid for.
+
+    Example:
+        >>> embeddings = guard(OpenAIEmbeddings(), budget="$1")  # doctest: +SKIP
+        >>> embeddings.tokenfence.spent  # doctest: +SKIP
+        0.0
+    """
+
+    tokenfence_terms: Terms
+    tokenfence_metered_below: bool
+
+    @property
+    def tokenfence(self) -> Budget:
+        """The budget that these embeddings' calls count against."""
+        return self.tokenfence_terms.budget_now()
+
+    def embed_documents(self, texts: Any, *args: Any, **kwargs: Any) -> list[list[float]]:
+        return run(self._documents(SYNC, texts, args, kwargs))
+
+    async def aembed_documents(self, texts: Any, *args: Any, **kwargs: Any) -> list[list[float]]:
+        return await arun(self._documents(ASYNC, texts, args, kwargs))
+
+    def embed_query(self, text: str, *args: Any, **kwargs: Any) -> list[float]:
+        return run(self._query(SYNC, text, args, kwargs))
+
+    async def aembed_query(self, text: str, *args: Any, **kwargs: Any) -> list[float]:
+        return await arun(self._query(ASYNC, text, args, kwargs))
+
+    def _documents(
+        self, way: Way, texts: Sequence[str], args: Any, kwargs: Any
+    ) -> Flow[list[list[float]]]:
+        own = getattr(super(), way.documents)
+        vectors: list[list[float]] = []
+        for batch in self._batches(texts, kwargs):
+            try:
+                vectors += yield from self._metered(
+                    way, batch, partial(own, batch, *args, **kwargs)
+                )
+            except BudgetExceeded as refusal:
+                if isinstance(refusal, LangChainBudgetExceeded):
+                    refusal.embedded = vectors
+                raise
+        return vectors
+
+    def _query(self, way: Way, text: str, args: Any, kwargs: Any) -> Flow[list[float]]:
+        own = getattr(super(), way.query)
+        send = partial(own, text, *args, **kwargs)
+        vector: list[float] = yield from self._metered(way, [text], send)
+        return vector
+
+    def _batches(self, texts: Sequence[str], kwargs: Any) -> Iterator[list[str]]:
+        texts = list(texts)
+        sizes = [kwargs.get("chunk_size"), *[getattr(self, name, None) for name in BATCH_FIELDS]]
+        size = next((size for size in sizes if type(size) is int and size > 0), len(texts) or 1)
+        if running.get() is self:
+            size = len(texts) or 1
+        for start in range(0, len(texts), size):
+            yield texts[start : start + size]
+
+    def _metered(self, way: Way, texts: list[str], send: Any) -> Flow[Any]:
+        """One request: admitted, made, settled."""
+        terms = self.tokenfence_terms
+        if self.tokenfence_metered_below or running.get() is self:
+            return (yield send)
+        call = Call(
+            terms.budget_now(),
+            _request(self, texts, exact=terms.exact_input),
+            terms.policy,
+            terms.book,
+            terms.error,
+        )
+        yield getattr(call, way.admit)
+        handover = Handover(call, wire=True)
+        tokens = running.set(self), offered.set(handover)
+        try:
+            answer = yield send
+        except BaseException as error:
+            if handover.has(call):
+                call.fail(error)
+            raise
+        finally:
+            running.reset(tokens[0])
+            offered.reset(tokens[1])
+        if handover.has(call):
+            counted = _counted(texts, call.card) if terms.exact_input else None
+            if counted is None:
+                call.lose()  # LangChain's embeddings report no usage
+            else:
+                call.settle(Usage(counted))
+        return answer
+
+
+def embedding_model_name(embeddings: Embeddings) -> str:
+    """The name of the model that embeds."""
+    for field in NAME_FIELDS:
+        name = getattr(embeddings, field, None)
+        if isinstance(name, str) and name:
+            return name.removeprefix("models/")
+    return type(embeddings).__name__
+
+
+def guarded_embeddings(embeddings: Any, terms: Terms, *, metered_below: bool) -> Any:
+    """A copy of embeddings, as an instance of the guarded subclass of their class."""
+    cls = _guarded_class(type(embeddings))
+    copied: Any
+    if isinstance(embeddings, BaseModel):
+        copied = embeddings.model_copy()
+        object.__setattr__(copied, "__class__", cls)
+    else:
+        copied = object.__new__(cls)
+        copied.__dict__.update(embeddings.__dict__)
+    copied.tokenfence_terms = terms
+    copied.tokenfence_metered_below = metered_below
+    return copied
+
+
+_CLASSES: dict[type, Any] = {}
+
+
+def _guarded_class(cls: Any) -> Any:
+    guarded = _CLASSES.get(cls)
+    if guarded is None:
+        names: dict[str, Any] = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+        }
+        if issubclass(cls, BaseModel):
+            names |= {
+                "__annotations__": {"tokenfence_terms": Any, "tokenfence_metered_below": bool},
+                "tokenfence_terms": Field(default=None, exclude=True, repr=False),
+                "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
+            }
+        guarded = _CLASSES[cls] = type(cls)(cls.__name__, (BudgetedEmbeddings, cls), names)
+    return guarded
+
+
+def _request(embeddings: Embeddings, texts: list[str], *, exact: bool) -> CallRequest:
+    return CallRequest(
+        embedding_model_name(embeddings),
+        byte_bound(texts),
+        (lambda card: _counted(texts, card)) if exact else None,
+        max_output_tokens=0,
+        ceiling=0,
+        whole_window=False,
+    )
+
+
+def _counted(texts: list[str], card: Card | None) -> int | None:
+    counts = [None if card is None else count_text(text, card.model) for text in texts]
+    return None if None in counts else sum(filter(None, counts))
