@@ -85,7 +85,8 @@ class Exchange:
         self.options = options
         self.given = call is not None
         self.call = call if call is not None else call_for(model, messages, options)
-        self._handover = Handover(self.call, wire=True)
+        # What is on offer around the model stays so: for a client guarded on another budget.
+        self._handover = Handover(self.call, wire=True, around=offered.get())
         self._attempted = False
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._usage: UsageMetadata | None = None
@@ -128,7 +129,7 @@ class Exchange:
         """
         if self._attempted:
             self.call = self.call.again(same_model=True, same_maximum=True)
-            self._handover = Handover(self.call, wire=True)
+            self._handover.add(self.call)
             yield getattr(self.call, admit)
         self._attempted = True
         try:
