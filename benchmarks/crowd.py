@@ -43,6 +43,12 @@ class Tasks:
         self.client = openai.AsyncOpenAI(base_url=base_url, **_OPTIONS)
         self._runner = asyncio.Runner()
 
+    def reconnect(self) -> None:
+        """Go on with a new client, which has no connections yet."""
+        fresh = self.client.copy(http_client=openai.DefaultAsyncHttpxClient())
+        self._runner.run(self.client.close())
+        self.client = fresh
+
     def __enter__(self) -> Self:
         return self
 
@@ -91,6 +97,12 @@ class Threads:
     def __init__(self, base_url: str) -> None:
         self.client = openai.OpenAI(base_url=base_url, **_OPTIONS)
         self._pool = ThreadPoolExecutor(32)
+
+    def reconnect(self) -> None:
+        """As `Tasks.reconnect`."""
+        fresh = self.client.copy(http_client=openai.DefaultHttpxClient())
+        self.client.close()
+        self.client = fresh
 
     def __enter__(self) -> Self:
         return self

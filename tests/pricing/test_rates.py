@@ -6,6 +6,8 @@ import math
 from decimal import Decimal, localcontext
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tokenfence_integrations.money import round_up
 from tokenfence_integrations.pricing.rates import (
@@ -21,6 +23,18 @@ from tokenfence_integrations.usage import Usage
 
 def card_of(**price: object) -> Card:
     return Card("mine", "openai", [(-1, Price(**price).rates())])  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 10**7), st.integers(0, 10**7), st.tuples(*[st.integers(0, 10**8)] * 3))
+def test_plain_text_costs_what_the_general_way_says(
+    into: int, out: int, rates: tuple[int, int, int]
+) -> None:
+    only = Rates(input=rates[0], output=rates[1], call=rates[2])
+    plain = Card("mine", "openai", [(-1, only)])
+    general = Card("mine", "openai", [(-1, only), (10**9, only)])  # a step that no call reaches
+    usage = Usage(into, out)
+    assert plain.cost(usage) == general.cost(usage)
+    assert plain.bound(into, out) == general.bound(into, out)
 
 
 class TestPrice:

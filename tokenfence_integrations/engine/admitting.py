@@ -20,6 +20,7 @@ from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import SyncWaiter, Waiter, current_owner
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.log import logger
+from tokenfence_integrations.money import to_float
 from tokenfence_integrations.stores.base import AccountState, Amount, Path, Read, Reserve
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class Admission:
             states = (*states, *[sublimit.state for sublimit in sublimits])
         name, quantity, numbers = _binding(names, states, bound(option, least))
         limit, spent, reserved, uncertain, requested = (
-            number * 1e-9 if quantity == "usd" else float(number) for number in numbers
+            to_float(number) if quantity == "usd" else float(number) for number in numbers
         )
         return call.error(
             limit,

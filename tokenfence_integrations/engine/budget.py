@@ -237,13 +237,17 @@ class Budget:
         )
         request = CallRequest(
             model,
-            lambda card: into,
+            into,
             None,
             max_output_tokens,
             choices,
-            service_tier=service_tier,
-            batch=batch,
-            tags=tags,
+            None,
+            None,
+            service_tier,
+            batch,
+            True,
+            True,
+            tags,
         )
         if prices is None:
             prices = book_of(provider)

@@ -21,15 +21,18 @@ class Handover:
 
     Args:
         calls: Admitted calls; whoever takes one has to end it.
+        wire: Whether it is for the provider's client alone: the layer that offers it calls that
+            next, so that any other guarded thing that is called meanwhile makes a call of its own.
 
     Example:
         >>> token = offered.set(Handover(call))  # doctest: +SKIP
     """
 
-    __slots__ = ("_calls",)
+    __slots__ = ("_calls", "wire")
 
-    def __init__(self, *calls: "Call") -> None:
+    def __init__(self, *calls: "Call", wire: bool = False) -> None:
         self._calls = [*calls]
+        self.wire = wire
 
     def add(self, call: "Call") -> None:
         """Offer another call after those that are on offer."""

@@ -83,6 +83,7 @@ class Ledger:
             raise ValueError(f"ledger_size must be 0 or more records, got {size!r}")
         self._records: deque[Fields] = deque()
         self._size = size
+        self._full = size + BLOCK
         self._sink = sink
         self._left: dict[tuple[str, ...], tuple[int, int]] = {}
         self._leaving = Lock()
@@ -92,7 +93,7 @@ class Ledger:
         records = self._records
         records.append(record)
         # In blocks, for speed. Never waited for: a finalizer may append while its thread shrinks.
-        while len(records) >= self._size + BLOCK and self._leaving.acquire(blocking=False):
+        while len(records) >= self._full and self._leaving.acquire(blocking=False):
             try:
                 self._shrink()
             finally:
@@ -104,10 +105,25 @@ class Ledger:
                 logger().exception("ledger sink %r failed on call %d", self._sink, record[1])
 
     def _shrink(self) -> None:
-        while len(self._records) > self._size:
-            _, _, accounts, _, _, _, _, cost, uncertain, *_ = self._records.popleft()
-            left_cost, left_uncertain = self._left.get(accounts, (0, 0))
-            self._left[accounts] = (left_cost + cost, left_uncertain + uncertain)
+        records = self._records
+        accounts: tuple[str, ...] = ()
+        cost = uncertain = 0
+        try:
+            # Records of the same accounts in a row are added up before they are looked up.
+            for _ in range(len(records) - self._size):
+                record = records.popleft()
+                if record[2] is not accounts:
+                    self._leave(accounts, cost, uncertain)
+                    accounts, cost, uncertain = record[2], 0, 0
+                cost += record[7]
+                uncertain += record[8]
+        finally:
+            self._leave(accounts, cost, uncertain)
+
+    def _leave(self, accounts: tuple[str, ...], cost: int, uncertain: int) -> None:
+        if cost or uncertain:
+            before = self._left.get(accounts, (0, 0))
+            self._left[accounts] = (before[0] + cost, before[1] + uncertain)
 
     def of(self, account: str) -> list[LedgerRecord]:
         """The kept records of one account and of those below it, oldest first."""

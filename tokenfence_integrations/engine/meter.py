@@ -127,7 +127,7 @@ class Call:
         if self._key:
             raise TokenFenceError("this call was admitted already: reserve a new one")
         tree, request, store = self.tree, self.request, self.tree.store
-        if not store.instant or tree.line.waiting:
+        if not tree.instant or tree.line.waiting:
             return False
         if request.sublimits:
             return False
@@ -208,16 +208,14 @@ class Call:
             ValueError: A count is negative.
             TokenFenceError: The call was never admitted.
         """
-        cost = self._cost(usage, service_tier)
-        spent = new(Amount, (cost, 1, usage[0], usage[1]))
+        spent = self._spent(usage, service_tier)
         self._end("settled", spent, NOTHING, usage, truncated and self.capped)
 
     async def asettle(
         self, usage: Usage, *, service_tier: str | None = None, truncated: bool = False
     ) -> None:
         """As `settle`, without blocking the event loop."""
-        cost = self._cost(usage, service_tier)
-        spent = new(Amount, (cost, 1, usage[0], usage[1]))
+        spent = self._spent(usage, service_tier)
         await self._aend("settled", spent, NOTHING, usage, truncated and self.capped)
 
     def release(self) -> None:
@@ -258,15 +256,19 @@ class Call:
         """Whether it is admitted and has not ended."""
         return self._key in self.tree.live
 
-    def _cost(self, usage: Usage, service_tier: str | None) -> int:
+    def _spent(self, usage: Usage, service_tier: str | None) -> Amount:
         card = self.card
         if card is None:
             raise TokenFenceError("this call was never admitted, so it cannot be settled")
-        if usage[0] < 0 or usage[1] < 0:
+        into, out = usage[0], usage[1]
+        if into < 0 or out < 0:
             check_usage(usage)
-        if service_tier is None and not self.request.batch:
-            return card.cost(usage)
-        return card.cost(usage, service_tier=service_tier, batch=self.request.batch)
+        batch = self.request.batch
+        if service_tier is None and not batch:  # arguments by name cost as much again
+            cost = card.cost(usage)
+        else:
+            cost = card.cost(usage, service_tier=service_tier, batch=batch)
+        return new(Amount, (cost, 1, into, out))
 
     def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
         if self.policy.on_unknown == "release":
@@ -348,7 +350,7 @@ class Call:
 
     def __del__(self) -> None:
         # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
-        if self._key and self.outcome is None:
+        if self.outcome is None and self._key:
             self.tree.adopt(self)
 
     # Context managers

@@ -38,7 +38,7 @@ class CallRequest:
 
     Args:
         model: The model asked for.
-        input_tokens: A cheap and sound bound of the input, for a model.
+        input_tokens: A cheap and sound bound of the input: a number, or what tells it for a model.
         exact_tokens: A tighter one, tried only if the cheap one does not fit; None if unknown.
         max_output_tokens: The caller's own maximum per choice; None if there is none.
         choices: How many answers are asked for.
@@ -53,7 +53,7 @@ class CallRequest:
     """
 
     model: str
-    input_tokens: Callable[[Card], int]
+    input_tokens: int | Callable[[Card], int]
     exact_tokens: Callable[[Card], int | None] | None = None
     max_output_tokens: int | None = None
     choices: int = 1
@@ -93,10 +93,7 @@ class CallRequest:
 
     def amount(self, card: Card, output_tokens: int) -> Amount:
         """The bound of this call on one model, with this output maximum per choice."""
-        into = self.input_tokens(card)
-        window = card.context_window
-        if window is not None and into > window and self.whole_window:
-            into = window
+        into = self.most_input(card)
         out = output_tokens * self.choices
         if self.service_tier is None and not self.batch:
             usd = card.bound(into, out)
@@ -106,14 +103,18 @@ class CallRequest:
             usd += -(-self.extra_price(card) // 1000)
         return new(Amount, (usd, 1, into, out))
 
-    def _input(self, card: Card, *, exact: bool) -> int:
-        into = self.input_tokens(card)
-        if exact and self.exact_tokens is not None:
-            counted = self.exact_tokens(card)
-            if counted is not None:
-                into = min(into, counted)
+    def most_input(self, card: Card) -> int:
+        """The cheap bound of the input on this model."""
+        into = self.input_tokens
+        if not isinstance(into, int):
+            into = into(card)
         window = card.context_window
-        return min(into, window) if window is not None and self.whole_window else into
+        return window if window is not None and into > window and self.whole_window else into
+
+    def _input(self, card: Card, *, exact: bool) -> int:
+        into = self.most_input(card)
+        counted = self.exact_tokens(card) if exact and self.exact_tokens is not None else None
+        return into if counted is None else min(into, counted)
 
 
 class Options:

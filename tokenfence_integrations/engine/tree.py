@@ -52,6 +52,7 @@ class Tree:
 
     def __init__(self, store: Store, ledger: Ledger, clock: Clock) -> None:
         self.store = store
+        self.instant = store.instant
         self.ledger = ledger
         self.clock = clock
         self.line = WaitingLine(clock.monotonic)

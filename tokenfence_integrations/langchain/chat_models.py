@@ -442,7 +442,9 @@ def _given(model: BudgetedChatModel) -> Call | None:
     if assignment is not None and assignment.target is model:
         return assignment.handover.take(model.tokenfence)
     handover = offered.get()
-    return None if handover is None else handover.take(model.tokenfence)
+    if handover is None or handover.wire:  # a model called by another one's code: a call of its own
+        return None
+    return handover.take(model.tokenfence)
 
 
 @cache

@@ -1,6 +1,5 @@
 """Guarded `init_chat_model(..., configurable_fields=...)`: guarded whenever it makes its model."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +16,19 @@ def guarded_configurable(model: Any, guard: Callable[[Any], Any]) -> Any:
     Returns:
         An instance of the same class.
     """
-    guarded = copy.copy(model)
-    guarded.__class__ = _guarded_class(type(model))
-    guarded._tokenfence_guard = guard
-    return guarded
+    cls = type(model)
+    return _copied(model, cls if _is_guarded(cls) else _guarded_class(cls), _tokenfence_guard=guard)
+
+
+def _copied(model: Any, cls: type, **changes: Any) -> Any:
+    # Not copy.copy(): the class answers for any attribute, even before it has its own.
+    copied: Any = object.__new__(cls)
+    copied.__dict__.update(model.__dict__, **changes)
+    return copied
+
+
+def _is_guarded(cls: type) -> bool:
+    return cls in _CLASSES.values()
 
 
 _CLASSES: dict[type, Any] = {}
@@ -37,9 +45,8 @@ def _guarded_class(cls: Any) -> Any:
         _tokenfence_guard: Callable[[Any], Any]
 
         def _model(self, config: Any = None) -> Any:
-            bare = copy.copy(self)
-            bare._queued_declarative_operations = []
-            model = self._tokenfence_guard(super(Guarded, bare)._model(config))
+            bare = _copied(self, cls, _queued_declarative_operations=[])
+            model = self._tokenfence_guard(bare._model(config))
             for name, args, kwargs in self._queued_declarative_operations:
                 model = getattr(model, name)(*args, **kwargs)
             return model

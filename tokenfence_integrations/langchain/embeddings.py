@@ -1,6 +1,5 @@
 """Guarded embeddings: copies of a dynamic subclass that meters each batch before it is sent."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -125,7 +124,7 @@ class BudgetedEmbeddings(_Embeddings):
             terms.error,
         )
         yield getattr(call, way.admit)
-        handover = Handover(call)
+        handover = Handover(call, wire=True)
         tokens = running.set(self), offered.set(handover)
         try:
             answer = yield send
@@ -156,9 +155,14 @@ def embedding_model_name(embeddings: Embeddings) -> str:
 
 def guarded_embeddings(embeddings: Any, terms: Terms, *, metered_below: bool) -> Any:
     """A copy of embeddings, as an instance of the guarded subclass of their class."""
-    is_pydantic = isinstance(embeddings, BaseModel)
-    copied: Any = embeddings.model_copy() if is_pydantic else copy.copy(embeddings)
-    object.__setattr__(copied, "__class__", _guarded_class(type(embeddings)))
+    cls = _guarded_class(type(embeddings))
+    copied: Any
+    if isinstance(embeddings, BaseModel):
+        copied = embeddings.model_copy()
+        object.__setattr__(copied, "__class__", cls)
+    else:
+        copied = object.__new__(cls)
+        copied.__dict__.update(embeddings.__dict__)
     copied.tokenfence_terms = terms
     copied.tokenfence_metered_below = metered_below
     return copied

@@ -72,7 +72,7 @@ class Exchange:
         self.options = options
         self.given = call is not None
         self.call = call if call is not None else _call(model, messages, options)
-        self._handover = Handover(self.call)
+        self._handover = Handover(self.call, wire=True)
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._usage: UsageMetadata | None = None
         self._last: Any = None

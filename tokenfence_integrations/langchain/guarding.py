@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
@@ -187,9 +187,9 @@ class Guarding:
             return None, others
         if isinstance(given, Mapping):
             return {share: named(one) for share, one in given.items()}, others
-        if isinstance(given, str | BaseChatModel):
-            return named(given), others
-        return [named(one) for one in given], others
+        if isinstance(given, Sequence) and not isinstance(given, str):
+            return [named(one) for one in given], others
+        return named(given), others
 
     def _book(self, model: BaseChatModel) -> PriceBook:
         return PriceBook(self.prices, provider_of(model))
@@ -257,14 +257,15 @@ def _guarded_class(cls: Any) -> Any:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__annotations__": {"tokenfence_terms": Any, "tokenfence_metered_below": bool},
+        "__annotations__": {
+            "tokenfence_terms": Any,
+            "tokenfence_metered_below": bool,
+            "_stream_chat_model_events": ClassVar[Any],  # else pydantic takes them for private
+            "_astream_chat_model_events": ClassVar[Any],  # attributes, which a copy does not have
+        },
         "tokenfence_terms": Field(default=None, exclude=True, repr=False),
         "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
         "lc_id": classmethod(lambda _: cls.lc_id()),
-        # A provider's own source of protocol events would go past `_stream`: without one LangChain
-        # makes the events of the stream.
-        "_stream_chat_model_events": None,
-        "_astream_chat_model_events": None,
     }
     for method in ("_stream", "_astream"):
         # LangChain tells by these whether a model streams at all.
@@ -276,7 +277,13 @@ def _guarded_class(cls: Any) -> Any:
         "bind_tools" in names
     ):
         names["with_structured_output"] = _with_structured_output(cls)
-    guarded = _CLASSES[cls] = type(cls)(cls.__name__, (BudgetedChatModel, cls), names)
+    guarded = type(cls)(cls.__name__, (BudgetedChatModel, cls), names)
+    for method in ("_stream_chat_model_events", "_astream_chat_model_events"):
+        # A provider's own source of protocol events would go past `_stream`: without one, LangChain
+        # makes the events of the stream. (Set here: pydantic keeps a private name for itself.)
+        if getattr(cls, method, None) is not None:
+            setattr(guarded, method, None)
+    _CLASSES[cls] = guarded
     return guarded
 
 

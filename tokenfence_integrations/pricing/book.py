@@ -100,7 +100,7 @@ class PriceBook:
         prices = self._list
         if prices is None or prices.snapshot is not prices.get_snapshot():
             prices = self._list = _PriceList(self.provider, tuple(self._own))
-        found = prices.find(model, int(self._clock() // CARD_SECONDS))
+        found = prices.find(model, self._clock() // CARD_SECONDS)
         if isinstance(found, Card):
             return found
         raise UnknownModelError(model, found, self.provider)
@@ -124,7 +124,7 @@ class _PriceList:
             by_id = {maker.id: maker for maker in self.snapshot.providers}
             self._makers = [by_id[maker] for maker in makers if maker in by_id]
 
-    def _find(self, model: str, period: int) -> Card | tuple[str, ...]:
+    def _find(self, model: str, period: float) -> Card | tuple[str, ...]:
         """The card of a model in a period of CARD_SECONDS, or the nearest known names."""
         name = model.removeprefix("openai/") if self._provider in _OPENAI else model
         if self._provider in _OPENAI and name.lower().startswith(_FREE):

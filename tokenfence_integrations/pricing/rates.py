@@ -161,8 +161,8 @@ class Price:
         )
 
 
-# What Usage holds beside plain, cached and reasoning text, for most calls.
-_NO_MEDIA = (0,) * 10
+# What Usage holds beside the two totals where nothing but plain text went in and out.
+_PLAIN_TEXT = (0,) * 13
 
 
 class _Step(NamedTuple):
@@ -173,6 +173,7 @@ class _Step(NamedTuple):
     dearest: Rates  # kind by kind, of this step and those below
     input_rate: int  # the dearest kind of input token among them
     output_rate: int
+    text: tuple[int, int, int]  # per token of plain text in, and out, and per call
 
 
 Tiers = Sequence[tuple[int, Rates]]
@@ -199,7 +200,6 @@ class Card:
     """
 
     __slots__ = (
-        "_flat",
         "_standard",
         "_variants",
         "context_window",
@@ -226,8 +226,6 @@ class Card:
         self.max_output_tokens = max_output_tokens
         self.reasoning = reasoning
         self._standard = _steps(standard)
-        # Most models have one step, and most calls no tier: they skip the search for theirs.
-        self._flat = self._standard[0].rates if len(self._standard) == 1 else None
         self._variants = {key: _steps(tiers) for key, tiers in (variants or {}).items()}
 
     def __repr__(self) -> str:
@@ -247,22 +245,14 @@ class Card:
         Returns:
             Nano-dollars, rounded half to even.
         """
-        rates = self._flat
-        if rates is None or service_tier is not None or batch:
-            rates = _reached(self._steps_for(service_tier, batch), usage[0]).rates
-        if usage[5:] != _NO_MEDIA:
+        steps = self._standard
+        if service_tier is not None or batch:
+            steps = self._steps_for(service_tier, batch)
+        _, rates, _, _, _, text = steps[0] if len(steps) == 1 else _reached(steps, usage[0])
+        if usage[2:] != _PLAIN_TEXT:
             return round_half_even(_mixed_cost(usage, rates))
-        tokens_in, tokens_out, cached, written = usage[:4]
-        pico = tokens_out * rates[3] + rates[10]
-        if cached or written:
-            pico += (
-                max(0, tokens_in - cached - written) * rates[0]
-                + cached * rates[1]
-                + written * rates[2]
-            )
-        else:
-            pico += tokens_in * rates[0]
-        return round_half_even(pico)
+        input_rate, output_rate, per_call = text
+        return round_half_even(usage[0] * input_rate + usage[1] * output_rate + per_call)
 
     def bound(
         self,
@@ -292,17 +282,17 @@ class Card:
         if extra is not None:
             input_tokens += extra.input_tokens
             output_tokens += extra.output_tokens
-        plain = self._flat is not None and service_tier is None and not batch
-        step = self._standard[0]
-        if not plain:
-            step = _reached(self._steps_for(service_tier, batch), input_tokens)
-        _, _, rates, input_rate, output_rate = step
-        pico = input_tokens * input_rate + output_tokens * output_rate + rates[10]
+        steps = self._standard
+        if service_tier is not None or batch:
+            steps = self._steps_for(service_tier, batch)
+        step = steps[0] if len(steps) == 1 else _reached(steps, input_tokens)
+        _, _, dearest, input_rate, output_rate, _ = step
+        pico = input_tokens * input_rate + output_tokens * output_rate + dearest[10]
         if extra is not None:
             pico += (
-                extra.audio_ms * rates.audio_ms
-                + extra.images * rates.image
-                + extra.characters * rates.character
+                extra.audio_ms * dearest.audio_ms
+                + extra.images * dearest.image
+                + extra.characters * dearest.character
             )
         return -(-pico // PICO_PER_NANO)
 
@@ -343,7 +333,8 @@ def _steps(tiers: Tiers) -> tuple[_Step, ...]:
     for above, rates in tiers:
         dearest = Rates(*map(max, dearest, rates))
         input_rate, output_rate = highest_input(dearest), highest_output(dearest)
-        steps.append(_Step(above, rates, dearest, input_rate, output_rate))
+        text = (rates.input, rates.output, rates.call)
+        steps.append(_Step(above, rates, dearest, input_rate, output_rate, text))
     return tuple(steps)
 
 

@@ -303,11 +303,11 @@ def text_messages_bound(messages: Sequence[object]) -> int | None:
     for message in messages:
         if type(message) is not dict:
             return None
-        total += 3 + 4 * len(message)
-        for key, text in message.items():
-            if type(text) is not str or type(key) is not str:
-                return None
-            total += len(key) + 2 + (len(text) if text.isascii() else _utf8_bytes(text))
+        try:
+            text = "".join([*message, *message.values()])
+        except TypeError:  # not text alone
+            return None
+        total += 3 + 6 * len(message) + (len(text) if text.isascii() else _utf8_bytes(text))
     return total
 
 

@@ -69,7 +69,7 @@ def _requests(file: bytes) -> Iterator[CallRequest]:
 
 
 def _most_input(request: CallRequest, card: Card) -> int:
-    into = request.input_tokens(card)
+    into = request.most_input(card)
     return into if card.context_window is None else min(into, card.context_window)
 
 

@@ -88,7 +88,7 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
         wish = _larger(wish, body.get("max_tokens"))
     return CallRequest(
         str(body.get("model", "")),
-        (lambda card: texts) if plain else contents.chat_content(body).bound,  # type: ignore[arg-type,return-value]
+        texts if texts is not None and plain else contents.chat_content(body).bound,
         (lambda card: count_chat(messages, card.model)) if exact and plain else None,  # type: ignore[arg-type]
         wish,
         1 if choices is None else _positive(choices),
@@ -134,7 +134,7 @@ def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
     wanted = body.get("max_tokens")
     return CallRequest(
         str(body.get("model", "")),
-        _text_bound(prompt),
+        _tokens_or_bytes(prompt),
         _text_count(prompt) if exact else None,
         wanted if isinstance(wanted, int) else COMPLETIONS_DEFAULT_MAX,
         choices,
@@ -145,7 +145,7 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     given = body.get("input")
     return CallRequest(
         str(body.get("model", "")),
-        _text_bound(given),
+        _tokens_or_bytes(given),
         _text_count(given) if exact else None,
         0,
         ceiling=0,
@@ -265,11 +265,6 @@ _ENDPOINTS = {
     "/audio/translations": Endpoint("audio", _transcription, usage=_transcription_usage),
     "/audio/speech": Endpoint("speech", _speech, usage=_speech_usage),
 }
-
-
-def _text_bound(given: Any) -> Callable[[Card], int]:
-    bound = _tokens_or_bytes(given)
-    return lambda card: bound
 
 
 def _tokens_or_bytes(given: Any) -> int:

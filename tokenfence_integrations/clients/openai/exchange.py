@@ -239,7 +239,7 @@ class Exchange:
     def _settle(self, answer: Any) -> None:
         call, shown = self.call, members(answer)
         unfinished = shown.get("status") in UNFINISHED
-        usage = None if unfinished else self.endpoint.usage(answer, self.body)
+        usage = None if unfinished else self.endpoint.usage(shown, self.body)
         if usage is not None:
             tier = shown.get("service_tier")
             call.settle(usage, service_tier=tier, truncated=call.capped and was_cut(shown))

@@ -57,18 +57,18 @@ def token_usage(usage: Any) -> Usage | None:
             reported.get("input_tokens_details") or reported.get("input_token_details")
         )
         out_details = members(reported.get("output_tokens_details"))
+    cached = written = audio_in = image_in = reasoning = audio_out = image_out = 0
+    if in_details:
+        cached = in_details.get("cached_tokens") or 0
+        written = in_details.get("cache_write_tokens") or 0
+        audio_in = in_details.get("audio_tokens") or 0
+        image_in = in_details.get("image_tokens") or 0
+    if out_details:
+        reasoning = out_details.get("reasoning_tokens") or 0
+        audio_out = out_details.get("audio_tokens") or 0
+        image_out = out_details.get("image_tokens") or 0
     counts = Usage(
-        into,
-        out,
-        in_details.get("cached_tokens") or 0,
-        in_details.get("cache_write_tokens") or 0,
-        out_details.get("reasoning_tokens") or 0,
-        in_details.get("audio_tokens") or 0,
-        0,
-        out_details.get("audio_tokens") or 0,
-        in_details.get("image_tokens") or 0,
-        0,
-        out_details.get("image_tokens") or 0,
+        into, out, cached, written, reasoning, audio_in, 0, audio_out, image_in, 0, image_out
     )
     # Counts at all? The SDK does not validate its answers.
     return counts if set(map(type, counts)) == {int} and min(counts) >= 0 else None

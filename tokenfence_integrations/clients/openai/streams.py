@@ -1,11 +1,16 @@
 """Metering of answers that arrive bit by bit: every way that they can end, ends their call once."""
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
-from tokenfence_integrations.clients.openai.reported import get, token_usage, usage_in_bytes
+from tokenfence_integrations.clients.openai.reported import (
+    get,
+    members,
+    token_usage,
+    usage_in_bytes,
+)
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
@@ -18,8 +23,8 @@ SPARE_TOKENS = 16
 MOST_CAPTURED = 4 * 1024 * 1024
 """Bytes of an unparsed body that are kept to look for its usage."""
 
-NOT_TEXT = ("tool_calls", "function_call", "refusal", "audio")
-"""Members of a delta that carry output beside its text."""
+TEXT = frozenset({"role", "content"})
+"""Members of a delta that carry no output but text."""
 
 FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
@@ -83,10 +88,10 @@ class StreamMeter:
         if self._endpoint.name == "responses":
             self._see_event(chunk)
             return False
-        usage = get(chunk, "usage")
-        choices = get(chunk, "choices")
+        shown = members(chunk)
+        usage, choices = shown.get("usage"), shown.get("choices")
         if usage is not None:
-            self._service_tier = get(chunk, "service_tier") or self._service_tier
+            self._service_tier = shown.get("service_tier") or self._service_tier
             if not choices:
                 reported = self._endpoint.usage(chunk, self._body)
                 if reported is not None:
@@ -98,15 +103,20 @@ class StreamMeter:
         return False
 
     def _see_choice(self, choice: Any) -> None:
-        delta = get(choice, "delta")
-        text = get(choice, "text") if delta is None else get(delta, "content")
+        shown = members(choice)
+        delta = shown.get("delta")
+        if delta is None:
+            text = shown.get("text")
+        else:
+            written = members(delta)
+            text = written.get("content")
+            if self._bare and _has_more_than_text(written):
+                self._bare = False
         if isinstance(text, str):
             self._seen_bytes += len(text) if text.isascii() else len(text.encode(errors="replace"))
         elif text is not None:
             self._bare = False
-        if self._bare and delta is not None and _has_more_than_text(delta):
-            self._bare = False
-        reason = get(choice, "finish_reason")
+        reason = shown.get("finish_reason")
         if reason is not None:
             self._finished += 1
             if reason == "length":
@@ -258,14 +268,16 @@ def watch_response(response: Any, meter: StreamMeter) -> None:
     response.close, response.aclose = closing, aclosing
 
 
-def _has_more_than_text(delta: Any) -> bool:
-    """Whether a delta carries output beside its text."""
-    members = getattr(delta, "__dict__", {})
-    if any(map(members.get, NOT_TEXT)):
-        return True
-    # The reasoning that some servers show is in no type of the SDK; nor, in openai 2, is sound.
-    extra = getattr(delta, "__pydantic_extra__", None) or {}
-    return any(extra.values())
+def _has_more_than_text(delta: Mapping[str, Any]) -> bool:
+    """Whether a delta carries output beside its text.
+
+    Anything else counts: the reasoning that some servers show is in no type of the SDK, nor, in
+    openai 2, is sound.
+    """
+    for name, value in delta.items():  # noqa: SIM110 - any() takes twice as long, for every chunk
+        if value and name not in TEXT:
+            return True
+    return False
 
 
 def was_cut(answer: Any) -> bool:
