@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.policy import (
@@ -15,6 +15,9 @@ from tokenfence_integrations.engine.policy import (
 from tokenfence_integrations.pricing.rates import Price
 
 if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import RunnableBinding
     from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
     from tokenfence_integrations.clients.openai.client import (
@@ -23,15 +26,17 @@ if TYPE_CHECKING:
         GuardedAzureOpenAI,
         GuardedOpenAI,
     )
+    from tokenfence_integrations.langchain.guarding import ModelFallback
+
+LangChainThing = TypeVar(
+    "LangChainThing", bound="BaseChatModel | Embeddings | RunnableBinding[Any, Any]"
+)
 
 __all__ = ["async_guard", "guard"]
 
 
-class Terms(TypedDict, total=False):
-    """The keyword arguments of `guard` and `async_guard`."""
-
+class _CommonTerms(TypedDict, total=False):
     budget: Budget | Dollars | None
-    fallback: Fallback
     on_limit: OnLimit
     threshold: float | None
     wait: float
@@ -43,6 +48,18 @@ class Terms(TypedDict, total=False):
     exact_input: bool | None
 
 
+class Terms(_CommonTerms, total=False):
+    """The keyword arguments of `guard` and `async_guard` for clients."""
+
+    fallback: Fallback
+
+
+class ModelTerms(_CommonTerms, total=False):
+    """The keyword arguments of `guard` for chat models and embeddings."""
+
+    fallback: "ModelFallback"
+
+
 @overload
 def guard(client: "AzureOpenAI", **terms: Unpack[Terms]) -> "GuardedAzureOpenAI": ...
 @overload
@@ -51,11 +68,13 @@ def guard(client: "AsyncAzureOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncAz
 def guard(client: "OpenAI", **terms: Unpack[Terms]) -> "GuardedOpenAI": ...
 @overload
 def guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
+@overload
+def guard(client: LangChainThing, **terms: Unpack[ModelTerms]) -> LangChainThing: ...
 def guard(
     client: Any,
     *,
     budget: Budget | Dollars | None = None,
-    fallback: Fallback = None,
+    fallback: Any = None,
     on_limit: OnLimit = "stop",
     threshold: float | None = None,
     wait: float = 60.0,
@@ -66,20 +85,23 @@ def guard(
     stream_usage: bool = True,
     exact_input: bool | None = None,
 ) -> Any:
-    """The same client, with a budget that its calls cannot pass.
+    """The same client, chat model or embeddings, with a budget that their calls cannot pass.
 
     What it was given stays as it is; the result is an instance of the same class, shares its
     connections, and has the budget as ``.tokenfence``.
 
     Args:
-        client: An OpenAI client, sync or async, Azure's and subclasses included.
+        client: An OpenAI client, sync or async, Azure's and subclasses included; or LangChain's
+            chat models (bindings around them and what ``init_chat_model`` returns included) and
+            embeddings.
         budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: the one of the surrounding
             ``budget.scope()`` at each call.
         fallback: A cheaper model that takes over from ``threshold`` on, or when the wanted one no
             longer fits; a chain of them; or stages, ``{0.5: "gpt-4o-mini", 0.9: "gpt-4.1-nano"}``.
             It answers calls for text; embeddings, pictures, sound and batches keep their model.
+            For a LangChain model it may be another chat model, of any provider.
         on_limit: What happens to a call that does not fit: ``"stop"`` answers with a synthetic
-            reply (where the endpoint answers with text; elsewhere it raises), ``"raise"`` raises
+            reply (where an answer is a text; elsewhere it raises), ``"raise"`` raises
             `BudgetExceeded`, ``"warn"`` logs and lets it through.
         threshold: Share of the budget, 0.0 to 1.0; default: the budget's own, 0.8.
         wait: Seconds that a call waits for calls in flight before it is refused; 0 never waits.
@@ -93,7 +115,7 @@ def guard(
             exactly near the limit; None: if it is OpenAI's or Azure's.
 
     Returns:
-        The guarded client.
+        The guarded client, model or embeddings.
 
     Raises:
         TypeError: This cannot be guarded.

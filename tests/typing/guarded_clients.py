@@ -3,8 +3,10 @@
 from typing import assert_type
 
 import openai
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from tokenfence_integrations import Budget, async_guard, guard
+from tokenfence_integrations.langchain import BudgetedChatModel
 
 sync: openai.OpenAI = guard(openai.OpenAI(), budget="$5.00")
 azure: openai.AzureOpenAI = guard(openai.AzureOpenAI(), budget=5)
@@ -39,7 +41,19 @@ class Mine(openai.OpenAI):
 
 mine: openai.OpenAI = guard(Mine(), fallback={0.5: "gpt-4o-mini"}, on_limit="warn")
 
+
+# Chat models and embeddings of LangChain.
+
+model = guard(
+    ChatOpenAI(model="gpt-4o"), budget=1, fallback=["gpt-4o-mini", ChatOpenAI(model="gpt-4.1-nano")]
+)
+assert_type(model, ChatOpenAI)
+assert_type(guard(OpenAIEmbeddings(), budget=1), OpenAIEmbeddings)
+if isinstance(model, BudgetedChatModel):
+    assert_type(model.tokenfence, Budget)
+
 # Each of these has to be an error.
+guard(ChatOpenAI(model="gpt-4o"), fallback=5)  # expect: call-overload
 guard(openai.OpenAI(), budgett="$5.00")  # expect: call-overload
 guard(openai.OpenAI(), on_limit="explode")  # expect: call-overload
 guard(openai.OpenAI(), wait="long")  # expect: call-overload

@@ -48,8 +48,8 @@ class CallRequest:
         batch: Whether the provider's batch price applies.
         whole_window: Whether the model's context window bounds the input: one prompt, not many.
         cappable: Whether an output maximum can be sent; if not, only the whole bound is admitted.
-        sublimits: Limits beside the budget's that the call has to keep as well.
         tags: The caller's own, kept in the ledger and shown in events.
+        sublimits: Limits beside the budget's that the call has to keep as well.
     """
 
     model: str
@@ -63,8 +63,8 @@ class CallRequest:
     batch: bool = False
     whole_window: bool = True
     cappable: bool = True
-    sublimits: tuple[Sublimit, ...] = ()
     tags: Mapping[str, Any] | None = None
+    sublimits: tuple[Sublimit, ...] = ()
 
     def option(self, card: Card, forecast: Forecast, *, exact: bool) -> Option:
         """This call on one model."""

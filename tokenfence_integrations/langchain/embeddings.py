@@ -190,10 +190,9 @@ def _guarded_class(cls: Any) -> Any:
 
 
 def _request(embeddings: Embeddings, texts: list[str], *, exact: bool) -> CallRequest:
-    bound = byte_bound(texts)
     return CallRequest(
         embedding_model_name(embeddings),
-        lambda card: bound,
+        byte_bound(texts),
         (lambda card: _counted(texts, card)) if exact else None,
         max_output_tokens=0,
         ceiling=0,

@@ -260,9 +260,14 @@ def _guarded_class(cls: Any) -> Any:
         "__annotations__": {
             "tokenfence_terms": Any,
             "tokenfence_metered_below": bool,
-            "_stream_chat_model_events": ClassVar[Any],  # else pydantic takes them for private
-            "_astream_chat_model_events": ClassVar[Any],  # attributes, which a copy does not have
+            # Else pydantic takes them for private attributes, which a copy does not have.
+            "_stream_chat_model_events": ClassVar[Any],
+            "_astream_chat_model_events": ClassVar[Any],
         },
+        # A provider's own source of protocol events would go past `_stream`: without one, LangChain
+        # makes the events of the stream.
+        "_stream_chat_model_events": None,
+        "_astream_chat_model_events": None,
         "tokenfence_terms": Field(default=None, exclude=True, repr=False),
         "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
         "lc_id": classmethod(lambda _: cls.lc_id()),
@@ -277,13 +282,7 @@ def _guarded_class(cls: Any) -> Any:
         "bind_tools" in names
     ):
         names["with_structured_output"] = _with_structured_output(cls)
-    guarded = type(cls)(cls.__name__, (BudgetedChatModel, cls), names)
-    for method in ("_stream_chat_model_events", "_astream_chat_model_events"):
-        # A provider's own source of protocol events would go past `_stream`: without one, LangChain
-        # makes the events of the stream. (Set here: pydantic keeps a private name for itself.)
-        if getattr(cls, method, None) is not None:
-            setattr(guarded, method, None)
-    _CLASSES[cls] = guarded
+    guarded = _CLASSES[cls] = type(cls)(cls.__name__, (BudgetedChatModel, cls), names)
     return guarded
 
 

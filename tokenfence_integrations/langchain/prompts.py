@@ -43,7 +43,7 @@ ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 def prompt_bound(
     messages: Sequence[BaseMessage], options: Mapping[str, Any]
-) -> Callable[[Card], int]:
+) -> int | Callable[[Card], int]:
     """The input bound of a call, for a model.
 
     Text counts by its UTF-8 bytes, which no byte-level tokenizer passes; pictures, sounds and files
@@ -54,10 +54,10 @@ def prompt_bound(
         options: The call's keyword arguments: tools, a response format...
 
     Returns:
-        A function from a model's card to tokens.
+        Tokens; or what tells them for a model's card, where pictures or unseen things are in it.
 
     Example:
-        >>> prompt_bound([HumanMessage("Why?")], {})(card)  # doctest: +SKIP
+        >>> prompt_bound([HumanMessage("Why?")], {})
         108
     """
     content = Content(text_bytes=REQUEST_OVERHEAD)
@@ -67,8 +67,7 @@ def prompt_bound(
         _add_options(options, content)
     if content.images or content.unseen:
         return content.bound
-    total = content.text_bytes + content.other_bytes
-    return lambda card: total
+    return content.text_bytes + content.other_bytes
 
 
 def exact_count(
