@@ -19,7 +19,9 @@ def account(
 
 
 def ask(budget: Budget, size: int | None, *sublimits: AccountState, fallback: Any = None) -> Call:
-    named = tuple(Sublimit(f"run {n}", state) for n, state in enumerate(sublimits))
+    named = tuple(
+        Sublimit(f"run {n}", state.limits, state.spent) for n, state in enumerate(sublimits)
+    )
     request = CallRequest("model", lambda card: 0, None, size, sublimits=named)
     stages = parse_fallback(fallback, 0.8)
     policy = Policy(stages=stages, wait=0.0, min_output_tokens=size or 16)  # a maximum stays whole

@@ -54,6 +54,9 @@ class Admission:
         self._waiter: Waiter | None = None
         self._begun_at: float | None = None
         self._admitted = False
+        for sublimit in call.request.sublimits:
+            # What is reserved there is of the same maker, whichever of its tasks made it.
+            self._tree.hand_to(self._owner, sublimit.open)
 
     def flow(self) -> Flow[None]:
         """The whole way, to be run by a driver."""
@@ -131,7 +134,8 @@ class Admission:
         sublimits = call.request.sublimits
         if sublimits:
             states = (*states, *[sublimit.state for sublimit in sublimits])
-            stuck = (*stuck[: len(self._path)], *NONE_STUCK)
+            own = [sublimit.reserved for sublimit in sublimits]
+            stuck = (*stuck[: len(self._path)], *own)
         room = headroom(states, stuck)
         options = call.options(room.settled, exact=self._exact)
         decision = decide(

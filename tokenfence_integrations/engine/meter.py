@@ -183,6 +183,8 @@ class Call:
             if known is None or output_tokens < known:
                 self.capped = True
                 self.max_output_tokens = output_tokens
+        for sublimit in request.sublimits:
+            sublimit.admitted(key, amount)
         if self.tree.listeners:
             if self.waited:
                 self._tell("waited")
@@ -317,6 +319,8 @@ class Call:
         tree, request = self.tree, self.request
         self.outcome = outcome
         self.cost = spent[0]
+        for sublimit in request.sublimits:
+            sublimit.ended(self._key, spent, uncertain)
         tree.ledger.append(
             (
                 tree.clock.wall(),

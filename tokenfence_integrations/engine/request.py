@@ -1,15 +1,15 @@
 """What a framework asks for, in the engine's terms, and the models that could answer it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenfence_integrations.engine.admission import Option
 from tokenfence_integrations.engine.forecast import Forecast
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.stores.base import AccountState, Amount
+from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount, Limits
 
 __all__ = ["DEFAULT_CEILING", "NO_TAGS", "CallRequest", "Options", "Sublimit"]
 
@@ -21,15 +21,65 @@ NO_TAGS: Mapping[str, Any] = MappingProxyType({})
 new = tuple.__new__
 
 
-class Sublimit(NamedTuple):
-    """An account that somebody else keeps: what one run of an agent has spent so far, say.
+class Sublimit:
+    """An account beside the budget's, kept in memory: what one run of an agent has spent, say.
 
-    A call is admitted only if it fits it as well as the budget. It is read, never written, so it
-    holds only for calls that are made one after another.
+    A call is admitted only if it fits it as well as the budget, and is charged to it too. It is for
+    calls that are made one after another: what is reserved in it is its maker's own, so nothing
+    waits for that to end.
+
+    Args:
+        name: What refusals call it.
+        limits: The most that it may hold; dollars in nano-dollars.
+        spent: What its calls have surely cost so far.
+        uncertain: What is charged for calls of unknown outcome so far.
+
+    Example:
+        >>> run = Sublimit("this run", Limits(usd=500_000_000))
+        >>> run.charge(Amount(usd=70_000, calls=1), NOTHING)
+        >>> run.state.spent.usd
+        70000
     """
 
-    name: str
-    state: AccountState
+    __slots__ = ("_open", "limits", "name", "spent", "uncertain")
+
+    def __init__(
+        self, name: str, limits: Limits, spent: Amount = NOTHING, uncertain: Amount = NOTHING
+    ) -> None:
+        self.name = name
+        self.limits = limits
+        self.spent = spent
+        self.uncertain = uncertain
+        self._open: dict[int, Amount] = {}
+
+    @property
+    def open(self) -> Collection[int]:
+        """The numbers of the calls that are reserved in it."""
+        return [*self._open]
+
+    @property
+    def reserved(self) -> Amount:
+        """What its open calls hold."""
+        return NOTHING.plus(*self._open.values())
+
+    @property
+    def state(self) -> AccountState:
+        """The account at this moment."""
+        return AccountState(*self.limits, *self.spent, *self.reserved, *self.uncertain)
+
+    def admitted(self, call: int, amount: Amount) -> None:
+        """A call has reserved this."""
+        self._open[call] = amount
+
+    def ended(self, call: int, spent: Amount, uncertain: Amount) -> None:
+        """A call has ended, and is charged this."""
+        self._open.pop(call, None)
+        self.charge(spent, uncertain)
+
+    def charge(self, spent: Amount, uncertain: Amount) -> None:
+        """Add to what is spent and uncertain."""
+        self.spent = self.spent.plus(spent)
+        self.uncertain = self.uncertain.plus(uncertain)
 
 
 @dataclass(slots=True)
@@ -49,7 +99,7 @@ class CallRequest:
         whole_window: Whether the model's context window bounds the input: one prompt, not many.
         cappable: Whether an output maximum can be sent; if not, only the whole bound is admitted.
         tags: The caller's own, kept in the ledger and shown in events.
-        sublimits: Limits beside the budget's that the call has to keep as well.
+        sublimits: Accounts beside the budget's that the call has to fit, and is charged to.
     """
 
     model: str

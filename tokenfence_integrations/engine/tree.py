@@ -98,6 +98,13 @@ class Tree:
             return NONE_STUCK
         return [_sum(amount for other, amount in stuck if account in other) for account in path]
 
+    def hand_to(self, owner: Owner, calls: Iterable[int]) -> None:
+        """Have calls in flight count as this owner's own from now on."""
+        for call in calls:
+            live = self.live.get(call)
+            if live is not None:
+                self.live[call] = (owner, live[1], live[2])
+
     def adopt(self, orphan: Orphan) -> None:
         """Take an abandoned call from a finalizer: no lock, no waiting, only a note."""
         self.orphans.append(orphan)

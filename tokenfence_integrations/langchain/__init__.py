@@ -3,8 +3,33 @@
 Chat models and embeddings are guarded by `tokenfence_integrations.guard`; here is the rest.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 
-__all__ = ["BudgetedChatModel", "BudgetedEmbeddings", "LangChainBudgetExceeded"]
+if TYPE_CHECKING:
+    from tokenfence_integrations.langchain.graphs import budgeted
+    from tokenfence_integrations.langchain.middleware import BudgetMiddleware
+
+__all__ = [
+    "BudgetMiddleware",
+    "BudgetedChatModel",
+    "BudgetedEmbeddings",
+    "LangChainBudgetExceeded",
+    "budgeted",
+]
+
+# Agents and graphs take a second to import, and are not needed to guard a model.
+_LATER = {
+    "BudgetMiddleware": "tokenfence_integrations.langchain.middleware",
+    "budgeted": "tokenfence_integrations.langchain.graphs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

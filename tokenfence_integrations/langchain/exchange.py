@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
@@ -29,7 +29,9 @@ from tokenfence_integrations.langchain.usages import (
 if TYPE_CHECKING:
     from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 
-__all__ = ["Exchange", "running"]
+__all__ = ["Exchange", "call_for", "running"]
+
+AnyCall = TypeVar("AnyCall", bound=Call)
 
 running: "ContextVar[Any]" = ContextVar("tokenfence_running", default=None)
 """The guarded model whose provider code runs in this context: what it calls of its own methods
@@ -71,7 +73,7 @@ class Exchange:
         self.model: Any = model
         self.options = options
         self.given = call is not None
-        self.call = call if call is not None else _call(model, messages, options)
+        self.call = call if call is not None else call_for(model, messages, options)
         self._handover = Handover(self.call, wire=True)
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._usage: UsageMetadata | None = None
@@ -158,10 +160,20 @@ def _cut(last: ChatGenerationChunk | None) -> bool:
     return was_cut(message.model_copy(update={"response_metadata": told}))
 
 
-def _call(
-    model: "BudgetedChatModel", messages: Sequence[BaseMessage], options: Mapping[str, Any]
-) -> Call:
-    """The call to reserve."""
+def call_for(
+    model: "BudgetedChatModel",
+    messages: Sequence[BaseMessage],
+    options: Mapping[str, Any],
+    kind: type[AnyCall] = Call,  # type: ignore[assignment]
+) -> AnyCall:
+    """The call to reserve.
+
+    Args:
+        model: The guarded model.
+        messages: What is sent.
+        options: The call's keyword arguments.
+        kind: The class of the call.
+    """
     terms = model.tokenfence_terms
     tier = options.get("service_tier") or getattr(model, "service_tier", None)
     request = CallRequest(
@@ -174,7 +186,7 @@ def _call(
         cappable=can_cap(model),
         sublimits=terms.sublimits,
     )
-    return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
+    return kind(terms.budget_now(), request, terms.policy, terms.book, terms.error)
 
 
 def _wants_object(options: Mapping[str, Any]) -> bool:

@@ -46,6 +46,10 @@ class Amount(NamedTuple):
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
+    def plus(self, *others: "Amount") -> "Amount":
+        """The sum of this and others."""
+        return Amount(*map(sum, zip(self, *others, strict=True)))
+
 
 NOTHING = Amount()
 

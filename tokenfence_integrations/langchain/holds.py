@@ -1,0 +1,56 @@
+"""What a run holds back for its last answer."""
+
+from tokenfence_integrations.engine.ledger import Outcome
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.stores.base import NOTHING, Amount
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["Hold"]
+
+
+class Hold(Call):
+    """A reservation that nothing is sent for, until it is handed to the call that it was held for.
+
+    However it ends before that, it cost nothing: dropped, garbage collected or left by an
+    exception, it is released. Since nothing was attempted, the ledger has no record of that.
+
+    Attributes:
+        handed: Whether the call that it was held for is being made.
+    """
+
+    __slots__ = ("handed",)
+
+    handed: bool
+
+    def hand_over(self) -> None:
+        """From now on it is a call like any other."""
+        self.handed = True
+
+    def take_back(self) -> None:
+        """Nobody took it: it is released."""
+        self.handed = False
+        self.release()
+
+    def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
+        if getattr(self, "handed", False):
+            return super()._lost(at_most)
+        return "released", NOTHING, NOTHING
+
+    def _ended(
+        self,
+        outcome: Outcome,
+        spent: Amount,
+        uncertain: Amount,
+        usage: Usage | None,
+        cut_short: bool,
+    ) -> None:
+        if getattr(self, "handed", False):
+            super()._ended(outcome, spent, uncertain, usage, cut_short)
+            return
+        tree = self.tree
+        self.outcome = outcome
+        for sublimit in self.request.sublimits:
+            sublimit.ended(self._key, spent, uncertain)
+        tree.line.freed()
+        if tree.listeners:
+            self._tell(outcome)

@@ -1,0 +1,611 @@
+"""A budget inside an agent made by LangChain's `create_agent`."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, get_args
+from weakref import ref
+
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    AgentState,
+    ExtendedModelResponse,
+    ModelRequest,
+    ModelResponse,
+    hook_config,
+)
+from langchain.agents.middleware.types import PrivateStateAttr
+from langchain.tools import ToolRuntime
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.runnables import RunnableBinding
+from langchain_core.tools import StructuredTool
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.config import get_config
+from langgraph.types import Command
+
+from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
+from tokenfence_integrations.engine.handover import Handover, offered
+from tokenfence_integrations.engine.policy import OnUnknown, Policy
+from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
+from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
+from tokenfence_integrations.langchain.exchange import call_for
+from tokenfence_integrations.langchain.flows import Flow, arun, run
+from tokenfence_integrations.langchain.guarding import Guarding, ModelFallback
+from tokenfence_integrations.langchain.holds import Hold
+from tokenfence_integrations.langchain.providers import can_cap, output_maximum
+from tokenfence_integrations.langchain.questions import ask
+from tokenfence_integrations.langchain.replies import refusal_message
+from tokenfence_integrations.langchain.runs import Allowance, Run, parse_allowance
+from tokenfence_integrations.langchain.statuses import status_line
+from tokenfence_integrations.langchain.transcripts import shortened, transcript
+from tokenfence_integrations.money import to_decimal
+from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.stores.base import Limits, Read
+
+__all__ = ["BudgetMiddleware", "ExitBehavior"]
+
+ExitBehavior: TypeAlias = Literal["end", "error", "wrap_up", "ask"]
+
+WRAP_UP = (
+    "The budget for this task is used up, so this is your last answer, and you cannot call tools "
+    "any more. Sum up in a few sentences what is done, what you found out, and what is left."
+)
+"""What the model is told before its last answer."""
+
+RUN_KEY, SPENT_KEY = "budget_run", "budget_spent"
+
+TOOL_SETTINGS = frozenset(
+    {"functions", "parallel_tool_calls", "response_format", "strict", "tool_choice", "tools"}
+)
+"""Settings of a model call that make no sense, or are refused, where no tools are offered."""
+
+TAGS = {"purpose": "wrap_up"}
+"""By which events and the ledger tell a last answer, and what is held for it, from other calls."""
+
+UNSAVED = 1_000
+"""Of how many threads it is remembered what their state could not be told."""
+
+
+def _merged(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {**(kept or {}), **new}
+
+
+class BudgetState(AgentState[Any]):
+    """What the middleware keeps in the agent's state, by the name of the middleware."""
+
+    budget_spent: NotRequired[Annotated[dict[str, Any], PrivateStateAttr, _merged]]
+    budget_run: NotRequired[
+        Annotated[dict[str, Any], UntrackedValue(dict, guard=False), PrivateStateAttr]
+    ]
+
+
+class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
+    """Keeps the model calls of an agent within a budget, and each run and thread within a limit.
+
+    Give it as the last of the middleware, so that it sees each attempt of those around it. Each
+    call is reserved before it is sent, and settled by what it did cost, like one of a guarded model
+    (`guard`); a call for which there is no room ends the run as ``exit_behavior`` says.
+
+    It sees the agent's own calls. Those of sub-agents, of summaries and of tool selection are seen
+    where their model is guarded: ``create_agent(guard(model, budget=budget), ...)``.
+
+    Args:
+        budget: Dollars (``"$5.00"``, ``5``) or a `Budget`; None: the one that the agent's model is
+            guarded with, or else the one of the surrounding ``budget.scope()``.
+        run_limit: The most that one run (one ``invoke``, up to its end) may cost: dollars, or
+            several quantities, ``{"usd": "$1", "calls": 10, "tokens": 50_000}``. None: no limit.
+        thread_limit: The same for all runs of one thread, as long as its checkpointer keeps it.
+        fallback: A cheaper model that takes over from ``threshold`` on, or when the wanted one no
+            longer fits: a name, a chat model (of another provider, too), a chain, or stages.
+        exit_behavior: What happens when a call does not fit:
+
+            - ``"end"``: the run ends with a message that says so.
+            - ``"error"``: `BudgetExceeded` is raised; nothing retries it.
+            - ``"wrap_up"``: the model answers once more, without tools, to sum up what is done and
+              left. What that costs is held back from the start.
+            - ``"ask"``: the graph is interrupted with the numbers, and goes on after
+              ``Command(resume={"top_up": "$1"})``, or ends after ``{"stop": True}``. It needs a
+              checkpointer.
+        tell_model: Whether the model reads what is left in a line of its system message, and has a
+            tool, ``budget_status``, to ask. The line changes with every call, so a provider's
+            prompt cache does not reach beyond it.
+        wrap_up_tokens: The most output tokens of the last answer, 1 or more.
+        threshold: Share of the budget, 0.0 to 1.0, from which the fallback takes over; default: the
+            budget's own, 0.8.
+        wait: Seconds that a call waits for calls of others in flight; 0 never waits.
+        min_output_tokens: The smallest answer cap that is worth paying for.
+        on_unknown: ``"charge"`` a call of unknown outcome what it may have cost, or ``"release"``.
+        prices: Prices of your own by model name.
+        exact_input: Whether the server counts text as OpenAI does; None: if it is OpenAI's or
+            Azure's.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> agent = create_agent(  # doctest: +SKIP
+        ...     "openai:gpt-4o",
+        ...     tools,
+        ...     middleware=[BudgetMiddleware("$5.00", run_limit="$0.50", exit_behavior="wrap_up")],
+        ... )
+    """
+
+    state_schema = BudgetState
+
+    def __init__(
+        self,
+        budget: Budget | Dollars | None,
+        *,
+        run_limit: Allowance = None,
+        thread_limit: Allowance = None,
+        fallback: ModelFallback = None,
+        exit_behavior: ExitBehavior = "end",
+        tell_model: bool = False,
+        wrap_up_tokens: int = 500,
+        threshold: float | None = None,
+        wait: float = 60.0,
+        min_output_tokens: int = 16,
+        on_unknown: OnUnknown = "charge",
+        prices: Mapping[str, Price] | None = None,
+        exact_input: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if exit_behavior not in get_args(ExitBehavior):
+            raise ValueError(
+                f"exit_behavior must be one of {', '.join(map(repr, get_args(ExitBehavior)))}, "
+                f"got {exit_behavior!r}"
+            )
+        if type(wrap_up_tokens) is not int or wrap_up_tokens < 1:
+            raise ValueError(f"wrap_up_tokens must be 1 or more tokens, got {wrap_up_tokens!r}")
+        given = 0.8 if threshold is None else threshold
+        held = None if budget is None else as_budget(budget, given)
+        if threshold is None and held is not None:
+            given = held.threshold
+        policy = Policy("raise", (), wait, min_output_tokens, on_unknown)
+        self.budget = held
+        self.run_limit = parse_allowance(run_limit)
+        self.thread_limit = parse_allowance(thread_limit)
+        self.exit_behavior = exit_behavior
+        self.tell_model = tell_model
+        self.wrap_up_tokens = wrap_up_tokens
+        self.tools = [self._status_tool()] if tell_model else []
+        self._guarding = Guarding(held, policy, fallback, given, prices, exact_input)
+        self._models: dict[int, tuple[ref[BaseChatModel], Any]] = {}
+        self._unsaved: dict[tuple[str, str], Run] = {}
+
+    # What LangChain calls
+
+    def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
+        """Begin a run."""
+        begun = self._recorded(state, new_run=True)
+        return self._update(state, begun)
+
+    async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
+        """Begin a run."""
+        return self.before_agent(state, runtime)
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ExtendedModelResponse[Any]:
+        """Make a model call within the budget."""
+        return run(self._model_call("admit", request, handler))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ExtendedModelResponse[Any]:
+        """Make a model call within the budget."""
+        return await arun(self._model_call("aadmit", request, handler))
+
+    @hook_config(can_jump_to=["end", "model"])
+    def after_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Leave the agent's loop, or repeat the model call, if that was decided."""
+        # A jump that is noted in the model's own step is forgotten one step later, and there may be
+        # other middleware in between.
+        current = self._current(state)
+        return None if current is None or current.jump is None else {"jump_to": current.jump}
+
+    @hook_config(can_jump_to=["end", "model"])
+    async def aafter_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+        """Leave the agent's loop, or repeat the model call, if that was decided."""
+        return self.after_model(state, runtime)
+
+    def after_agent(self, state: Any, runtime: Any) -> None:
+        """Give back what was held for a last answer."""
+        current = self._current(state)
+        if current is not None:
+            current.drop_hold()
+
+    async def aafter_agent(self, state: Any, runtime: Any) -> None:
+        """Give back what was held for a last answer."""
+        self.after_agent(state, runtime)
+
+    # One model call
+
+    def _model_call(
+        self, admit: str, request: ModelRequest[Any], handler: Callable[[Any], Any]
+    ) -> Flow[ExtendedModelResponse[Any]]:
+        current = self._current(request.state) or self._recorded(request.state)
+        current.jump = None
+        model, scoped = self._model(request.model, current)
+        if self.tell_model:
+            line = yield partial(_status, admit, current)
+            request = request.override(system_message=_with_line(request.system_message, line))
+        request = request.override(model=model)
+        try:
+            with scoped:
+                response = yield from self._answer(admit, request, handler, current)
+        except BaseException:
+            current.drop_hold()
+            self._remember(current)
+            raise
+        update: dict[str, Any] = self._update(request.state, current)
+        if current.jump is not None:
+            update["jump_to"] = current.jump
+        return ExtendedModelResponse(response, Command(update=update))
+
+    def _answer(
+        self,
+        admit: str,
+        request: ModelRequest[Any],
+        handler: Callable[[Any], Any],
+        current: Run,
+    ) -> Flow[ModelResponse[Any]]:
+        """The model's answer, or what ``exit_behavior`` puts in its place."""
+        response: ModelResponse[Any]
+        try:
+            if self.exit_behavior == "wrap_up":
+                yield from self._hold_back(admit, request, current)
+            response = yield partial(handler, request)
+        except BudgetExceeded as refusal:
+            if self.exit_behavior == "error":
+                raise
+            refused = refusal
+        else:
+            return response
+        if current.hold is not None:
+            last = yield from self._last_answer(admit, request, handler, current)
+            if last is not None:
+                return last
+        if self.exit_behavior == "ask" and ask(refused, partial(_raise_limit, refused, current)):
+            # In a step of its own: were the call made here, and failed, the answer would be found
+            # again, and the limit raised again.
+            current.jump = "model"
+            return ModelResponse([])
+        current.jump = "end"
+        return ModelResponse([refusal_message(refused)])
+
+    # The last answer
+
+    def _hold_back(self, admit: str, request: ModelRequest[Any], current: Run) -> Flow[None]:
+        """Reserve what a last answer to the conversation so far costs, beside the call itself.
+
+        What is held already is given back only once the larger hold is there, so that nobody can
+        take it in between. Where that does not fit, the last answer will be to less.
+        """
+        hold = current.hold
+        wanted = self._hold_for(request, transcript(_messages(request), WRAP_UP))
+        if hold is None or not hold.open or hold.budget is not wanted.budget:
+            current.drop_hold()
+            yield getattr(wanted, admit)
+        elif _input(wanted, hold) > hold.bound.input_tokens or hold.capped:
+            yield from _swapped(admit, wanted, current)
+            return
+        else:
+            return
+        current.hold = wanted
+
+    def _last_answer(
+        self,
+        admit: str,
+        request: ModelRequest[Any],
+        handler: Callable[[Any], Any],
+        current: Run,
+    ) -> Flow[ModelResponse[Any] | None]:
+        """The last answer, from what was held back for it; None if there can be none."""
+        told = yield from self._affordable(admit, request, current)
+        hold, current.hold = current.hold, None
+        if hold is None or told is None:
+            return None
+        settings = {k: v for k, v in request.model_settings.items() if k not in TOOL_SETTINGS}
+        terms = _chat_model(request.model).tokenfence_terms
+        last = request.override(
+            model=terms.targets.get(hold.model, request.model),
+            messages=told,  # type: ignore[arg-type]
+            system_message=None,
+            tools=[],
+            tool_choice=None,
+            response_format=None,
+            model_settings=settings,
+        )
+        try:
+            with _on_offer(hold):
+                response: ModelResponse[Any] = yield partial(handler, last)
+        except BudgetExceeded:  # another attempt of the provider's client did not fit
+            return None
+        current.jump = "end"
+        for message in response.result:
+            message.response_metadata["budget_exit"] = "wrap_up"
+        return response
+
+    def _affordable(
+        self, admit: str, request: ModelRequest[Any], current: Run
+    ) -> Flow[list[BaseMessage] | None]:
+        """As much of the conversation as can be paid for, with a larger hold if there is room."""
+        whole = transcript(_messages(request), WRAP_UP)
+        hold = current.hold
+        if hold is None:
+            return None
+
+        def size(messages: list[BaseMessage]) -> int:
+            return _input(self._hold_for(request, messages), hold)
+
+        room = size(whole)
+        while room > hold.bound.input_tokens:
+            told = shortened(whole, size, room)
+            if told is None:
+                break
+            wanted = self._hold_for(request, told)
+            if (yield from _swapped(admit, wanted, current)):
+                return told
+            room //= 2
+        return shortened(whole, size, hold.bound.input_tokens)
+
+    def _hold_for(self, request: ModelRequest[Any], messages: list[BaseMessage]) -> Hold:
+        model = _chat_model(request.model)
+        options: dict[str, Any] = {}
+        if can_cap(model):
+            own = output_maximum(model, request.model_settings)
+            most = self.wrap_up_tokens if own is None else min(own, self.wrap_up_tokens)
+            options["max_tokens"] = most
+        hold = call_for(model, messages, options, Hold)
+        hold.request.tags = TAGS
+        return hold
+
+    # The model
+
+    def _model(self, model: Any, current: Run) -> tuple[Any, AbstractContextManager[Any]]:
+        """A model whose calls count against the budget and the run; and what has to surround it."""
+        if isinstance(model, RunnableBinding):
+            bound, scoped = self._model(model.bound, current)
+            return model.model_copy(update={"bound": bound}), scoped
+        if not isinstance(model, BaseChatModel):
+            raise TypeError(
+                f"BudgetMiddleware cannot guard a {type(model).__qualname__}: give the agent a "
+                f"chat model, or a binding around one"
+            )
+        if not isinstance(model, BudgetedChatModel):
+            model = self._guarded(model)
+        elif self._guarding.fallback is not None:
+            raise ValueError(
+                "the agent's model is guarded already, and its fallbacks are those that it was "
+                "guarded with: give them to guard(), not to BudgetMiddleware"
+            )
+        terms = model.tokenfence_terms
+        budget = self._budget(terms.budget)
+        current.budget = budget
+        terms = terms.but(
+            budget=budget,
+            policy=replace(terms.policy, on_limit="raise"),
+            sublimits=(*terms.sublimits, current.run, current.thread),
+        )
+        scoped = budget.scope() if model.tokenfence_terms.budget is None else nullcontext()
+        return model.model_copy(update={"tokenfence_terms": terms}), scoped
+
+    def _guarded(self, model: BaseChatModel) -> Any:
+        """The guarded form of a model; made once."""
+        known = self._models.get(id(model))
+        if known is not None and known[0]() is model:
+            return known[1]
+        number, models = id(model), self._models
+
+        def forget(_: object) -> None:
+            models.pop(number, None)
+
+        guarded = self._guarding.chat_model(model)
+        models[number] = ref(model, forget), guarded
+        return guarded
+
+    def _budget(self, own: Budget | None) -> Budget:
+        """What a call counts against: of the middleware's budget and the model's own, the deeper.
+
+        Raises:
+            ValueError: Neither is part of the other.
+            NoBudgetError: There is none at all.
+        """
+        if own is None:
+            try:
+                own = budget_in_scope()
+            except NoBudgetError:
+                if self.budget is None:
+                    raise
+                return self.budget
+        given = self.budget
+        if given is None or given is own or _is_below(own, given):
+            return own
+        if _is_below(given, own):
+            return given
+        raise ValueError(
+            f"BudgetMiddleware has the budget {given.name!r}, and the agent's model counts against "
+            f"{own.name!r}; neither is part of the other, so a call cannot be charged to both. "
+            f"Give the middleware budget=None to use the model's, or one of the same tree"
+        )
+
+    # What is kept in the state
+
+    def _current(self, state: Any) -> Run | None:
+        """The run under way; None if it was resumed and no model was called since."""
+        current = (state.get(RUN_KEY) or {}).get(self.name)
+        return current if isinstance(current, Run) else None
+
+    def _recorded(self, state: Any, *, new_run: bool = False) -> Run:
+        """A run as the state records it, and what the state could not be told."""
+        record = dict((state.get(SPENT_KEY) or {}).get(self.name) or {})
+        if new_run:
+            record.pop("run", None)
+        current = Run((self.run_limit, self.thread_limit), record)
+        lost = self._unsaved.get(_place())
+        if lost is not None:
+            current.thread.charge(*lost.thread.unsaved)
+            if not new_run:
+                current.run.charge(*lost.run.unsaved)
+        return current
+
+    def _remember(self, current: Run) -> None:
+        """Keep what a failed step has spent: it cannot write to the state."""
+        if not any(map(any, (*current.thread.unsaved, *current.run.unsaved))):
+            return
+        place = _place()
+        if place[0]:
+            self._unsaved.pop(place, None)
+            self._unsaved[place] = current
+            while len(self._unsaved) > UNSAVED:
+                self._unsaved.pop(next(iter(self._unsaved)), None)
+
+    def _update(self, state: Any, current: Run) -> dict[str, Any]:
+        """What to write to the state."""
+        self._unsaved.pop(_place(), None)
+        return {
+            SPENT_KEY: {self.name: current.record()},
+            RUN_KEY: {**(state.get(RUN_KEY) or {}), self.name: current},
+        }
+
+    # What the model may ask
+
+    def _status_tool(self) -> StructuredTool:
+        def budget_status(runtime: ToolRuntime) -> str:
+            current = self._current(runtime.state) or self._recorded(runtime.state)
+            line: str = _status("admit", current)
+            return line
+
+        async def abudget_status(runtime: ToolRuntime) -> str:
+            current = self._current(runtime.state) or self._recorded(runtime.state)
+            line: str = await _status("aadmit", current)
+            return line
+
+        return StructuredTool.from_function(
+            budget_status,
+            abudget_status,
+            name="budget_status",
+            description="Tells what is left of the budget for this task. Costs nothing.",
+        )
+
+
+def _messages(request: ModelRequest[Any]) -> list[BaseMessage]:
+    system = request.system_message
+    return [*request.messages] if system is None else [system, *request.messages]
+
+
+def _chat_model(model: Any) -> Any:
+    """The guarded chat model inside bindings."""
+    while isinstance(model, RunnableBinding):
+        model = model.bound
+    return model
+
+
+def _input(wanted: Hold, hold: Hold) -> int:
+    """The input bound of one hold's conversation, on the model of another one."""
+    card, request = hold.card, wanted.request
+    if card is None:
+        raise AssertionError("an admitted hold has its model's card")
+    into = request.most_input(card)
+    if into > hold.bound.input_tokens and request.exact_tokens is not None:
+        into = min(into, request.exact_tokens(card) or into)
+    return into
+
+
+def _swapped(admit: str, wanted: Hold, current: Run) -> Flow[bool]:
+    """Take a larger hold in place of the one there is, if there is room for both at this moment."""
+    hold = current.hold
+    wanted.policy = replace(wanted.policy, wait=0)
+    try:
+        yield getattr(wanted, admit)
+    except BudgetExceeded:
+        return False
+    if hold is not None and wanted.capped and not hold.capped:
+        wanted.release()
+        return False
+    current.drop_hold()
+    current.hold = wanted
+    return True
+
+
+@contextmanager
+def _on_offer(hold: Hold) -> Iterator[None]:
+    """Have the model that is called in the block take what is held; if it does not, release it."""
+    handover = Handover(hold)
+    token = offered.set(handover)
+    hold.hand_over()
+    try:
+        yield
+    finally:
+        offered.reset(token)
+        if handover.has(hold):
+            hold.take_back()
+
+
+def _raise_limit(refusal: BudgetExceeded, current: Run, added: Limits) -> None:
+    """Raise the limit that a call was refused by."""
+    budget = current.budget
+    while budget is not None and budget.name != refusal.name:
+        budget = budget.parent
+    if budget is not None:
+        by = {quantity: amount or 0 for quantity, amount in zip(added._fields, added, strict=True)}
+        budget.top_up(to_decimal(by.pop("usd")), **by)
+    elif refusal.name == current.run.name:
+        current.run.raise_by(added)
+    elif refusal.name == current.thread.name:
+        current.thread.raise_by(added)
+    else:
+        raise ValueError(f"nothing here can raise the limit of {refusal.name!r}")
+
+
+def _is_below(budget: Budget, other: Budget) -> bool:
+    return budget._tree is other._tree and other.name in budget.path
+
+
+def _place() -> tuple[str, str]:
+    """The thread of the run under way, and where in a graph of graphs its agent is."""
+    try:
+        configured = get_config().get("configurable", {})
+    except RuntimeError:  # called outside of any graph
+        return "", ""
+    namespace = str(configured.get("checkpoint_ns") or "")
+    return str(configured.get("thread_id") or ""), namespace.rpartition("|")[0]
+
+
+def _with_line(message: SystemMessage | None, line: str) -> SystemMessage:
+    """A system message with one line more."""
+    if message is None:
+        return SystemMessage(line)
+    if isinstance(message.content, str):
+        return SystemMessage(f"{message.content}\n\n{line}")
+    return SystemMessage([*message.content, {"type": "text", "text": line}])
+
+
+def _status(admit: str, current: Run) -> Any:
+    """What is left; to be awaited on an async way."""
+
+    def told(states: Any) -> str:
+        budget = current.budget
+        names = [] if budget is None else [f"budget {name!r}" for name in budget.path]
+        own = [(account.name, account.state) for account in (current.run, current.thread)]
+        return status_line([*own, *zip(names, states, strict=True)])
+
+    async def later(store: Any, path: Any) -> str:
+        return told((await store.aexecute(Read(path))).states)
+
+    async def at_once() -> str:
+        return told(())
+
+    budget = current.budget
+    if budget is None:
+        return told(()) if admit == "admit" else at_once()
+    store = budget._tree.store
+    if admit == "aadmit":
+        return later(store, budget.path)
+    return told(store.execute(Read(budget.path)).states)

@@ -1,0 +1,168 @@
+"""What a run of an agent, and the thread that it is part of, have spent."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from tokenfence_integrations.engine.budget import Budget, Dollars
+from tokenfence_integrations.engine.request import Sublimit
+from tokenfence_integrations.langchain.holds import Hold
+from tokenfence_integrations.money import parse_usd
+from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
+
+__all__ = ["Allowance", "Run", "more", "parse_allowance"]
+
+Allowance: TypeAlias = Dollars | Mapping[str, Any] | Limits | None
+"""A limit of a run or a thread: dollars; or ``{"usd": "$1", "calls": 10, "tokens": 50_000}``."""
+
+RUN, THREAD = "this run", "this thread"
+NONE_ADDED = Limits(0, 0, 0, 0, 0)
+
+
+def parse_allowance(allowance: Allowance) -> Limits:
+    """Read the limit of a run or a thread.
+
+    Args:
+        allowance: Dollars; or several quantities by their names: ``usd``, ``calls``, ``tokens``,
+            ``input_tokens``, ``output_tokens``; None: no limit.
+
+    Raises:
+        ValueError: An amount is not valid, or a quantity is not known.
+
+    Example:
+        >>> parse_allowance({"usd": "$0.50", "calls": 10})[:2]
+        (500000000, 10)
+    """
+    if allowance is None:
+        return UNLIMITED
+    if isinstance(allowance, Limits):
+        return allowance
+    if not isinstance(allowance, Mapping):
+        return Limits(parse_usd(allowance))
+    unknown = set(allowance) - set(Limits._fields)
+    if unknown or not allowance:
+        raise ValueError(
+            f"a limit is dollars, or names some of {', '.join(Limits._fields)}; got {allowance!r}"
+        )
+    for quantity, amount in allowance.items():
+        if quantity != "usd" and (type(amount) is not int or amount < 0):
+            raise ValueError(f"{quantity} must be a whole number, 0 or more, got {amount!r}")
+    dollars = {"usd": parse_usd(allowance["usd"])} if "usd" in allowance else {}
+    return Limits(**{**allowance, **dollars})
+
+
+def more(allowance: Any, quantity: str) -> Limits:
+    """Read by how much a limit is raised.
+
+    Args:
+        allowance: As for `parse_allowance`; a bare number is of the quantity that was used up.
+        quantity: What was used up.
+
+    Raises:
+        ValueError: It is not a positive amount, or not of that quantity.
+    """
+    bare = not isinstance(allowance, Mapping)
+    if bare and not isinstance(allowance, str | int | float | Decimal):
+        raise ValueError(f"an amount is a number, a text or a mapping, got {allowance!r}")
+    added = parse_allowance({quantity: allowance} if bare else allowance)
+    if not getattr(added, quantity):
+        raise ValueError(f"what is used up is {quantity}; {allowance!r} adds none of it")
+    return added
+
+
+class Account(Sublimit):
+    """A sublimit that can be raised, and written to an agent's state.
+
+    Args:
+        name: What refusals call it.
+        limits: Its limits, before any was raised.
+        record: What `record` wrote; None: nothing is spent.
+    """
+
+    __slots__ = ("added", "saved")
+
+    def __init__(self, name: str, limits: Limits, record: Mapping[str, Any] | None = None) -> None:
+        spent, uncertain, self.added = NOTHING, NOTHING, NONE_ADDED
+        if record is not None:
+            spent, uncertain = Amount(*record["spent"]), Amount(*record["uncertain"])
+            self.added = Limits(*record["added"])
+        super().__init__(name, _raised(limits, self.added), spent, uncertain)
+        self.saved = (spent, uncertain)
+
+    def raise_by(self, added: Limits) -> None:
+        """Raise the limits; quantities without one stay so."""
+        self.limits = _raised(self.limits, added)
+        self.added = _raised(self.added, added)
+
+    @property
+    def unsaved(self) -> tuple[Amount, Amount]:
+        """What was charged since it was read from the state, or written to it."""
+        spent, uncertain = self.saved
+        return _minus(self.spent, spent), _minus(self.uncertain, uncertain)
+
+    def record(self) -> dict[str, list[int]]:
+        """What has to be kept of it, in plain numbers."""
+        added = [by or 0 for by in self.added]
+        return {"spent": [*self.spent], "uncertain": [*self.uncertain], "added": added}
+
+
+class Run(dict[str, Any]):
+    """One run of an agent: its accounts, and what it holds back.
+
+    It is kept in the agent's state while the run lasts. To whoever writes that state out it is what
+    the run has spent; a copy of it is that alone.
+
+    Args:
+        limits: Those of a run, and of a thread.
+        record: What the state keeps of both; None: nothing.
+
+    Attributes:
+        run: What this run has spent.
+        thread: What all runs of its thread have.
+        budget: What its last call counted against.
+        hold: What is held back for its last answer.
+        jump: Where the agent goes next, if not on.
+    """
+
+    __slots__ = ("__weakref__", "budget", "hold", "jump", "run", "thread")
+
+    def __init__(
+        self, limits: tuple[Limits, Limits], record: Mapping[str, Any] | None = None
+    ) -> None:
+        record = record or {}
+        self.run = Account(RUN, limits[0], record.get("run"))
+        self.thread = Account(THREAD, limits[1], record.get("thread"))
+        self.budget: Budget | None = None
+        self.hold: Hold | None = None
+        self.jump: str | None = None
+        super().__init__(self.run.record())
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def record(self) -> dict[str, Any]:
+        """What the state has to keep, and is told now."""
+        record = {"run": self.run.record(), "thread": self.thread.record()}
+        self.update(record["run"])
+        for account in (self.run, self.thread):
+            account.saved = (account.spent, account.uncertain)
+        return record
+
+    def drop_hold(self) -> None:
+        """Give back what is held."""
+        hold, self.hold = self.hold, None
+        if hold is not None and hold.open:
+            hold.release()
+
+
+def _raised(limits: Limits, by: Limits) -> Limits:
+    return Limits(
+        *[
+            None if limit is None else limit + (more_of_it or 0)
+            for limit, more_of_it in zip(limits, by, strict=True)
+        ]
+    )
+
+
+def _minus(amount: Amount, other: Amount) -> Amount:
+    return Amount(*[a - b for a, b in zip(amount, other, strict=True)])

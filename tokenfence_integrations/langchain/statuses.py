@@ -1,0 +1,36 @@
+"""What is left, in a line for the model to read."""
+
+from collections.abc import Sequence
+
+from tokenfence_integrations.money import format_usd
+from tokenfence_integrations.stores.base import AccountState, Limits
+
+__all__ = ["status_line"]
+
+
+def status_line(accounts: Sequence[tuple[str, AccountState]]) -> str:
+    """What is left in each account that has a limit.
+
+    Args:
+        accounts: Names and states.
+
+    Example:
+        >>> status_line([("this run", Sublimit("this run", Limits(calls=5)).state)])
+        'Budget: 5 of 5 calls left for this run.'
+    """
+    parts = [part for name, state in accounts for part in _parts(name, state)]
+    return f"Budget: {'; '.join(parts) or 'no limit'}."
+
+
+def _parts(name: str, state: AccountState) -> list[str]:
+    told = []
+    for quantity, limit in zip(Limits._fields, state.limits, strict=True):
+        if limit is None:
+            continue
+        used = sum(
+            getattr(part, quantity) for part in (state.spent, state.reserved, state.uncertain)
+        )
+        shown = format_usd if quantity == "usd" else "{:,}".format
+        unit = "" if quantity == "usd" else f" {quantity.replace('_', ' ')}"
+        told.append(f"{shown(max(0, limit - used))} of {shown(limit)}{unit} left for {name}")
+    return told
