@@ -23,16 +23,21 @@ class Handover:
         calls: Admitted calls; whoever takes one has to end it.
         wire: Whether it is for the provider's client alone: the layer that offers it calls that
             next, so that any other guarded thing that is called meanwhile makes a call of its own.
+        around: What a layer further out has on offer, for those whom nothing here fits. What that
+            offers for its client alone is not for them.
 
     Example:
         >>> token = offered.set(Handover(call))  # doctest: +SKIP
     """
 
-    __slots__ = ("_calls", "wire")
+    __slots__ = ("_calls", "around", "wire")
 
-    def __init__(self, *calls: "Call", wire: bool = False) -> None:
+    def __init__(
+        self, *calls: "Call", wire: bool = False, around: "Handover | None" = None
+    ) -> None:
         self._calls = [*calls]
         self.wire = wire
+        self.around = None if around is not None and around.wire else around
 
     def add(self, call: "Call") -> None:
         """Offer another call after those that are on offer."""
@@ -41,6 +46,16 @@ class Handover:
     def has(self, call: "Call") -> bool:
         """Whether this call is still on offer: nobody below has taken it."""
         return call in self._calls
+
+    def withdraw(self, call: "Call") -> bool:
+        """Take a call back; False if a layer below was quicker."""
+        return self._remove(call)
+
+    def charges(self, budget: "Budget") -> bool:
+        """Whether an open call on offer charges this budget already."""
+        if any(call.charges(budget) and call.open for call in [*self._calls]):
+            return True
+        return self.around is not None and self.around.charges(budget)
 
     def take(self, budget: "Budget") -> "Call | None":
         """Take over the first call that charges this budget already.
@@ -57,14 +72,14 @@ class Handover:
         for call in [*self._calls]:
             if call.tree is not budget._tree:
                 continue
-            below, above = budget.path[0] in call.budget.path, call.budget.path[0] in budget.path
+            below, above = call.charges(budget), call.budget.path[0] in budget.path
             if not (below or above) or not self._remove(call):
                 continue
             if below and call.open:
                 return call
             call.release()
             return None
-        return None
+        return None if self.around is None else self.around.take(budget)
 
     def _remove(self, call: "Call") -> bool:
         try:

@@ -258,6 +258,10 @@ class Call:
         """Whether it is admitted and has not ended."""
         return self._key in self.tree.live
 
+    def charges(self, budget: "Budget") -> bool:
+        """Whether it counts against this budget: it is made on it, or on one below it."""
+        return self.tree is budget._tree and budget.path[0] in self.budget.path
+
     def _spent(self, usage: Usage, service_tier: str | None) -> Amount:
         card = self.card
         if card is None:

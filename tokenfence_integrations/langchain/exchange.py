@@ -74,7 +74,8 @@ class Exchange:
         self.options = options
         self.given = call is not None
         self.call = call if call is not None else call_for(model, messages, options)
-        self._handover = Handover(self.call, wire=True)
+        # What is on offer around the model stays so: for a client guarded on another budget.
+        self._handover = Handover(self.call, wire=True, around=offered.get())
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._usage: UsageMetadata | None = None
         self._last: Any = None

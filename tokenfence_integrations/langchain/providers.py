@@ -14,6 +14,7 @@ __all__ = [
     "model_name",
     "name_field",
     "output_maximum",
+    "price_list",
     "provider_of",
     "provider_of_class",
     "with_model_name",
@@ -39,7 +40,20 @@ CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_p
 def provider_of(model: BaseChatModel) -> str:
     """Whose price list counts for a model, as genai-prices names it."""
     told = model._get_ls_params().get("ls_provider") or "openai"
-    base_url = getattr(model, "openai_api_base", None)
+    return price_list(told, getattr(model, "openai_api_base", None))
+
+
+def price_list(told: str, base_url: object) -> str:
+    """Whose price list counts for a provider, as genai-prices names it.
+
+    Args:
+        told: LangChain's name of it.
+        base_url: Where an OpenAI client was told to go; empty or None: to OpenAI.
+
+    Example:
+        >>> price_list("google_genai", None), price_list("openai", "https://api.groq.com/openai/v1")
+        ('google', 'groq')
+    """
     if told == "openai" and base_url:
         return provider_of_url(str(base_url))
     return PRICE_LISTS.get(told, told)

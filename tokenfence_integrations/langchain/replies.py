@@ -1,6 +1,7 @@
 """What a guarded model answers when a call is refused with ``on_limit="stop"``."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
@@ -9,7 +10,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from tokenfence_integrations.clients.openai.replies import MODEL, refusal_text
 from tokenfence_integrations.errors import BudgetExceeded
 
-__all__ = ["FINISH_REASON", "refusal_chunks", "refusal_message", "refusal_result"]
+__all__ = ["FINISH_REASON", "is_refusal", "refusal_chunks", "refusal_message", "refusal_result"]
 
 FINISH_REASON = "budget_exceeded"
 
@@ -51,3 +52,9 @@ def refusal_chunks(refusal: BudgetExceeded) -> Iterator[ChatGenerationChunk]:
         chunk_position="last",
     )
     yield ChatGenerationChunk(message=last, generation_info=_metadata())
+
+
+def is_refusal(message: Any) -> bool:
+    """Whether a guard made up this answer, of a model or of its client: nothing was sent."""
+    told = getattr(message, "response_metadata", None) or {}
+    return told.get("model_name") == MODEL

@@ -1,14 +1,23 @@
 """What an answer consumed, in the engine's terms, read from LangChain's messages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["message_usage", "result_usage", "service_tier", "usage_of", "was_cut"]
+__all__ = [
+    "answer_usage",
+    "has_ended",
+    "message_usage",
+    "result_usage",
+    "service_tier",
+    "usage_of",
+    "was_cached",
+    "was_cut",
+]
 
 TIERS = ("priority", "flex")
 """Service tiers that langchain-openai puts before the names of the details, as `priority_audio`."""
@@ -63,12 +72,19 @@ def message_usage(message: Any) -> Usage | None:
 
 def result_usage(result: ChatResult) -> Usage | None:
     """The usage of a whole answer. Each of several choices carries the usage of all: one counts."""
-    for generation in result.generations:
+    return answer_usage(result.generations, result.llm_output)
+
+
+def answer_usage(
+    generations: Sequence[Generation], llm_output: Mapping[str, Any] | None
+) -> Usage | None:
+    """As `result_usage`, of the parts of a result; those of a text model have no messages."""
+    for generation in generations:
         if isinstance(generation, ChatGeneration):
             found = message_usage(generation.message)
             if found is not None:
                 return found
-    reported = (result.llm_output or {}).get("token_usage")
+    reported = (llm_output or {}).get("token_usage")
     if not isinstance(reported, Mapping):
         return None
     return usage_of(
@@ -90,8 +106,22 @@ def was_cut(message: Any) -> bool:
     if not isinstance(message, AIMessage):
         return False
     told = message.response_metadata
-    reason = told.get("finish_reason") or told.get("stop_reason") or told.get("done_reason")
-    return reason in CUT or told.get("status") == "incomplete"
+    return _reason(told) in CUT or told.get("status") == "incomplete"
+
+
+def has_ended(message: Any) -> bool:
+    """Whether an answer tells why it ended, so that its usage is that of all of it."""
+    told = getattr(message, "response_metadata", None) or {}
+    return bool(_reason(told)) or told.get("status") in ("completed", "incomplete")
+
+
+def was_cached(message: Any) -> bool:
+    """Whether LangChain's cache answered: it replays the usage, and adds a cost of nothing."""
+    return "total_cost" in (getattr(message, "usage_metadata", None) or {})
+
+
+def _reason(told: Mapping[str, Any]) -> Any:
+    return told.get("finish_reason") or told.get("stop_reason") or told.get("done_reason")
 
 
 def _detail(details: Mapping[str, Any], name: str) -> int:

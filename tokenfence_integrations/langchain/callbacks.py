@@ -1,0 +1,327 @@
+"""A budget as a LangChain callback handler: for models that cannot be guarded.
+
+A callback sees a call before it is made, and can forbid it; it cannot change it, and is not told
+of every end. So it can neither cap an answer nor fall back, and what it has reserved has a lease.
+Where a model can be guarded, `guard` is the better way; both together charge once.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.outputs import LLMResult
+from langchain_core.tracers.context import register_configure_hook
+
+from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy
+from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.langchain.allocations import Allocations
+from tokenfence_integrations.langchain.batches import Batch, Run
+from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
+from tokenfence_integrations.langchain.prompts import prompt_bound
+from tokenfence_integrations.langchain.starts import Start, read_options
+from tokenfence_integrations.langchain.terms import Terms, guard_number, terms_of_guard
+from tokenfence_integrations.log import logger
+from tokenfence_integrations.pricing.book import PriceBook, book_of
+from tokenfence_integrations.pricing.rates import Price
+
+__all__ = ["LEASE", "BudgetCallbackHandler", "budget_callbacks"]
+
+LEASE = 600.0
+"""Seconds that a call may take before it is no longer waited for: the provider's own time-out."""
+
+
+class BudgetCallbackHandler(BaseCallbackHandler):
+    """Keeps the calls of all models that it hears of within a budget.
+
+    At a model's start it reserves the most that the call can cost, or raises; at its end it books
+    what the call did cost. It works in sync and async code alike.
+
+    Args:
+        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: the one of the surrounding
+            ``budget.scope()`` at each call.
+        allocations: Shares of the budget, in dollars, by agent, node, tag or ``"key=value"`` of the
+            metadata, as `Allocations` tells; each is a child of the budget, made on first use. None
+            as a share: books of its own, but no limit of its own.
+        expected_output_tokens: Reserve for answers of this length (per choice, 1 or more) rather
+            than for the longest possible, where that is less. No guarantee any more: a longer
+            answer is booked as it was, and the event ``bound_exceeded`` tells of it.
+        prices: Prices of your own by model name, used before the price list.
+        on_limit: ``"raise"``, or ``"warn"`` to log and let the call through.
+        wait: Seconds that a call in a thread may wait for calls in flight before it is refused; 0
+            never waits. On an event loop it never does: that would block the loop.
+        on_unknown: Whether a call of unknown outcome is charged or released.
+        lease: Seconds after which a call whose end was never told is booked as of unknown outcome.
+
+    Raises:
+        ValueError: A number is out of its range, or a share cannot be given.
+
+    Example:
+        >>> handler = BudgetCallbackHandler("$5.00", allocations={"writer": "$2.00"})
+        >>> graph.invoke(state, config={"callbacks": [handler]})  # doctest: +SKIP
+        >>> print(handler.tokenfence.tree())  # doctest: +SKIP
+    """
+
+    raise_error = True
+    run_inline = True
+
+    def __init__(
+        self,
+        budget: Budget | Dollars | None = None,
+        *,
+        allocations: Mapping[str, Dollars | None] | None = None,
+        expected_output_tokens: int | None = None,
+        prices: Mapping[str, Price] | None = None,
+        on_limit: OnLimit = "raise",
+        wait: float = 60.0,
+        on_unknown: OnUnknown = "charge",
+        lease: float = LEASE,
+    ) -> None:
+        super().__init__()
+        if on_limit == "stop":
+            raise ValueError(
+                'a callback has no reply to give: on_limit must be "raise" or "warn"; guard the '
+                'model to have on_limit="stop"'
+            )
+        expected = expected_output_tokens
+        if expected is not None and (type(expected) is not int or expected < 1):
+            raise ValueError(f"expected_output_tokens must be 1 or more, got {expected!r}")
+        if isinstance(lease, bool) or not isfinite(lease) or lease <= 0:
+            raise ValueError(f"lease must be a number of seconds above 0, got {lease!r}")
+        self._policy = Policy(on_limit, wait=wait, on_unknown=on_unknown)
+        self._without_waiting = replace(self._policy, wait=0)
+        self._budget = None if budget is None else as_budget(budget, 0.8)
+        self._allocations = Allocations(allocations or {})
+        if self._budget is not None:
+            self._allocations.check(self._budget)
+        self._expected = expected
+        self._prices = dict(prices or {})
+        self._books: dict[str, PriceBook] = {}
+        self._lease = lease
+        self._runs: dict[UUID, Run] = {}
+        self._around: BudgetCallbackHandler | None = None
+
+    @property
+    def tokenfence(self) -> Budget:
+        """The budget that calls made here and now count against."""
+        return self._budget if self._budget is not None else budget_in_scope()
+
+    # Starts
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Reserve for a chat model's call.
+
+        Raises:
+            BudgetExceeded: It does not fit.
+            UnknownModelError: The model has no known price.
+        """
+        prompt = [message for prompt in messages for message in prompt]
+        self._started(serialized, prompt, run_id, tags, metadata, kwargs, chat=True)
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Reserve for a text model's call; as `on_chat_model_start`."""
+        prompt = [HumanMessage(prompt) for prompt in prompts]
+        self._started(serialized, prompt, run_id, tags, metadata, kwargs, chat=False)
+
+    def _started(
+        self,
+        serialized: Mapping[str, Any] | None,
+        prompt: Sequence[BaseMessage],
+        run_id: UUID,
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+        told: Mapping[str, Any],
+        *,
+        chat: bool,
+    ) -> None:
+        if self._around is not None:
+            self._around._started(serialized, prompt, run_id, tags, metadata, told, chat=chat)
+        params = told.get("invocation_params") or {}
+        start = Start(serialized or {}, params, metadata or {})
+        batch = Batch.starting(params)
+        try:
+            budget = self._allocations.account(self.tokenfence, start.metadata, tags)
+            terms = _guard_of(start)
+            if terms is not None and _counts_against(terms.budget_now(), budget):
+                return
+            if batch.charges_run(run_id, budget):
+                return
+            call = self._call(budget, start, prompt).admit()
+        except BaseException:
+            batch.cancel()
+            raise
+        # A guarded model that takes the call sends its own maximum; there is none of ours to send.
+        call.max_output_tokens = None
+        call.tree.leases.add(call, self._lease)
+        self._forget_ended_runs()
+        self._runs[run_id] = Run(run_id, self, call, batch, chat=chat, terms=terms)
+
+    def _call(self, budget: Budget, start: Start, prompt: Sequence[BaseMessage]) -> Call:
+        book = self._book(start.provider)
+        card = book.card(start.model)
+        bound = prompt_bound(prompt, read_options(start.params))
+        request = start.request(card, bound, self._expected)
+        policy = self._without_waiting if _on_event_loop() else self._policy
+        return Call(budget, request, policy, book, LangChainBudgetExceeded)
+
+    def _book(self, provider: str) -> PriceBook:
+        if not self._prices:
+            return book_of(provider)
+        book = self._books.get(provider)
+        if book is None:
+            book = self._books.setdefault(provider, PriceBook(self._prices, provider))
+        return book
+
+    def _forget_ended_runs(self) -> None:
+        """Let go of the oldest runs whose end was never told, but whose lease is over."""
+        while self._runs:
+            try:
+                run_id = next(iter(self._runs))
+            except (RuntimeError, StopIteration):  # another thread was faster
+                return
+            run = self._runs.get(run_id)
+            if run is not None and run.call.open:
+                return
+            self._runs.pop(run_id, None)
+
+    # Ends
+
+    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Take back what is on offer: whoever reads the stream may make calls of his own now."""
+        self._answers(run_id)
+
+    def on_stream_event(self, event: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """As `on_llm_new_token`."""
+        self._answers(run_id)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Book what a call did cost."""
+        if self._around is not None:
+            self._around.on_llm_end(response, run_id=run_id)
+        run = self._runs.pop(run_id, None)
+        if run is not None:
+            run.batch.over()
+            _end(run.finished, response)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """End a call that failed: released if it was surely free, else of unknown outcome."""
+        if self._around is not None:
+            self._around.on_llm_error(error, run_id=run_id, **kwargs)
+        run = self._runs.pop(run_id, None)
+        if run is None:
+            return
+        run.batch.over()
+        _end(run.failed, error, kwargs.get("response"))
+        if run.chat and not _on_event_loop():
+            self._break_off(run)
+
+    def _answers(self, run_id: UUID) -> None:
+        if self._around is not None:
+            self._around._answers(run_id)
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.keep()
+
+    def _break_off(self, run: Run) -> None:
+        """End the other runs of a sync ``generate()`` of chats: nothing more is told of them.
+
+        They are made one after another, so those before the failed one were paid for, and those
+        after it never made. On an event loop it may be ``agenerate()``, which tells of all.
+        """
+        before, after = run.batch.others(run)
+        for other in before:
+            if self._runs.pop(other.run_id, None) is not None:
+                _end(other.unheard)
+        for other in after:
+            if self._runs.pop(other.run_id, None) is not None:
+                _end(other.never_made)
+
+
+_handler: "ContextVar[BudgetCallbackHandler | None]" = ContextVar(
+    "tokenfence_callbacks", default=None
+)
+# Once, at import: a hook is never removed, and slows down every run.
+register_configure_hook(_handler, inheritable=True)
+
+
+@contextmanager
+def budget_callbacks(
+    budget: Budget | Dollars | None = None, **options: Any
+) -> Iterator[BudgetCallbackHandler]:
+    """Keep all models that are called in this context within a budget.
+
+    Tasks started inside inherit it, and so do threads that run in a ``contextvars.copy_context()``;
+    LangChain's and LangGraph's own threads do. Where such blocks nest, each budget holds.
+
+    Args:
+        budget: As for `BudgetCallbackHandler`.
+        options: As for `BudgetCallbackHandler`.
+
+    Returns:
+        A context manager, whose value is the handler.
+
+    Raises:
+        ValueError: As for `BudgetCallbackHandler`.
+
+    Example:
+        >>> with budget_callbacks("$5.00") as handler:  # doctest: +SKIP
+        ...     chain.invoke("Why?")
+        >>> handler.tokenfence.spent  # doctest: +SKIP
+        0.0021
+    """
+    handler = BudgetCallbackHandler(budget, **options)
+    handler._around = _handler.get()
+    token = _handler.set(handler)
+    try:
+        yield handler
+    finally:
+        _handler.reset(token)
+
+
+def _guard_of(start: Start) -> Terms | None:
+    """What the model of a run is guarded with; None if it is not."""
+    number = guard_number(start.metadata)
+    return None if number is None else terms_of_guard(number)
+
+
+def _counts_against(guarded: Budget, budget: Budget) -> bool:
+    """Whether what is charged to one budget is charged to the other as well."""
+    return guarded._tree is budget._tree and budget.name in guarded.path
+
+
+def _on_event_loop() -> bool:
+    return asyncio._get_running_loop() is not None
+
+
+def _end(end: Callable[..., None], *told: Any) -> None:
+    """End a call; whatever goes wrong must not cost the caller an answer that is paid for."""
+    try:
+        end(*told)
+    except Exception:
+        logger().exception("a call could not be settled; its lease will end it")
