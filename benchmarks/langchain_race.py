@@ -10,7 +10,9 @@ import asyncio
 import logging
 import operator
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Annotated, Any, NamedTuple, Self, TypedDict
 
@@ -24,6 +26,8 @@ from langgraph.types import Send
 
 from benchmarks.race import BARE, CALLS, FITS, OURS, TEXT, Result, show
 from tokenfence_integrations import Budget, BudgetExceeded, guard
+from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
+from tokenfence_integrations.langchain.middleware import BudgetMiddleware
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.testing import Behavior, SimulatedProvider
 
@@ -107,9 +111,36 @@ def _guarded(model: ChatOpenAI, budget: Budget) -> Any:
     return guard(model, budget=budget, on_limit="raise", exact_input=True)
 
 
+def _by_handler(model: ChatOpenAI, limit: int) -> Setup:
+    budget = Budget(to_decimal(limit))
+    return Setup(model, partial(_booked, budget), [BudgetCallbackHandler(budget)])
+
+
 def _by_model(model: ChatOpenAI, limit: int) -> Setup:
     budget = Budget(to_decimal(limit))
-    return Setup(_guarded(model, budget), lambda: _booked(budget))
+    return Setup(_guarded(model, budget), partial(_booked, budget))
+
+
+def _by_both(model: ChatOpenAI, limit: int) -> Setup:
+    budget = Budget(to_decimal(limit))
+    handler = BudgetCallbackHandler(budget)
+    return Setup(_guarded(model, budget), partial(_booked, budget), [handler])
+
+
+def _by_middleware(model: ChatOpenAI, limit: int) -> Setup:
+    budget = Budget(to_decimal(limit))
+    middleware = BudgetMiddleware(budget, exact_input=True)
+    return Setup(model, partial(_booked, budget), middleware=[middleware])
+
+
+def _by_all(model: ChatOpenAI, limit: int) -> Setup:
+    budget = Budget(to_decimal(limit))
+    return Setup(
+        _guarded(model, budget),
+        partial(_booked, budget),
+        [BudgetCallbackHandler(budget)],
+        [BudgetMiddleware(budget, exact_input=True)],
+    )
 
 
 def _booked(budget: Budget) -> int:
@@ -120,7 +151,11 @@ def _booked(budget: Budget) -> int:
 CONTENDERS = (
     Contender(BARE.name, lambda model, limit: Setup(model, lambda: None)),
     Contender("check, then charge", _checked),
+    Contender(f"{OURS.name}: handler", _by_handler),
     Contender(f"{OURS.name}: model", _by_model),
+    Contender(f"{OURS.name}: both", _by_both),
+    Contender(f"{OURS.name}: middleware", _by_middleware, agents_only=True),
+    Contender(f"{OURS.name}: all three", _by_all, agents_only=True),
 )
 
 REFUSED = (BudgetExceeded, OverLimit)
@@ -303,8 +338,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=CALLS)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(arguments)
-    # LangChain logs each refusal of a callback before it raises it.
+    # Where a callback refuses, LangChain logs that first, and forgets those who would be told next.
     logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited")
     return show(list(race(calls=options.calls)), options.calls, as_json=options.json)
 
 
