@@ -13,6 +13,7 @@ from tests.langchain.models import LOCAL_PRICES, LocalChat, StreamingLocalChat, 
 from tokenfence_integrations import Budget, BudgetExceeded, UnknownModelError, guard
 from tokenfence_integrations.langchain import BudgetedChatModel
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
+from tokenfence_integrations.pricing.tokens import encoding_for
 from tokenfence_integrations.testing import SimulatedProvider
 
 Ask = Callable[[Any], Any]
@@ -410,6 +411,10 @@ def test_a_pinned_azure_deployment_cannot_be_swapped() -> None:
 
 # Many at once
 
+# Of a budget for exactly four calls: without a vocabulary the bound of the fourth, by bytes, is
+# above what is left.
+FITTING = 4 if encoding_for("gpt-4o") else 3
+
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_hundred_at_once_keep_the_budget(
@@ -428,8 +433,8 @@ async def test_a_hundred_at_once_keep_the_budget(
     )
     await asyncio.gather(*[ask() for _ in range(100)])
 
-    check_books(budget, provider, records=4)
-    assert provider.billed == 4 * cost
+    check_books(budget, provider, records=FITTING)
+    assert provider.billed == FITTING * cost
 
 
 def test_threads_of_a_batch_keep_the_budget(plain: ChatOpenAI, provider: SimulatedProvider) -> None:
@@ -442,7 +447,7 @@ def test_threads_of_a_batch_keep_the_budget(plain: ChatOpenAI, provider: Simulat
 
     guard(plain, budget=budget, exact_input=True).batch(["hello"] * 30)
 
-    check_books(budget, provider, records=4)
+    check_books(budget, provider, records=FITTING)
 
 
 def test_the_scope_counts_where_no_budget_was_given(

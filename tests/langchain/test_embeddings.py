@@ -7,10 +7,11 @@ import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_openai import OpenAIEmbeddings
 
-from tests.clients.helpers import check_books
+from tests.clients.helpers import check_books, outcomes
 from tests.langchain.models import close, openai_embeddings
 from tokenfence_integrations import Budget, BudgetExceeded, Price, UnknownModelError, guard
 from tokenfence_integrations.langchain import BudgetedEmbeddings, LangChainBudgetExceeded
+from tokenfence_integrations.pricing.tokens import encoding_for
 from tokenfence_integrations.testing import SimulatedProvider
 
 PRICES = {"local": Price(input="$1/M", output="$1/M")}
@@ -100,7 +101,9 @@ async def test_any_embeddings_are_sent_in_their_own_batches(way: str) -> None:
 
     assert vectors == [[float(len(text))] for text in TEXTS]
     assert [len(batch) for batch in plain.sent] == [3, 3, 1, 1]
-    assert [record.outcome for record in budget.ledger] == ["settled"] * 4
+    # Their usage is what can be counted here: without a vocabulary nothing can.
+    counted = encoding_for("local") is not None
+    assert outcomes(budget) == ["settled" if counted else "uncertain"] * 4
     assert budget.snapshot().spent.usd == 1_000 * sum(
         record.usage.input_tokens for record in budget.ledger if record.usage
     )

@@ -1,5 +1,6 @@
 """One call's life: admitted, sent, and ended exactly once."""
 
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -96,6 +97,21 @@ class Call:
         self.cost = 0
         self.outcome: Outcome | None = None
         self.waited = 0.0
+
+    def again(self, *, same_model: bool, same_maximum: bool = False) -> "Call":
+        """A call to admit for another attempt at the same thing, after this one has ended.
+
+        Args:
+            same_model: Whether no fallback may answer it: the request is written already.
+            same_maximum: Whether its output maximum is written already as well.
+        """
+        request, policy = self.request, self.policy
+        if same_model:
+            request, policy = replace(request, model=self.model), replace(policy, stages=())
+        if same_maximum:
+            most = self.bound.output_tokens // request.choices
+            request = replace(request, max_output_tokens=most, cappable=False)
+        return Call(self.budget, request, policy, self.book, self.error)
 
     # Admission
 

@@ -1,6 +1,6 @@
 """One provider call of a guarded chat model: its reservation, and what came back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -8,9 +8,11 @@ from langchain_core.messages import BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
+from tokenfence_integrations.engine.failures import cost_of_status
 from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.langchain.flows import Flow
 from tokenfence_integrations.langchain.prompts import exact_count, prompt_bound
 from tokenfence_integrations.langchain.providers import (
     can_cap,
@@ -25,17 +27,25 @@ from tokenfence_integrations.langchain.usages import (
     usage_of,
     was_cut,
 )
+from tokenfence_integrations.stores.base import Amount
+from tokenfence_integrations.usage import Usage
 
 if TYPE_CHECKING:
     from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 
-__all__ = ["Exchange", "call_for", "running"]
+__all__ = ["Exchange", "call_for", "running", "runs"]
 
 AnyCall = TypeVar("AnyCall", bound=Call)
 
-running: "ContextVar[Any]" = ContextVar("tokenfence_running", default=None)
-"""The guarded model whose provider code runs in this context: what it calls of its own methods
+running: "ContextVar[Exchange | None]" = ContextVar("tokenfence_running", default=None)
+"""The exchange whose model's own code runs in this context: what that calls of its own methods
 (`_generate` that streams, `_agenerate` that runs `_generate` in a thread) is the same call."""
+
+
+def runs(model: object) -> bool:
+    """Whether a guarded model's own code runs in this context."""
+    exchange = running.get()
+    return exchange is not None and exchange.model is model
 
 
 class Exchange:
@@ -53,6 +63,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_attempted",
         "_handover",
         "_last",
         "_tokens",
@@ -76,6 +87,7 @@ class Exchange:
         self.call = call if call is not None else call_for(model, messages, options)
         # What is on offer around the model stays so: for a client guarded on another budget.
         self._handover = Handover(self.call, wire=True, around=offered.get())
+        self._attempted = False
         self._tokens: tuple[Token[Any], Token[Any]] | None = None
         self._usage: UsageMetadata | None = None
         self._last: Any = None
@@ -96,7 +108,7 @@ class Exchange:
         return self.model, self.options
 
     def __enter__(self) -> "Exchange":
-        self._tokens = running.set(self.model), offered.set(self._handover)
+        self._tokens = running.set(self), offered.set(self._handover)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -104,6 +116,33 @@ class Exchange:
             running.reset(self._tokens[0])
             offered.reset(self._tokens[1])
             self._tokens = None
+
+    def attempt(self, admit: str, send: Callable[[], Any]) -> Flow[Any]:
+        """One HTTP attempt of a provider's client, seen from below: each may be billed.
+
+        Args:
+            admit: The method by which a call is admitted on this way, sync or async.
+            send: Makes the attempt, and returns its response.
+
+        Returns:
+            The response.
+        """
+        if self._attempted:
+            self.call = self.call.again(same_model=True, same_maximum=True)
+            self._handover = Handover(self.call, wire=True)
+            yield getattr(self.call, admit)
+        self._attempted = True
+        try:
+            response = yield send
+        except BaseException as error:
+            self.call.fail(error)
+            raise
+        if response.status_code >= 400:
+            if cost_of_status(response.status_code) == "free":
+                self.call.release()
+            else:
+                self.call.lose()
+        return response
 
     # Ends
 
@@ -118,10 +157,7 @@ class Exchange:
             return
         message = getattr(result.generations[0], "message", None) if result.generations else None
         usage = result_usage(result)
-        if usage is None:
-            self.call.lose()
-        else:
-            self.call.settle(usage, service_tier=service_tier(message), truncated=was_cut(message))
+        self._settle(usage, service_tier(message), was_cut(message))
 
     def see(self, chunk: ChatGenerationChunk) -> None:
         """Take note of one chunk of a stream; LangChain's convention is that usages add up."""
@@ -138,10 +174,19 @@ class Exchange:
             return
         last, usage = self._last, usage_of(self._usage)
         message = None if last is None else last.message
+        self._settle(usage, service_tier(message), _cut(last))
+
+    def _settle(self, usage: Usage | None, tier: str | None, truncated: bool) -> None:
+        call = self.call
         if usage is None:
-            self.call.lose()
+            call.lose()
+        elif usage.input_tokens:
+            call.settle(usage, service_tier=tier, truncated=truncated)
         else:
-            self.call.settle(usage, service_tier=service_tier(message), truncated=_cut(last))
+            # No prompt is of no tokens: a stream whose last event tells the output only.
+            into, card = call.bound.input_tokens, call.card
+            usd = 0 if card is None else card.bound(into, usage.output_tokens, service_tier=tier)
+            call.lose(Amount(usd, 1, into, usage.output_tokens))
 
     def failed(self, error: BaseException) -> None:
         """End it after a failure, an abandoned stream or a cancelled task."""

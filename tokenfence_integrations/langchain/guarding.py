@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.policy import OnLimit, Policy, parse_fallback
+from tokenfence_integrations.langchain.anthropic_clients import with_metered_attempts
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings, guarded_embeddings
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
@@ -203,6 +204,7 @@ class Guarding:
         copied: Any = model.model_copy()
         object.__setattr__(copied, "__class__", _guarded_class(type(model)))
         copied.tokenfence_terms = terms
+        with_metered_attempts(copied)
         # A client that the user has guarded may count against any other budget.
         copied.tokenfence_metered_below = bool(plain) and not any(
             hasattr(client, "tokenfence") for client in plain

@@ -30,6 +30,7 @@ from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.engine.policy import OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
+from tokenfence_integrations.langchain.agent_runs import AgentRun, Allowance, parse_allowance
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.exchange import call_for
 from tokenfence_integrations.langchain.flows import Flow, arun, run
@@ -38,7 +39,6 @@ from tokenfence_integrations.langchain.holds import Hold
 from tokenfence_integrations.langchain.providers import can_cap, output_maximum
 from tokenfence_integrations.langchain.questions import ask
 from tokenfence_integrations.langchain.replies import refusal_message
-from tokenfence_integrations.langchain.runs import Allowance, Run, parse_allowance
 from tokenfence_integrations.langchain.statuses import status_line
 from tokenfence_integrations.langchain.transcripts import shortened, transcript
 from tokenfence_integrations.money import to_decimal
@@ -174,7 +174,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         self.tools = [self._status_tool()] if tell_model else []
         self._guarding = Guarding(held, policy, fallback, given, prices, exact_input)
         self._models: dict[int, tuple[ref[BaseChatModel], Any]] = {}
-        self._unsaved: dict[tuple[str, str], Run] = {}
+        self._unsaved: dict[tuple[str, str], AgentRun] = {}
 
     # What LangChain calls
 
@@ -253,7 +253,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         admit: str,
         request: ModelRequest[Any],
         handler: Callable[[Any], Any],
-        current: Run,
+        current: AgentRun,
     ) -> Flow[ModelResponse[Any]]:
         """The model's answer, or what ``exit_behavior`` puts in its place."""
         response: ModelResponse[Any]
@@ -281,7 +281,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 
     # The last answer
 
-    def _hold_back(self, admit: str, request: ModelRequest[Any], current: Run) -> Flow[None]:
+    def _hold_back(self, admit: str, request: ModelRequest[Any], current: AgentRun) -> Flow[None]:
         """Reserve what a last answer to the conversation so far costs, beside the call itself.
 
         What is held already is given back only once the larger hold is there, so that nobody can
@@ -304,7 +304,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         admit: str,
         request: ModelRequest[Any],
         handler: Callable[[Any], Any],
-        current: Run,
+        current: AgentRun,
     ) -> Flow[ModelResponse[Any] | None]:
         """The last answer, from what was held back for it; None if there can be none."""
         told = yield from self._affordable(admit, request, current)
@@ -333,7 +333,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         return response
 
     def _affordable(
-        self, admit: str, request: ModelRequest[Any], current: Run
+        self, admit: str, request: ModelRequest[Any], current: AgentRun
     ) -> Flow[list[BaseMessage] | None]:
         """As much of the conversation as can be paid for, with a larger hold if there is room."""
         whole = transcript(_messages(request), WRAP_UP)
@@ -368,7 +368,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 
     # The model
 
-    def _model(self, model: Any, current: Run) -> tuple[Any, AbstractContextManager[Any]]:
+    def _model(self, model: Any, current: AgentRun) -> tuple[Any, AbstractContextManager[Any]]:
         """A model whose calls count against the budget and the run; and what has to surround it."""
         if isinstance(model, RunnableBinding):
             bound, scoped = self._model(model.bound, current)
@@ -437,17 +437,17 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 
     # What is kept in the state
 
-    def _current(self, state: Any) -> Run | None:
+    def _current(self, state: Any) -> AgentRun | None:
         """The run under way; None if it was resumed and no model was called since."""
         current = (state.get(RUN_KEY) or {}).get(self.name)
-        return current if isinstance(current, Run) else None
+        return current if isinstance(current, AgentRun) else None
 
-    def _recorded(self, state: Any, *, new_run: bool = False) -> Run:
+    def _recorded(self, state: Any, *, new_run: bool = False) -> AgentRun:
         """A run as the state records it, and what the state could not be told."""
         record = dict((state.get(SPENT_KEY) or {}).get(self.name) or {})
         if new_run:
             record.pop("run", None)
-        current = Run((self.run_limit, self.thread_limit), record)
+        current = AgentRun((self.run_limit, self.thread_limit), record)
         lost = self._unsaved.get(_place())
         if lost is not None:
             current.thread.charge(*lost.thread.unsaved)
@@ -455,7 +455,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
                 current.run.charge(*lost.run.unsaved)
         return current
 
-    def _remember(self, current: Run) -> None:
+    def _remember(self, current: AgentRun) -> None:
         """Keep what a failed step has spent: it cannot write to the state."""
         if not any(map(any, (*current.thread.unsaved, *current.run.unsaved))):
             return
@@ -466,7 +466,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             while len(self._unsaved) > UNSAVED:
                 self._unsaved.pop(next(iter(self._unsaved)), None)
 
-    def _update(self, state: Any, current: Run) -> dict[str, Any]:
+    def _update(self, state: Any, current: AgentRun) -> dict[str, Any]:
         """What to write to the state."""
         self._unsaved.pop(_place(), None)
         return {
@@ -518,7 +518,7 @@ def _input(wanted: Hold, hold: Hold) -> int:
     return into
 
 
-def _swapped(admit: str, wanted: Hold, current: Run) -> Flow[bool]:
+def _swapped(admit: str, wanted: Hold, current: AgentRun) -> Flow[bool]:
     """Take a larger hold in place of the one there is, if there is room for both at this moment."""
     hold = current.hold
     wanted.policy = replace(wanted.policy, wait=0)
@@ -548,7 +548,7 @@ def _on_offer(hold: Hold) -> Iterator[None]:
             hold.take_back()
 
 
-def _raise_limit(refusal: BudgetExceeded, current: Run, added: Limits) -> None:
+def _raise_limit(refusal: BudgetExceeded, current: AgentRun, added: Limits) -> None:
     """Raise the limit that a call was refused by."""
     budget = current.budget
     while budget is not None and budget.name != refusal.name:
@@ -587,7 +587,7 @@ def _with_line(message: SystemMessage | None, line: str) -> SystemMessage:
     return SystemMessage([*message.content, {"type": "text", "text": line}])
 
 
-def _status(admit: str, current: Run) -> Any:
+def _status(admit: str, current: AgentRun) -> Any:
     """What is left; to be awaited on an async way."""
 
     def told(states: Any) -> str:

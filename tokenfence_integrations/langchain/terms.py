@@ -10,8 +10,8 @@ from langchain_core.language_models import BaseChatModel
 
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import Sublimit
 from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.sublimit import Sublimit
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.tools import same_family

@@ -146,13 +146,8 @@ class Exchange:
     def next_attempt(self) -> Call:
         """The call to admit for another attempt, after the one before has ended."""
         self.sent = False
-        before = self.call
-        request, policy = before.request, before.policy
-        if self._taken_over:
-            # The layer above chose the model, and may have chosen one that is not this client's.
-            request = replace(request, model=before.model)
-            policy = replace(policy, stages=())
-        self.call = Call(before.budget, request, policy, before.book, before.error)
+        # A layer above chose the model of a call that was taken over, maybe not one of this client.
+        self.call = self.call.again(same_model=self._taken_over)
         return self.call
 
     def rewrite(self, options: Any) -> Any:

@@ -5,12 +5,12 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
-from tokenfence_integrations.engine.request import Sublimit
+from tokenfence_integrations.engine.sublimit import Sublimit
 from tokenfence_integrations.langchain.holds import Hold
 from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
 
-__all__ = ["Allowance", "Run", "more", "parse_allowance"]
+__all__ = ["AgentRun", "Allowance", "more", "parse_allowance"]
 
 Allowance: TypeAlias = Dollars | Mapping[str, Any] | Limits | None
 """A limit of a run or a thread: dollars; or ``{"usd": "$1", "calls": 10, "tokens": 50_000}``."""
@@ -106,7 +106,7 @@ class Account(Sublimit):
         return {"spent": [*self.spent], "uncertain": [*self.uncertain], "added": added}
 
 
-class Run(dict[str, Any]):
+class AgentRun(dict[str, Any]):
     """One run of an agent: its accounts, and what it holds back.
 
     It is kept in the agent's state while the run lasts. To whoever writes that state out it is what
