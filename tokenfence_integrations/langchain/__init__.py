@@ -6,6 +6,7 @@ Chat models and embeddings are guarded by `tokenfence_integrations.guard`; here 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler, budget_callbacks
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
     from tokenfence_integrations.langchain.middleware import BudgetMiddleware
 
 __all__ = [
+    "BudgetCallbackHandler",
     "BudgetMiddleware",
     "BudgetedChatModel",
     "BudgetedEmbeddings",
     "LangChainBudgetExceeded",
+    "budget_callbacks",
     "budgeted",
 ]
 

@@ -188,9 +188,11 @@ async def test_a_loop_is_never_blocked(
     config = with_handler(BudgetCallbackHandler(budget, prices=PRICES, wait=2))
     first = asyncio.create_task(asyncio.to_thread(model.invoke, "Hello", config))
     await asyncio.to_thread(provider.wait_for, 1)
-    with pytest.raises(BudgetExceeded) as refusal:
-        await amodel.ainvoke("Hello", config)
+    try:
+        with pytest.raises(BudgetExceeded) as refusal:
+            await amodel.ainvoke("Hello", config)
+    finally:
+        provider.release()
+        await first
     assert refusal.value.waited == 0
-    provider.release()
-    await first
     check_books(budget, provider)
