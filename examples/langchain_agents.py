@@ -14,6 +14,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 from tokenfence_integrations import Budget, Event, guard
+from tokenfence_integrations.langchain import BudgetMiddleware
 
 
 @tool
@@ -31,8 +32,10 @@ def main() -> None:
 
 
 def ask_assistant(budget: Budget, question: str) -> None:
+    # What the last answer costs is held back, so that the agent can sum up when the money is gone.
+    limit = BudgetMiddleware(budget, fallback="gpt-4o-mini", exit_behavior="wrap_up")
     model = ChatOpenAI(model="gpt-4o", max_tokens=400)
-    agent = create_agent(guard(model, budget=budget, fallback="gpt-4o-mini"), [search])
+    agent = create_agent(model, [search], middleware=[limit])
     task: Any = {"messages": [("user", question)]}
     for chunk, metadata in agent.stream(task, stream_mode="messages"):
         if metadata["langgraph_node"] == "model":

@@ -21,6 +21,7 @@ from langgraph.types import Send
 from tests.real_model.helpers import check_ended
 from tokenfence_integrations import Budget, Usage, guard
 from tokenfence_integrations.demo.real_model import RealModel
+from tokenfence_integrations.langchain import BudgetCallbackHandler, BudgetMiddleware
 from tokenfence_integrations.langchain.replies import FINISH_REASON
 from tokenfence_integrations.pricing.book import book_of
 
@@ -129,6 +130,39 @@ async def test_a_run_ends_where_its_budget_does(chat: ChatOpenAI) -> None:
     assert messages[-1].content.startswith("[TokenFence]")
     assert any(chunk.content == messages[-1].content for chunk in chunks)
     assert budget.snapshot().spent.usd == cost_of(answer)
+    check_ended(budget)
+
+
+async def test_an_agent_sums_up_when_its_budget_is_gone(chat: ChatOpenAI) -> None:
+    rich = Budget("$1", name="rich")
+    await stream_agent(create_agent(guard(chat, budget=rich), [search]), "Who wrote Faust?")
+    first, second = rich.ledger
+
+    # Room for the first call beside what is held for the last answer, and for no third one.
+    budget = Budget((first.bound + second.bound) / 1e9, name="agent")
+    limit = BudgetMiddleware(budget, exit_behavior="wrap_up", run_limit={"calls": 2})
+    agent = create_agent(chat, [search], middleware=[limit])
+    chunks, messages = await stream_agent(agent, "Who wrote Faust?")
+
+    asked, last = answers(messages)
+    assert asked.tool_calls
+    assert last.response_metadata["budget_exit"] == "wrap_up"
+    assert last.content
+    assert not last.tool_calls
+    assert len(chunks) > 10
+    assert budget.snapshot().spent.usd == cost_of(asked) + cost_of(last)
+    check_ended(budget)
+
+
+async def test_a_callback_handler_sees_the_calls_of_an_agent(chat: ChatOpenAI) -> None:
+    budget = Budget("$1", name="agent")
+    handler = BudgetCallbackHandler(budget)
+    agent = create_agent(chat, [search])
+    ask: Any = {"messages": [HumanMessage("Who wrote Faust?")]}
+    messages = (await agent.ainvoke(ask, {"callbacks": [handler]}))["messages"]
+
+    assert len(answers(messages)) == len(budget.ledger) == 2
+    assert budget.snapshot().spent.usd == sum(map(cost_of, answers(messages)))
     check_ended(budget)
 
 
