@@ -36,6 +36,7 @@ bench: $(READY)
 
 race: $(READY)
 	$(BIN)/python -m benchmarks.race $(ARGS)
+	$(BIN)/python -m benchmarks.langchain_race $(ARGS)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -32,7 +32,19 @@ from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import NOTHING, Amount, Limits, Open
 from tokenfence_integrations.stores.memory import MemoryStore
 
-__all__ = ["Pair", "call_figures", "import_figure", "main", "rate_figures"]
+__all__ = [
+    "MODEL",
+    "PROMPTS",
+    "Pair",
+    "apaired",
+    "call_figures",
+    "fewer",
+    "import_figure",
+    "main",
+    "paired",
+    "rate_figures",
+    "ratio_figure",
+]
 
 CALL_BAR = 1.05  # guarded / bare
 RATE_BAR = 200_000.0  # reserve+settle per second
@@ -75,14 +87,16 @@ def collector_off() -> Iterator[None]:
         gc.enable()
 
 
-def ratio_figure(name: str, pairs: Sequence[Pair], per: int = 1) -> Figure:
+def ratio_figure(
+    name: str, pairs: Sequence[Pair], per: int = 1, at_most: float = CALL_BAR
+) -> Figure:
     """The median of the pairs' ratios, and the median times of which it is made."""
     bare, guarded = (statistics.median(side) / per * 1e6 for side in zip(*pairs, strict=True))
     return Figure(
         name,
         statistics.median(pair.guarded / pair.bare for pair in pairs),
         "x",
-        at_most=CALL_BAR,
+        at_most=at_most,
         detail=f"bare {bare:.1f} µs, guarded {guarded:.1f} µs",
     )
 
@@ -162,7 +176,7 @@ def _sync_figures(base_url: str, rounds: int) -> list[Figure]:
             pairs = paired(
                 partial(ask, bare, messages),
                 partial(ask, guarded, messages),
-                _fewer(rounds, messages),
+                fewer(rounds, messages),
             )
             figures.append(ratio_figure(f"call, sync, {name}", pairs))
         pairs = paired(partial(read, bare), partial(read, guarded), max(1, rounds // 8))
@@ -194,7 +208,7 @@ async def _async_figures(base_url: str, rounds: int) -> list[Figure]:
             pairs = await apaired(
                 partial(ask, bare, messages),
                 partial(ask, guarded, messages),
-                _fewer(rounds, messages),
+                fewer(rounds, messages),
             )
             figures.append(ratio_figure(f"call, async, {name}", pairs))
         pairs = await apaired(partial(read, bare), partial(read, guarded), max(1, rounds // 8))
@@ -318,7 +332,7 @@ def _python(code: str, environment: Mapping[str, str]) -> float:
     return time.perf_counter() - begun
 
 
-def _fewer(rounds: int, messages: Sequence[Any]) -> int:
+def fewer(rounds: int, messages: Sequence[Any]) -> int:
     """Fewer rounds of a long prompt, whose bare call takes twenty times as long."""
     return rounds if len(messages) == 1 else max(1, rounds // 8)
 

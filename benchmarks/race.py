@@ -23,7 +23,7 @@ from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.testing import Behavior, SimulatedProvider
 from tokenfence_integrations.testing import Request as Received
 
-__all__ = ["CONDITIONS", "CONTENDERS", "Condition", "Contender", "Result", "main", "race"]
+__all__ = ["CONDITIONS", "CONTENDERS", "Condition", "Contender", "Result", "main", "race", "show"]
 
 CALLS = 100
 FITS = 4  # calls that the budget is for
@@ -180,6 +180,11 @@ class Result(NamedTuple):
     knowable: bool
 
     @property
+    def ours(self) -> bool:
+        """Whether it is this library's."""
+        return self.contender.startswith(OURS.name)
+
+    @property
     def holds(self) -> bool:
         """Whether the bill is within the budget, and the books agree with the bill."""
         if self.bill > self.budget or self.books is None:
@@ -286,7 +291,7 @@ def results_table(results: Sequence[Result], calls: int) -> str:
             result.landed,
             f"{result.bill / result.budget:.2f}",
             _books(result),
-            ("pass" if result.holds else "FAIL") if result.contender == OURS.name else "",
+            ("pass" if result.holds else "FAIL") if result.ours else "",
         )
         for result in results
     ]
@@ -302,6 +307,25 @@ def _books(result: Result) -> str:
     return f"{result.books / result.bill:.2f}"
 
 
+def show(results: Sequence[Result], calls: int, *, as_json: bool) -> int:
+    """Print results.
+
+    Args:
+        results: What every contender made of every condition.
+        calls: How many calls were made at the same time.
+        as_json: Print them as JSON, not as a table.
+
+    Returns:
+        1 if ours overspends or its books are wrong in any row, else 0.
+    """
+    if as_json:
+        print(json.dumps([result._asdict() for result in results], indent=2))
+    else:
+        print(machine())
+        print(results_table(results, calls))
+    return 0 if all(result.holds for result in results if result.ours) else 1
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the race and print it.
 
@@ -312,13 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=CALLS)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     options = parser.parse_args(arguments)
-    results = list(race(calls=options.calls))
-    if options.json:
-        print(json.dumps([result._asdict() for result in results], indent=2))
-    else:
-        print(machine())
-        print(results_table(results, options.calls))
-    return 0 if all(result.holds for result in results if result.contender == OURS.name) else 1
+    return show(list(race(calls=options.calls)), options.calls, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -124,3 +124,17 @@ def test_server_dies_with_its_owner() -> None:
             assert connection.recv(1) == b"", "the server went on without its owner"
     with pytest.raises(ConnectionRefusedError):
         connect(base_url)
+
+
+@pytest.mark.real_model
+def test_chat_template_takes_the_place_of_the_models_own() -> None:
+    template = "{%- for message in messages %}{{- message.content }}{%- endfor %}"
+    with (
+        RealModel(chat_template=template) as model,
+        openai.OpenAI(base_url=model.base_url, api_key="unused", max_retries=0) as client,
+    ):
+        reply = client.chat.completions.create(
+            model="gpt-4o", max_tokens=1, messages=[{"role": "user", "content": "One two three"}]
+        )
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens == 3  # its own adds a system prompt

@@ -16,7 +16,7 @@ from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.testing import SimulatedProvider
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ["agent_tiers", "fastapi_budget", "gather", "low_level", "streaming"]
+NAMES = ["agent_tiers", "fastapi_budget", "gather", "langchain_agents", "low_level", "streaming"]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_every_example_is_tested() -> None:
 def test_simulated_books_equal_the_bill(name: str) -> None:
     output = run(name, "--simulated")
 
-    spent = dollars("(?:spent|team:)", output)
+    spent = dollars("(?:spent|team:|project:)", output)
     assert spent == dollars("the provider's bill:", output) > 0
 
 
@@ -110,6 +110,24 @@ def test_agents_keep_their_own_budget_and_the_teams(provider: SimulatedProvider)
     # Two drafts, as many calls as the writer has; the third is a synthetic reply.
     assert "draft 2: [TokenFence]" in output
     assert sum("Draft" in str(request.body["messages"]) for request in provider.received) == 2
+
+
+def test_langchain_agents_keep_their_own_budgets_and_the_projects(
+    provider: SimulatedProvider,
+) -> None:
+    provider.behave(tool_call=True)
+    output = run("langchain_agents")
+
+    assert dollars("project:", output) == provider.billed <= parse_usd("$0.08")
+    assert "assistant: 2 calls" in output  # one calls the tool, one answers
+    assert [output.count(f"\n{node}: ") for node in ("plan", "research", "write")] == [1, 8, 1]
+    limits = {"assistant": "$0.02", "team": "$0.05", "planner": "$0.005", "researchers": "$0.03"}
+    parts = [name for name in limits if name != "team"]
+    assert all(0 < dollars(f"─ {name}:", output) <= parse_usd(limits[name]) for name in limits)
+    assert sum(dollars(f"─ {name}:", output) for name in [*parts, "writer"]) == provider.billed
+    # Half of the researchers' budget is spent before all of them are done.
+    assert "downgraded: project/team/researchers gpt-4o gpt-4o-mini" in output
+    assert {line.model for line in provider.bill} == {"gpt-4o", "gpt-4o-mini"}
 
 
 def test_low_level_calls_are_reserved_and_settled(provider: SimulatedProvider) -> None:

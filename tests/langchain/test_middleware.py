@@ -301,7 +301,7 @@ async def test_it_ends_with_structured_output_and_other_hooks_too(
 
     provider.script = call_both
     hooks = (first_hook, ModelCallLimitMiddleware(run_limit=20))
-    budget = Budget("$0.00001" if exit_behavior == "end" else "$0.004")
+    budget = Budget("$0.00001" if exit_behavior == "end" else "$0.002")
     agent = agent_of(
         plain,
         *hooks,

@@ -127,6 +127,21 @@ def test_what_cannot_be_seen_is_the_whole_window(part: dict[str, Any]) -> None:
     assert bound([HumanMessage([part])], {}) == CARD.context_window
 
 
+def test_only_providers_that_put_a_prompt_before_the_tools_are_bounded_with_one() -> None:
+    options, message = PLAIN.bind_tools([search]).kwargs, [HumanMessage("Why?")]
+    counts = {
+        provider: most if isinstance(most, int) else most(PriceBook(None, provider).card(model))
+        for provider, model in {
+            "openai": "gpt-4o",
+            "azure": "gpt-4o",
+            "anthropic": "claude-sonnet-4-5",
+        }.items()
+        for most in [prompt_bound(message, options)]
+    }
+    assert counts["openai"] == counts["azure"] < counted(message, options) + 500
+    assert counts["anthropic"] >= counts["openai"] + 804
+
+
 def test_a_picture_that_a_tool_returned_counts_as_one() -> None:
     picture = {"type": "image", "source": {"type": "base64", "data": PNG}}
     result = {"type": "tool_result", "content": [picture, {"type": "text", "text": "here"}]}

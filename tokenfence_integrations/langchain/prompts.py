@@ -15,7 +15,7 @@ PER_MESSAGE = 40
 """Bytes that stand for the JSON around a message, which is more than the tokens it costs."""
 
 TOOL_PROMPT = 1_024
-"""What a provider may put before the first tool: Anthropic documents up to 804 tokens
+"""What others than OpenAI may put before the first tool: Anthropic documents up to 804 tokens
 (https://platform.claude.com/docs/en/agents-and-tools/tool-use/overview, "Pricing")."""
 
 SETTINGS = frozenset(
@@ -65,9 +65,18 @@ def prompt_bound(
         _add_message(message, content)
     if options:
         _add_options(options, content)
-    if content.images or content.unseen:
-        return content.bound
-    return content.text_bytes + content.other_bytes
+    most = (
+        content.bound
+        if content.images or content.unseen
+        else content.text_bytes + content.other_bytes
+    )
+    if options.get("tools") or options.get("functions"):
+        return lambda card: _tool_prompt(card) + (most if isinstance(most, int) else most(card))
+    return most
+
+
+def _tool_prompt(card: Card) -> int:
+    return 0 if card.provider in ("openai", "azure") else TOOL_PROMPT
 
 
 def exact_count(
@@ -162,7 +171,7 @@ def _add_options(options: Mapping[str, Any], content: Content) -> None:
             content.unseen = True
         content.text_bytes += byte_bound(_schema(value))
         if name in ("tools", "functions"):
-            content.text_bytes += TOOL_PROMPT + PER_TOOL * len(value)
+            content.text_bytes += PER_TOOL * len(value)
 
 
 def _schema(value: Any) -> Any:

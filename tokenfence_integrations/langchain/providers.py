@@ -1,6 +1,7 @@
 """What has to be known of a provider's chat model class: whose prices, which name, which cap."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -124,14 +125,14 @@ def output_maximum(model: BaseChatModel, options: Mapping[str, Any]) -> int | No
     asked = [options[field] for field in CAP_FIELDS if type(options.get(field)) is int]
     if asked:
         return max(asked)  # type: ignore[no-any-return]
-    field = _cap_field(model)
+    field = _cap_field(type(model))
     own = None if field is None else getattr(model, field)
     return own if type(own) is int and own > 0 else None
 
 
 def can_cap(model: BaseChatModel) -> bool:
     """Whether an output maximum can be set on this class of models."""
-    return _cap_field(model) is not None
+    return _cap_field(type(model)) is not None
 
 
 def with_output_maximum(
@@ -145,12 +146,13 @@ def with_output_maximum(
     changed = {field: most for field in CAP_FIELDS if options.get(field) is not None}
     if changed:
         return model, {**options, **changed}
-    field = _cap_field(model)
+    field = _cap_field(type(model))
     if field is None:
         return model, options
     return model.model_copy(update={field: most}), options
 
 
-def _cap_field(model: BaseChatModel) -> str | None:
-    fields = type(model).model_fields
+@cache
+def _cap_field(cls: type[BaseChatModel]) -> str | None:
+    fields = cls.model_fields
     return next((field for field in CAP_FIELDS if field in fields), None)
