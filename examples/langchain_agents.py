@@ -5,6 +5,7 @@ money. Needs the extra `langchain`.
 """
 
 import operator
+import sys
 from typing import Annotated, Any, TypedDict
 
 from langchain.agents import create_agent
@@ -92,7 +93,8 @@ def write_article(team: Budget, topic: str) -> None:
 
 def report(event: Event) -> None:
     if event.kind in ("downgraded", "refused", "capped"):
-        print(f"{event.kind}: {event.budget} {event.model_asked} {event.model}")
+        # From the researchers' threads: in one piece, where print() would write the end apart.
+        sys.stdout.write(f"{event.kind}: {event.budget} {event.model_asked} {event.model}\n")
 
 
 if __name__ == "__main__":
