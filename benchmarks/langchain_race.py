@@ -113,7 +113,7 @@ def _guarded(model: ChatOpenAI, budget: Budget) -> Any:
 
 def _by_handler(model: ChatOpenAI, limit: int) -> Setup:
     budget = Budget(to_decimal(limit))
-    return Setup(model, partial(_booked, budget), [BudgetCallbackHandler(budget)])
+    return Setup(model, partial(_booked, budget), [BudgetCallbackHandler(budget, exact_input=True)])
 
 
 def _by_model(model: ChatOpenAI, limit: int) -> Setup:
@@ -123,7 +123,7 @@ def _by_model(model: ChatOpenAI, limit: int) -> Setup:
 
 def _by_both(model: ChatOpenAI, limit: int) -> Setup:
     budget = Budget(to_decimal(limit))
-    handler = BudgetCallbackHandler(budget)
+    handler = BudgetCallbackHandler(budget, exact_input=True)
     return Setup(_guarded(model, budget), partial(_booked, budget), [handler])
 
 
@@ -138,7 +138,7 @@ def _by_all(model: ChatOpenAI, limit: int) -> Setup:
     return Setup(
         _guarded(model, budget),
         partial(_booked, budget),
-        [BudgetCallbackHandler(budget)],
+        [BudgetCallbackHandler(budget, exact_input=True)],
         [BudgetMiddleware(budget, exact_input=True)],
     )
 

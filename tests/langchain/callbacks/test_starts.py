@@ -1,6 +1,7 @@
 """What is reserved at a start: the model, its prices, its input and its output."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import openai
@@ -14,10 +15,11 @@ from langchain_openai import ChatOpenAI, OpenAI
 from tests.clients.helpers import check_books, check_covered
 from tests.engine.helpers import listen
 from tests.langchain.callbacks.helpers import FLAT, chat, outcomes, with_handler
-from tokenfence_integrations import Budget, Price
+from tokenfence_integrations import Budget, BudgetExceeded, Price
 from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
 from tokenfence_integrations.langchain.starts import Start, read_options
 from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.tokens import encoding_for
 from tokenfence_integrations.testing import SimulatedProvider
 
 
@@ -120,6 +122,23 @@ class TestOutput:
         check_books(budget, provider)
         assert 100 * 10_000 < budget.ledger[0].bound < 110 * 10_000 + 500_000
         assert "bound_exceeded" in [event.kind for event in events]
+
+    def test_a_long_text_is_counted_where_its_bytes_do_not_fit(
+        self, gpt: ChatOpenAI, provider: SimulatedProvider
+    ) -> None:
+        text = "the quick brown fox jumps over the lazy dog " * 50
+        gpt.invoke(text, max_tokens=16)
+        provider.idle()
+        limit = f"{provider.billed / 1e9:.9f} USD"
+        by_bytes = BudgetCallbackHandler(limit)
+        by_count = BudgetCallbackHandler(limit, exact_input=True)
+
+        with pytest.raises(BudgetExceeded):
+            gpt.invoke(text, with_handler(by_bytes), max_tokens=16)
+        # Where no vocabulary is at hand nothing can be counted, and the bytes decide.
+        with nullcontext() if encoding_for("gpt-4o") else pytest.raises(BudgetExceeded):
+            gpt.invoke(text, with_handler(by_count), max_tokens=16)
+            assert by_count.tokenfence.remaining == 0
 
     def test_expected_length_is_no_more_than_the_maximum(
         self, model: ChatOpenAI, handler: BudgetCallbackHandler, budget: Budget
