@@ -115,6 +115,25 @@ async def test_a_last_answer_is_short_without_tools_and_within_every_limit(
     check_books(budget, provider)
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_last_answer_is_the_cheapest_models_so_that_the_work_gets_the_money(
+    provider: SimulatedProvider, make_chat: MakeChat, way: str
+) -> None:
+    provider.script = looping
+    budget = Budget("$0.02")
+    agent = agent_of(
+        make_chat(max_tokens=200), budget=budget, fallback="gpt-4o-mini", exit_behavior="wrap_up"
+    )
+    result = await invoke(agent, way, ASK)
+    models = [line.model for line in provider.bill]
+    assert models == sorted(models)  # once the cheaper model works, the expensive one does no more
+    assert models[-1] == "gpt-4o-mini"
+    assert not is_refusal(result)
+    # Never refused while what is not held would have paid for a call of the cheaper model.
+    assert budget.spent > 0.02 * 0.8
+    check_books(budget, provider)
+
+
 async def test_the_last_answer_is_to_less_where_the_conversation_has_outgrown_what_is_held(
     provider: SimulatedProvider, plain: ChatOpenAI
 ) -> None:

@@ -104,8 +104,8 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 
             - ``"end"``: the run ends with a message that says so.
             - ``"error"``: `BudgetExceeded` is raised; nothing retries it.
-            - ``"wrap_up"``: the model answers once more, without tools, to sum up what is done and
-              left. What that costs is held back from the start.
+            - ``"wrap_up"``: the last fallback, or else the model, answers once more, without tools,
+              to sum up what is done and left. What that costs is held back from the start.
             - ``"ask"``: the graph is interrupted with the numbers, and goes on after
               ``Command(resume={"top_up": "$1"})``, or ends after ``{"stop": True}``. It needs a
               checkpointer.
@@ -364,6 +364,10 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             options["max_tokens"] = most
         hold = call_for(model, messages, options, Hold)
         hold.request.tags = TAGS
+        if hold.policy.stages:
+            # The cheapest of the chain: what is held is missing for the work.
+            hold.request.model = hold.policy.stages[-1].model
+            hold.policy = replace(hold.policy, stages=())
         return hold
 
     # The model
