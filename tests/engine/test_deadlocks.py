@@ -1,6 +1,7 @@
 """Nobody waits for a call that cannot end before the waiting does."""
 
 import asyncio
+import contextvars
 import gc
 import itertools
 import threading
@@ -23,6 +24,52 @@ async def test_a_task_does_not_wait_for_its_own_stream() -> None:
             assert rest.max_output_tokens == 40
             rest.release()
         stream.release()
+
+
+async def test_nor_do_the_tasks_that_it_waits_for() -> None:
+    budget = small(100)
+    with reserve(budget, 60) as stream:
+        with pytest.raises(BudgetExceeded), waiting.waited_for():
+            async with asyncio.timeout(20):
+                await asyncio.gather(ask(budget, 50))
+        # Without telling so, nobody can know that this task waits for that one.
+        other = asyncio.create_task(ask(budget, 50))
+        await asyncio.sleep(0)
+        stream.release()
+        await other
+
+
+def test_nor_do_the_threads_that_a_thread_waits_for() -> None:
+    budget = small(100)
+    refused: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            reserve(budget, 50).admit()
+        except BudgetExceeded as refusal:
+            refused.append(refusal)
+
+    with reserve(budget, 60) as stream:
+        with waiting.waited_for():
+            context = contextvars.copy_context()
+            thread = threading.Thread(target=lambda: context.run(work))
+            thread.start()
+            thread.join(20)
+        stream.release()
+    assert [error.waited for error in refused if isinstance(error, BudgetExceeded)] == [0.0]
+
+
+async def test_siblings_that_a_task_waits_for_wait_for_each_other() -> None:
+    budget = small(100)
+
+    async def one() -> None:
+        async with reserve(budget, 60) as call:
+            await asyncio.sleep(0)
+            call.release()
+
+    with waiting.waited_for():
+        async with asyncio.timeout(20):
+            await asyncio.gather(*[one() for _ in range(5)])
 
 
 def test_a_thread_does_not_wait_for_its_own_stream() -> None:

@@ -17,7 +17,7 @@ from langchain_openai import ChatOpenAI
 
 from tests.clients.helpers import check_books, check_covered, outcomes
 from tests.langchain.models import LOCAL_PRICES, LocalChat, StreamingLocalChat, answer
-from tokenfence_integrations import Budget, guard
+from tokenfence_integrations import Budget, BudgetExceeded, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
 
@@ -231,6 +231,37 @@ async def test_an_async_v3_stream_that_is_closed(
     assert budget.reserved == 0
     assert outcomes(budget) == ["uncertain"]
     check_covered(budget, provider)
+
+
+async def test_calls_made_while_reading_a_stream_do_not_wait_for_it(
+    make_chat: Callable[..., ChatOpenAI],
+) -> None:
+    """LangChain makes them in tasks of their own; 60 seconds would not help any of them."""
+    plain = make_chat(max_tokens=200)
+    model = guard(plain, budget="$0.0045", on_limit="raise", min_output_tokens=300)
+    async with asyncio.timeout(30):
+        stream = model.astream("hello")
+        await anext(stream)
+        with pytest.raises(BudgetExceeded):
+            await model.ainvoke("hello", max_tokens=300)
+        with pytest.raises(BudgetExceeded):
+            await model.abatch(["hello"], max_tokens=300)
+        assert await _rest(stream)
+
+
+def test_nor_do_those_in_threads(make_chat: Callable[..., ChatOpenAI]) -> None:
+    plain = make_chat(max_tokens=200)
+    model = guard(plain, budget="$0.0045", on_limit="raise", min_output_tokens=300)
+    stream = model.stream("hello")
+    next(stream)
+    with pytest.raises(BudgetExceeded) as refusal:
+        model.batch(["hello"] * 2, max_tokens=300)
+    assert refusal.value.waited < 30
+    assert list(stream)
+
+
+async def _rest(stream: Any) -> list[Any]:
+    return [chunk async for chunk in stream]
 
 
 def test_one_of_several_prompts_fails(

@@ -10,7 +10,7 @@ from tokenfence_integrations.engine.events import Event, Listener, tell
 from tokenfence_integrations.engine.forecast import OutputForecast
 from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
-from tokenfence_integrations.engine.waiting import Owner, WaitingLine
+from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
 from tokenfence_integrations.stores.base import Amount, Path, Store
 
 __all__ = ["NONE_STUCK", "Clock", "Live", "Orphan", "Tree"]
@@ -75,19 +75,21 @@ class Tree:
         """What is reserved by calls that cannot end while this call waits, for each account.
 
         Those are the calls of its own task (or, for a sync call, of its own thread, whose event
-        loop it would block). And if all other calls in flight belong to tasks and threads that wait
-        in line themselves, theirs too: two streams that each make another call would otherwise wait
-        for each other.
+        loop it would block), and of those that wait for it (see `waited_for`). And if all other
+        calls in flight belong to tasks and threads that wait in line themselves, theirs too: two
+        streams that each make another call would otherwise wait for each other.
         """
         if not self.live:
             return NONE_STUCK
         line = self.line
         blocked = [w for w in line.waiting.copy() if w.blocked or line.is_behind_closed(w)]
+        above = parents.get()
         own: list[tuple[Path, Amount]] = []
         theirs: list[tuple[Path, Amount]] = []
         something_moves = False
         for live_owner, live_path, amount in list(self.live.values()):
-            if live_owner[0] == owner[0] if blocks_thread else live_owner == owner:
+            mine = live_owner[0] == owner[0] if blocks_thread else live_owner == owner
+            if mine or live_owner in above:
                 own.append((live_path, amount))
             elif any(waiter.is_stuck(live_owner) for waiter in blocked):
                 theirs.append((live_path, amount))

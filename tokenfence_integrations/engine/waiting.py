@@ -12,13 +12,24 @@ ever waits for it: they leave a note that its holder acts on as it lets go.
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from threading import Lock, local
 from typing import Any, TypeAlias
 from weakref import ref
 
-__all__ = ["AsyncWaiter", "Owner", "SyncWaiter", "Waiter", "WaitingLine", "current_owner"]
+__all__ = [
+    "AsyncWaiter",
+    "Owner",
+    "SyncWaiter",
+    "Waiter",
+    "WaitingLine",
+    "current_owner",
+    "parents",
+    "waited_for",
+]
 
 PATIENCE = 16
 """How often a waiter may be passed before the line closes behind it."""
@@ -53,13 +64,28 @@ def current_owner() -> Owner:
     return _thread.number, None if task is None else ref(task)
 
 
+parents: "ContextVar[tuple[Owner, ...]]" = ContextVar("tokenfence_parents", default=())
+"""Owners that wait for whoever calls in this context: none of their own calls can end meanwhile."""
+
+
+@contextmanager
+def waited_for() -> Iterator[None]:
+    """Have calls that are made for the block in other tasks or threads know that it waits."""
+    token = parents.set((*parents.get(), current_owner()))
+    try:
+        yield
+    finally:
+        parents.reset(token)
+
+
 class Waiter:
     """One call in the line; the subclasses know how it sleeps and is woken."""
 
-    __slots__ = ("blocked", "blocks_thread", "owner", "passed", "turn_since")
+    __slots__ = ("blocked", "blocks_thread", "owner", "parents", "passed", "turn_since")
 
     def __init__(self, owner: Owner, *, blocks_thread: bool) -> None:
         self.owner = owner
+        self.parents = parents.get()
         self.blocks_thread = blocks_thread
         self.blocked = False  # has looked, and found that it has to wait
         self.passed = 0
@@ -71,9 +97,9 @@ class Waiter:
 
     def is_stuck(self, owner: Owner) -> bool:
         """Whether calls of ``owner`` cannot go on while this waiter sleeps."""
-        if self.blocks_thread:
-            return owner[0] == self.owner[0]
-        return owner == self.owner
+        if owner in self.parents:
+            return True
+        return owner[0] == self.owner[0] if self.blocks_thread else owner == self.owner
 
 
 class SyncWaiter(Waiter):

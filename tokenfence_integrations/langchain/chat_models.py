@@ -18,6 +18,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.waiting import waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
 from tokenfence_integrations.langchain.exchange import Exchange, runs
@@ -79,6 +80,20 @@ class BudgetedChatModel(_ChatModel):
     def tokenfence(self) -> Budget:
         """The budget that this model's calls count against."""
         return self.tokenfence_terms.budget_now()
+
+    # LangChain makes these calls in tasks, or threads, of their own, and waits for them
+
+    async def agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        with waited_for():
+            return await super().agenerate(*args, **kwargs)
+
+    async def abatch(self, *args: Any, **kwargs: Any) -> Any:
+        with waited_for():
+            return await super().abatch(*args, **kwargs)
+
+    def batch(self, *args: Any, **kwargs: Any) -> Any:
+        with waited_for():
+            return super().batch(*args, **kwargs)
 
     # Where LangChain's cache is, and where the provider is called
 
