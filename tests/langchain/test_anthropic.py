@@ -130,6 +130,18 @@ async def test_the_books_tell_cached_tokens_apart(way: str, chat: Callable[..., 
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
+async def test_a_stream_is_asked_for_its_usage(way: str, chat: Callable[..., Any]) -> None:
+    budget = Budget("$1")
+    plain = chat(stream_usage=False)
+
+    await _ask(guard(plain, budget=budget), way)
+    await _ask(guard(plain, budget=budget, stream_usage=False), way)
+
+    assert outcomes(budget) == ["settled", "uncertain"]
+    assert not plain.stream_usage
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
 async def test_a_stream_that_tells_no_input_stays_charged_for_it(
     way: str, chat: Callable[..., Any], server: Server
 ) -> None:

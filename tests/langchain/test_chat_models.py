@@ -165,8 +165,10 @@ def test_a_binding_is_guarded_inside(
 ) -> None:
     bound = plain.bind(model="gpt-4o-mini", max_tokens=7)
 
-    guard(bound, budget=budget).invoke("hello")
+    guarded = guard(bound, budget=budget)
+    guarded.invoke("hello")
 
+    assert guarded.tokenfence is budget
     assert provider.received[0].body["max_completion_tokens"] == 7
     assert [record.model for record in budget.ledger] == ["gpt-4o-mini"]
     check_books(budget, provider)

@@ -225,6 +225,9 @@ async def test_init_chat_model_is_guarded(
     models[1].bind_tools([search]).with_config(tags=["a"]).invoke("hello", config)
     models[1].with_config(config).invoke("hello")
 
+    assert [model.tokenfence for model in models] == [budget, budget]
+    with pytest.raises(TypeError, match="guarded already"):
+        guard(models[1], budget=budget)
     names = [record.model for record in budget.ledger]
     assert names == ["gpt-4o", "gpt-4.1-mini", "gpt-4.1-mini", "gpt-4.1-mini", "gpt-4.1-mini"]
     check_books(budget, provider, records=5)

@@ -1,23 +1,36 @@
 """Guarded `init_chat_model(..., configurable_fields=...)`: guarded whenever it makes its model."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.scope import budget_in_scope
+
+if TYPE_CHECKING:
+    from tokenfence_integrations.langchain.guarding import Guarding
 
 __all__ = ["guarded_configurable"]
 
 
-def guarded_configurable(model: Any, guard: Callable[[Any], Any]) -> Any:
+def guarded_configurable(model: Any, guarding: "Guarding") -> Any:
     """A copy of a configurable model whose every model is guarded before it is used.
 
     Args:
         model: What ``init_chat_model`` returned.
-        guard: Makes the guarded form of a chat model.
+        guarding: How its models are guarded.
 
     Returns:
         An instance of the same class.
+
+    Raises:
+        TypeError: It is guarded already.
     """
     cls = type(model)
-    return _copied(model, cls if _is_guarded(cls) else _guarded_class(cls), _tokenfence_guard=guard)
+    if cls in _CLASSES.values():
+        raise TypeError(
+            "this model is guarded already; to share or divide its budget, guard the plain model "
+            "with budget=guarded.tokenfence, or with a child of it"
+        )
+    return _copied(model, _guarded_class(cls), _guarding=guarding)
 
 
 def _copied(model: Any, cls: type, **changes: Any) -> Any:
@@ -25,10 +38,6 @@ def _copied(model: Any, cls: type, **changes: Any) -> Any:
     copied: Any = object.__new__(cls)
     copied.__dict__.update(model.__dict__, **changes)
     return copied
-
-
-def _is_guarded(cls: type) -> bool:
-    return cls in _CLASSES.values()
 
 
 _CLASSES: dict[type, Any] = {}
@@ -42,11 +51,17 @@ def _guarded_class(cls: Any) -> Any:
     class Guarded(cls):  # type: ignore[misc]
         """A configurable model whose declared operations wait until its model is guarded."""
 
-        _tokenfence_guard: Callable[[Any], Any]
+        _guarding: "Guarding"
+
+        @property
+        def tokenfence(self) -> Budget:
+            """The budget that this model's calls count against."""
+            budget = self._guarding.budget
+            return budget if budget is not None else budget_in_scope()
 
         def _model(self, config: Any = None) -> Any:
             bare = _copied(self, cls, _queued_declarative_operations=[])
-            model = self._tokenfence_guard(bare._model(config))
+            model = self._guarding.chat_model(bare._model(config))
             for name, args, kwargs in self._queued_declarative_operations:
                 model = getattr(model, name)(*args, **kwargs)
             return model
@@ -57,14 +72,13 @@ def _guarded_class(cls: Any) -> Any:
                 return found
 
             def queue(*args: Any, **kwargs: Any) -> Any:
-                return guarded_configurable(found(*args, **kwargs), self._tokenfence_guard)
+                return guarded_configurable(found(*args, **kwargs), self._guarding)
 
             return queue
 
         def with_config(self, config: Any = None, **kwargs: Any) -> Any:
-            return guarded_configurable(
-                super().with_config(config, **kwargs), self._tokenfence_guard
-            )
+            configured = super().with_config(config, **kwargs)
+            return guarded_configurable(configured, self._guarding)
 
     Guarded.__name__, Guarded.__qualname__ = cls.__name__, cls.__qualname__
     Guarded.__module__ = cls.__module__

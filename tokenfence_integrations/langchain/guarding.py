@@ -81,7 +81,7 @@ class Guarding:
         if type(thing).__name__ == "_ConfigurableModel":
             from tokenfence_integrations.langchain.configurable import guarded_configurable
 
-            return guarded_configurable(thing, self.chat_model)
+            return guarded_configurable(thing, self)
         raise TypeError(
             f"cannot guard a {type(thing).__module__}.{type(thing).__qualname__}: give a chat "
             f"model (or a binding around one, or what init_chat_model returned) or embeddings; "
@@ -205,6 +205,12 @@ class Guarding:
         object.__setattr__(copied, "__class__", _guarded_class(type(model)))
         copied.tokenfence_terms = terms
         with_metered_attempts(copied)
+        if (
+            self.stream_usage
+            and not plain
+            and getattr(copied, "stream_usage", True) in (None, False)
+        ):
+            copied.stream_usage = True  # else a stream tells nobody what it cost
         # A client that the user has guarded may count against any other budget.
         copied.tokenfence_metered_below = bool(plain) and not any(
             hasattr(client, "tokenfence") for client in plain
