@@ -118,7 +118,8 @@ class Run:
         return kept
 
     def _settle(self, usage: Usage | None, message: Any) -> None:
-        if usage is None:
+        # No prompt is of no tokens: a stream whose last event tells the output only.
+        if usage is None or (self.chat and not usage.input_tokens):
             self.call.lose()
             return
         self._correct_model(message)
