@@ -1,7 +1,7 @@
 """A budget inside an agent made by LangChain's `create_agent`."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, get_args
@@ -18,7 +18,7 @@ from langchain.agents.middleware import (
 from langchain.agents.middleware.types import PrivateStateAttr
 from langchain.tools import ToolRuntime
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage, SystemMessage
+from langchain_core.messages import SystemMessage
 from langchain_core.runnables import RunnableBinding
 from langchain_core.tools import StructuredTool
 from langgraph.channels.untracked_value import UntrackedValue
@@ -26,21 +26,17 @@ from langgraph.config import get_config
 from langgraph.types import Command
 
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
-from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.engine.policy import OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
 from tokenfence_integrations.langchain.agent_runs import AgentRun, Allowance, parse_allowance
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
-from tokenfence_integrations.langchain.exchange import call_for
 from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.guarding import Guarding, ModelFallback
-from tokenfence_integrations.langchain.holds import Hold
-from tokenfence_integrations.langchain.providers import can_cap, output_maximum
 from tokenfence_integrations.langchain.questions import ask
 from tokenfence_integrations.langchain.replies import refusal_message
 from tokenfence_integrations.langchain.statuses import status_line
-from tokenfence_integrations.langchain.transcripts import shortened, transcript
+from tokenfence_integrations.langchain.wrap_up import WrapUp
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.stores.base import Limits, Read
@@ -49,21 +45,7 @@ __all__ = ["BudgetMiddleware", "ExitBehavior"]
 
 ExitBehavior: TypeAlias = Literal["end", "error", "wrap_up", "ask"]
 
-WRAP_UP = (
-    "The budget for this task is used up, so this is your last answer, and you cannot call tools "
-    "any more. Sum up in a few sentences what is done, what you found out, and what is left."
-)
-"""What the model is told before its last answer."""
-
 RUN_KEY, SPENT_KEY = "budget_run", "budget_spent"
-
-TOOL_SETTINGS = frozenset(
-    {"functions", "parallel_tool_calls", "response_format", "strict", "tool_choice", "tools"}
-)
-"""Settings of a model call that make no sense, or are refused, where no tools are offered."""
-
-TAGS = {"purpose": "wrap_up"}
-"""By which events and the ledger tell a last answer, and what is held for it, from other calls."""
 
 UNSAVED = 1_000
 """Of how many threads it is remembered what their state could not be told."""
@@ -170,7 +152,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         self.thread_limit = parse_allowance(thread_limit)
         self.exit_behavior = exit_behavior
         self.tell_model = tell_model
-        self.wrap_up_tokens = wrap_up_tokens
+        self._wrap_up = WrapUp(wrap_up_tokens)
         self.tools = [self._status_tool()] if tell_model else []
         self._guarding = Guarding(held, policy, fallback, given, prices, exact_input)
         self._models: dict[int, tuple[ref[BaseChatModel], Any]] = {}
@@ -259,7 +241,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         response: ModelResponse[Any]
         try:
             if self.exit_behavior == "wrap_up":
-                yield from self._hold_back(admit, request, current)
+                yield from self._wrap_up.hold_back(admit, request, current)
             response = yield partial(handler, request)
         except BudgetExceeded as refusal:
             if self.exit_behavior == "error":
@@ -268,7 +250,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         else:
             return response
         if current.hold is not None:
-            last = yield from self._last_answer(admit, request, handler, current)
+            last = yield from self._wrap_up.last_answer(admit, request, handler, current)
             if last is not None:
                 return last
         if self.exit_behavior == "ask" and ask(refused, partial(_raise_limit, refused, current)):
@@ -278,97 +260,6 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             return ModelResponse([])
         current.jump = "end"
         return ModelResponse([refusal_message(refused)])
-
-    # The last answer
-
-    def _hold_back(self, admit: str, request: ModelRequest[Any], current: AgentRun) -> Flow[None]:
-        """Reserve what a last answer to the conversation so far costs, beside the call itself.
-
-        What is held already is given back only once the larger hold is there, so that nobody can
-        take it in between. Where that does not fit, the last answer will be to less.
-        """
-        hold = current.hold
-        wanted = self._hold_for(request, transcript(_messages(request), WRAP_UP))
-        if hold is None or not hold.open or hold.budget is not wanted.budget:
-            current.drop_hold()
-            yield getattr(wanted, admit)
-        elif _input(wanted, hold) > hold.bound.input_tokens or hold.capped:
-            yield from _swapped(admit, wanted, current)
-            return
-        else:
-            return
-        current.hold = wanted
-
-    def _last_answer(
-        self,
-        admit: str,
-        request: ModelRequest[Any],
-        handler: Callable[[Any], Any],
-        current: AgentRun,
-    ) -> Flow[ModelResponse[Any] | None]:
-        """The last answer, from what was held back for it; None if there can be none."""
-        told = yield from self._affordable(admit, request, current)
-        hold, current.hold = current.hold, None
-        if hold is None or told is None:
-            return None
-        settings = {k: v for k, v in request.model_settings.items() if k not in TOOL_SETTINGS}
-        terms = _chat_model(request.model).tokenfence_terms
-        last = request.override(
-            model=terms.targets.get(hold.model, request.model),
-            messages=told,  # type: ignore[arg-type]
-            system_message=None,
-            tools=[],
-            tool_choice=None,
-            response_format=None,
-            model_settings=settings,
-        )
-        try:
-            with _on_offer(hold):
-                response: ModelResponse[Any] = yield partial(handler, last)
-        except BudgetExceeded:  # another attempt of the provider's client did not fit
-            return None
-        current.jump = "end"
-        for message in response.result:
-            message.response_metadata["budget_exit"] = "wrap_up"
-        return response
-
-    def _affordable(
-        self, admit: str, request: ModelRequest[Any], current: AgentRun
-    ) -> Flow[list[BaseMessage] | None]:
-        """As much of the conversation as can be paid for, with a larger hold if there is room."""
-        whole = transcript(_messages(request), WRAP_UP)
-        hold = current.hold
-        if hold is None:
-            return None
-
-        def size(messages: list[BaseMessage]) -> int:
-            return _input(self._hold_for(request, messages), hold)
-
-        room = size(whole)
-        while room > hold.bound.input_tokens:
-            told = shortened(whole, size, room)
-            if told is None:
-                break
-            wanted = self._hold_for(request, told)
-            if (yield from _swapped(admit, wanted, current)):
-                return told
-            room //= 2
-        return shortened(whole, size, hold.bound.input_tokens)
-
-    def _hold_for(self, request: ModelRequest[Any], messages: list[BaseMessage]) -> Hold:
-        model = _chat_model(request.model)
-        options: dict[str, Any] = {}
-        if can_cap(model):
-            own = output_maximum(model, request.model_settings)
-            most = self.wrap_up_tokens if own is None else min(own, self.wrap_up_tokens)
-            options["max_tokens"] = most
-        hold = call_for(model, messages, options, Hold)
-        hold.request.tags = TAGS
-        if hold.policy.stages:
-            # The cheapest of the chain: what is held is missing for the work.
-            hold.request.model = hold.policy.stages[-1].model
-            hold.policy = replace(hold.policy, stages=())
-        return hold
 
     # The model
 
@@ -497,59 +388,6 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             name="budget_status",
             description="Tells what is left of the budget for this task. Costs nothing.",
         )
-
-
-def _messages(request: ModelRequest[Any]) -> list[BaseMessage]:
-    system = request.system_message
-    return [*request.messages] if system is None else [system, *request.messages]
-
-
-def _chat_model(model: Any) -> Any:
-    """The guarded chat model inside bindings."""
-    while isinstance(model, RunnableBinding):
-        model = model.bound
-    return model
-
-
-def _input(wanted: Hold, hold: Hold) -> int:
-    """The input bound of one hold's conversation, on the model of another one."""
-    card, request = hold.card, wanted.request
-    if card is None:
-        raise AssertionError("an admitted hold has its model's card")
-    into = request.most_input(card)
-    if into > hold.bound.input_tokens and request.exact_tokens is not None:
-        into = min(into, request.exact_tokens(card) or into)
-    return into
-
-
-def _swapped(admit: str, wanted: Hold, current: AgentRun) -> Flow[bool]:
-    """Take a larger hold in place of the one there is, if there is room for both at this moment."""
-    hold = current.hold
-    wanted.policy = replace(wanted.policy, wait=0)
-    try:
-        yield getattr(wanted, admit)
-    except BudgetExceeded:
-        return False
-    if hold is not None and wanted.capped and not hold.capped:
-        wanted.release()
-        return False
-    current.drop_hold()
-    current.hold = wanted
-    return True
-
-
-@contextmanager
-def _on_offer(hold: Hold) -> Iterator[None]:
-    """Have the model that is called in the block take what is held; if it does not, release it."""
-    handover = Handover(hold)
-    token = offered.set(handover)
-    hold.hand_over()
-    try:
-        yield
-    finally:
-        offered.reset(token)
-        if handover.has(hold):
-            hold.take_back()
 
 
 def _raise_limit(refusal: BudgetExceeded, current: AgentRun, added: Limits) -> None:
