@@ -108,7 +108,8 @@ def guard(
         min_output_tokens: The smallest answer cap that is worth paying for.
         on_unknown: ``"charge"`` a call of unknown outcome what it may have cost, or ``"release"``.
         prices: Prices of your own by model name, used before the price list.
-        strict: Refuse what cannot be metered (WebSockets, fees of hosted tools), rather than warn.
+        strict: Refuse what cannot be metered (WebSockets, fees of hosted tools, retries inside of
+            other SDKs than OpenAI's and Anthropic's), rather than warn.
         stream_usage: Ask streams for their usage, hiding the chunk from callers who did not; set
             False for servers that reject ``stream_options``.
         exact_input: Whether the server counts text as OpenAI does, so that it may be counted

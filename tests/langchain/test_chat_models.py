@@ -10,7 +10,13 @@ from langchain_openai import ChatOpenAI
 
 from tests.clients.helpers import check_books
 from tests.langchain.models import LOCAL_PRICES, LocalChat, StreamingLocalChat, answer
-from tokenfence_integrations import Budget, BudgetExceeded, UnknownModelError, guard
+from tokenfence_integrations import (
+    Budget,
+    BudgetExceeded,
+    UnknownModelError,
+    UnmeteredError,
+    guard,
+)
 from tokenfence_integrations.langchain import BudgetedChatModel
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.pricing.tokens import encoding_for
@@ -172,6 +178,23 @@ def test_a_binding_is_guarded_inside(
     assert provider.received[0].body["max_completion_tokens"] == 7
     assert [record.model for record in budget.ledger] == ["gpt-4o-mini"]
     check_books(budget, provider)
+
+
+def test_retries_that_nothing_can_see_are_warned_of(
+    plain: ChatOpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Retrying(LocalChat):
+        max_retries: int = 6
+
+    guard(Retrying(), budget="$1")
+    assert "max_retries=6" in caplog.text
+    with pytest.raises(UnmeteredError, match="set max_retries=0"):
+        guard(Retrying(), budget="$1", strict=True)
+
+    caplog.clear()
+    guard(Retrying(max_retries=0), budget="$1", strict=True)
+    guard(plain.model_copy(update={"max_retries": 2}), budget="$1", strict=True)
+    assert not caplog.text
 
 
 # Refusals

@@ -15,18 +15,24 @@ CLIENTS = ("_client", "_async_client")
 """Where ChatAnthropic, and what is built on it, make their clients when they first need them."""
 
 
-def with_metered_attempts(model: Any) -> None:
+def with_metered_attempts(model: Any) -> bool:
     """Have a guarded model's Anthropic clients meter each attempt; others stay as they are.
 
     Args:
         model: A guarded chat model, changed in place.
+
+    Returns:
+        Whether it has such clients.
     """
     if not any(cls.__module__.startswith("langchain_anthropic.") for cls in type(model).__mro__):
-        return
+        return False
+    found = False
     for name in CLIENTS:
         client: Any = getattr(model, name, None)
         if hasattr(client, "with_middleware"):  # since anthropic 2
             model.__dict__[name] = client.with_middleware(_meter())
+            found = True
+    return found
 
 
 def _meter() -> Any:

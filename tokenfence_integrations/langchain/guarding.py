@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.policy import OnLimit, Policy, parse_fallback
+from tokenfence_integrations.errors import UnmeteredError
 from tokenfence_integrations.langchain.anthropic_clients import with_metered_attempts
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings, guarded_embeddings
@@ -30,6 +31,7 @@ from tokenfence_integrations.langchain.providers import (
 from tokenfence_integrations.langchain.structured import with_other_forms
 from tokenfence_integrations.langchain.terms import ChainBook, Terms
 from tokenfence_integrations.langchain.tools import TOOLS_KEY, same_family
+from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Price
 
@@ -52,7 +54,7 @@ class Guarding:
         threshold: The settled share from which the first fallback takes over.
         prices: Prices of your own, by model.
         exact_input: Whether the server counts text as OpenAI does; None: if it is OpenAI or Azure.
-        strict: Whether an OpenAI client refuses what it cannot meter, rather than warn.
+        strict: Whether what cannot be metered is refused, rather than warned of.
         stream_usage: Whether an OpenAI client may ask streams for their usage.
     """
 
@@ -204,18 +206,34 @@ class Guarding:
         copied: Any = model.model_copy()
         object.__setattr__(copied, "__class__", _guarded_class(type(model)))
         copied.tokenfence_terms = terms
-        with_metered_attempts(copied)
-        if (
-            self.stream_usage
-            and not plain
-            and getattr(copied, "stream_usage", True) in (None, False)
-        ):
+        if not plain and not with_metered_attempts(copied):
+            self._check_retries(model)
+        asks_not = getattr(copied, "stream_usage", True) in (None, False)
+        if asks_not and self.stream_usage and not plain:
             copied.stream_usage = True  # else a stream tells nobody what it cost
         # A client that the user has guarded may count against any other budget.
         copied.tokenfence_metered_below = bool(plain) and not any(
             hasattr(client, "tokenfence") for client in plain
         )
         return copied
+
+    def _check_retries(self, model: BaseChatModel) -> None:
+        """Refuse, or warn of, retries that nothing here can see; each of them may be billed.
+
+        Raises:
+            UnmeteredError: With ``strict=True``.
+        """
+        retries = getattr(model, "max_retries", None)
+        if not isinstance(retries, int) or retries < 1:
+            return
+        told = (
+            f"{type(model).__name__} retries by itself (max_retries={retries}), and each attempt "
+            f"may be billed, but only one is reserved for: set max_retries=0, and use "
+            f"guard(model).with_retry() instead"
+        )
+        if self.strict:
+            raise UnmeteredError(f"{told}; nothing was sent")
+        logger().warning("%s", told)
 
     def _client(self, client: Any) -> Any:
         """The guarded form of an OpenAI client, which leaves fallbacks and replies to the model."""
