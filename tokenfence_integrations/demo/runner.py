@@ -174,7 +174,9 @@ def _provider(settings: Settings, console: Console) -> Iterator[Provider]:
     if settings.provider == "simulated" or reason is not None:
         from tokenfence_integrations.testing import SimulatedProvider
 
-        with SimulatedProvider() as simulated:
+        # Answers as long as asked for, as those of the real model are; and not at once, so that
+        # calls are seen to wait for those in flight.
+        with SimulatedProvider(output_tokens=settings.max_tokens, latency=0.5) as simulated:
             yield Provider("the simulated provider", simulated.base_url, "unused")
         return
     with RealModel(n_parallel=settings.calls) as model:
