@@ -21,8 +21,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.waiting import waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
-from tokenfence_integrations.langchain.exchange import Exchange, runs
-from tokenfence_integrations.langchain.flows import Flow, arun, run
+from tokenfence_integrations.langchain.exchange import Exchange
 from tokenfence_integrations.langchain.replies import refusal_chunks, refusal_result
 from tokenfence_integrations.langchain.routes import (
     Detour,
@@ -39,6 +38,8 @@ from tokenfence_integrations.langchain.tools import (
     same_family,
     without_notes,
 )
+from tokenfence_integrations.models.exchange import runs
+from tokenfence_integrations.models.flows import Flow, arun, run
 
 __all__ = ["BudgetedChatModel"]
 

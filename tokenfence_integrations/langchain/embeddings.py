@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, Field
 
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import Handover, offered
@@ -14,8 +13,9 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
-from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.terms import Terms
+from tokenfence_integrations.models.flows import Flow, arun, run
+from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound, count_text
 from tokenfence_integrations.usage import Usage
@@ -155,38 +155,8 @@ def embedding_model_name(embeddings: Embeddings) -> str:
 
 def guarded_embeddings(embeddings: Any, terms: Terms, *, metered_below: bool) -> Any:
     """A copy of embeddings, as an instance of the guarded subclass of their class."""
-    cls = _guarded_class(type(embeddings))
-    copied: Any
-    if isinstance(embeddings, BaseModel):
-        copied = embeddings.model_copy()
-        object.__setattr__(copied, "__class__", cls)
-    else:
-        copied = object.__new__(cls)
-        copied.__dict__.update(embeddings.__dict__)
-    copied.tokenfence_terms = terms
-    copied.tokenfence_metered_below = metered_below
-    return copied
-
-
-_CLASSES: dict[type, Any] = {}
-
-
-def _guarded_class(cls: Any) -> Any:
-    guarded = _CLASSES.get(cls)
-    if guarded is None:
-        names: dict[str, Any] = {
-            "__module__": cls.__module__,
-            "__qualname__": cls.__qualname__,
-            "__doc__": cls.__doc__,
-        }
-        if issubclass(cls, BaseModel):
-            names |= {
-                "__annotations__": {"tokenfence_terms": Any, "tokenfence_metered_below": bool},
-                "tokenfence_terms": Field(default=None, exclude=True, repr=False),
-                "tokenfence_metered_below": Field(default=False, exclude=True, repr=False),
-            }
-        guarded = _CLASSES[cls] = type(cls)(cls.__name__, (BudgetedEmbeddings, cls), names)
-    return guarded
+    cls = guarded_class(type(embeddings), BudgetedEmbeddings)
+    return guarded_copy(embeddings, cls, terms, metered_below=metered_below)
 
 
 def _request(embeddings: Embeddings, texts: list[str], *, exact: bool) -> CallRequest:

@@ -31,12 +31,12 @@ from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
 from tokenfence_integrations.langchain.agent_runs import AgentRun, Allowance, parse_allowance
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
-from tokenfence_integrations.langchain.flows import Flow, arun, run
 from tokenfence_integrations.langchain.guarding import Guarding, ModelFallback
 from tokenfence_integrations.langchain.questions import ask
 from tokenfence_integrations.langchain.replies import refusal_message
 from tokenfence_integrations.langchain.statuses import status_line
 from tokenfence_integrations.langchain.wrap_up import WrapUp
+from tokenfence_integrations.models.flows import Flow, arun, run
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.stores.base import Limits, Read

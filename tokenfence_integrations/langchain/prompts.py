@@ -6,6 +6,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 
 from tokenfence_integrations.clients.openai.content import PER_TOOL, Content, is_text, plain
+from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import REQUEST_OVERHEAD, byte_bound, count_chat
 
@@ -13,30 +14,6 @@ __all__ = ["exact_count", "prompt_bound"]
 
 PER_MESSAGE = 40
 """Bytes that stand for the JSON around a message, which is more than the tokens it costs."""
-
-TOOL_PROMPT = 1_024
-"""What others than OpenAI may put before the first tool: Anthropic documents up to 804 tokens
-(https://platform.claude.com/docs/en/agents-and-tools/tool-use/overview, "Pricing")."""
-
-SETTINGS = frozenset(
-    {
-        "max_tokens",
-        "max_completion_tokens",
-        "max_output_tokens",
-        "model",
-        "n",
-        "stop",
-        "stream",
-        "stream_options",
-        "stream_usage",
-        "temperature",
-        "tool_choice",
-    }
-)
-"""Options that the model never reads as text; every other one is counted by its bytes."""
-
-REFERENCES = ("previous_response_id", "conversation", "prompt", "cached_content", "container")
-"""Options that stand for input which only the provider knows."""
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
@@ -63,20 +40,7 @@ def prompt_bound(
     content = Content(text_bytes=REQUEST_OVERHEAD)
     for message in messages:
         _add_message(message, content)
-    if options:
-        _add_options(options, content)
-    most = (
-        content.bound
-        if content.images or content.unseen
-        else content.text_bytes + content.other_bytes
-    )
-    if options.get("tools") or options.get("functions"):
-        return lambda card: _tool_prompt(card) + (most if isinstance(most, int) else most(card))
-    return most
-
-
-def _tool_prompt(card: Card) -> int:
-    return 0 if card.provider in ("openai", "azure") else TOOL_PROMPT
+    return input_bound(content, options)
 
 
 def exact_count(
@@ -112,9 +76,9 @@ def _add_message(message: BaseMessage, content: Content) -> None:
     text = message.content
     content.text_bytes += PER_MESSAGE
     if message.name:
-        content.text_bytes += _utf8(message.name)
+        content.text_bytes += utf8_bytes(message.name)
     if type(text) is str:
-        content.text_bytes += _utf8(text)
+        content.text_bytes += utf8_bytes(text)
     else:
         content.text_bytes += byte_bound(_without_media(text, content))
     if _is_plain(message):
@@ -124,7 +88,7 @@ def _add_message(message: BaseMessage, content: Content) -> None:
     if isinstance(message, AIMessage):
         calls: Any = [*message.tool_calls, *message.invalid_tool_calls]
         content.text_bytes += byte_bound(plain(calls)) + PER_TOOL * len(calls)
-    content.text_bytes += _utf8(str(getattr(message, "tool_call_id", "")))
+    content.text_bytes += utf8_bytes(str(getattr(message, "tool_call_id", "")))
 
 
 def _without_media(parts: Any, content: Content) -> list[Any]:
@@ -161,27 +125,3 @@ def _is_media(part: Mapping[str, Any], content: Content) -> bool:
     else:
         return False
     return True
-
-
-def _add_options(options: Mapping[str, Any], content: Content) -> None:
-    for name, value in options.items():
-        if name in SETTINGS or value is None:
-            continue
-        if name in REFERENCES:
-            content.unseen = True
-        content.text_bytes += byte_bound(_schema(value))
-        if name in ("tools", "functions"):
-            content.text_bytes += PER_TOOL * len(value)
-
-
-def _schema(value: Any) -> Any:
-    """An option as data; a class of pydantic's stands for its JSON schema, twice for its frame."""
-    describe = getattr(value, "model_json_schema", None)
-    if isinstance(value, type) and describe is not None:
-        schema = plain(describe())
-        return [schema, schema]
-    return plain(value)
-
-
-def _utf8(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

@@ -14,10 +14,10 @@ from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.agent_runs import AgentRun
 from tokenfence_integrations.langchain.exchange import call_for
-from tokenfence_integrations.langchain.flows import Flow
 from tokenfence_integrations.langchain.holds import Hold
 from tokenfence_integrations.langchain.providers import can_cap, output_maximum
 from tokenfence_integrations.langchain.transcripts import shortened, transcript
+from tokenfence_integrations.models.flows import Flow
 
 __all__ = ["WrapUp"]
 

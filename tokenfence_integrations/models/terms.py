@@ -1,0 +1,73 @@
+"""What a model was guarded with, and the models that may answer in its place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.sublimit import Sublimit
+from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.rates import Card
+
+__all__ = ["ChainBook", "Terms"]
+
+
+class ChainBook:
+    """The prices of a model and its fallbacks, each from its own provider's list.
+
+    Args:
+        first: Finds the prices of the guarded model, and of any other that is not a fallback.
+        others: Finds those of the fallbacks, by their names.
+    """
+
+    def __init__(self, first: PriceBook, others: Mapping[str, PriceBook]) -> None:
+        self.first = first
+        self._others = others
+
+    def card(self, model: str) -> Card:
+        """The prices and limits of a model.
+
+        Raises:
+            UnknownModelError: If no price is known.
+        """
+        return self._others.get(model, self.first).card(model)
+
+
+@dataclass(slots=True, weakref_slot=True)
+class Terms:
+    """What a model was guarded with; its copies and its fallbacks share it.
+
+    Args:
+        budget: None: the one in scope at each call.
+        policy: How calls are admitted; its stages are names of ``targets``.
+        book: Prices of the model and its fallbacks.
+        targets: The fallbacks by the names of their models, guarded on these terms as well.
+        exact_input: Whether the server is known to count text as OpenAI does.
+        error: The class of refusals.
+        sublimits: Limits beside the budget's, see `Sublimit`.
+    """
+
+    budget: Budget | None
+    policy: Policy
+    book: ChainBook
+    targets: Mapping[str, Any] = field(default_factory=dict)
+    exact_input: bool = False
+    error: type[BudgetExceeded] = BudgetExceeded
+    sublimits: tuple[Sublimit, ...] = ()
+
+    def budget_now(self) -> Budget:
+        """The budget that a call made here and now counts against."""
+        return self.budget if self.budget is not None else budget_in_scope()
+
+    def but(self, **changes: Any) -> Self:
+        """The same with some changes."""
+        return replace(self, **changes)
+
+    def raising(self) -> Self:
+        """The same, where a refusal raises: a made-up object would be a lie."""
+        if self.policy.on_limit != "stop":
+            return self
+        return self.but(policy=replace(self.policy, on_limit="raise"))
