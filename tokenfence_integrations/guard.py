@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
     from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import RunnableBinding
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.llms import LLM
     from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
     from tokenfence_integrations.clients.openai.client import (
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
         GuardedOpenAI,
     )
     from tokenfence_integrations.langchain.guarding import ModelFallback
+    from tokenfence_integrations.llama_index.guarding import LLMFallback
 
 LangChainThing = TypeVar(
     "LangChainThing", bound="BaseChatModel | Embeddings | RunnableBinding[Any, Any]"
 )
+LlamaIndexThing = TypeVar("LlamaIndexThing", bound="LLM | BaseEmbedding")
 
 __all__ = ["async_guard", "guard"]
 
@@ -60,6 +64,12 @@ class ModelTerms(_CommonTerms, total=False):
     fallback: "ModelFallback"
 
 
+class LLMTerms(_CommonTerms, total=False):
+    """The keyword arguments of `guard` for LlamaIndex's LLMs and embeddings."""
+
+    fallback: "LLMFallback"
+
+
 @overload
 def guard(client: "AzureOpenAI", **terms: Unpack[Terms]) -> "GuardedAzureOpenAI": ...
 @overload
@@ -70,6 +80,8 @@ def guard(client: "OpenAI", **terms: Unpack[Terms]) -> "GuardedOpenAI": ...
 def guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
 @overload
 def guard(client: LangChainThing, **terms: Unpack[ModelTerms]) -> LangChainThing: ...
+@overload
+def guard(client: LlamaIndexThing, **terms: Unpack[LLMTerms]) -> LlamaIndexThing: ...
 def guard(
     client: Any,
     *,
@@ -85,7 +97,7 @@ def guard(
     stream_usage: bool = True,
     exact_input: bool | None = None,
 ) -> Any:
-    """The same client, chat model or embeddings, with a budget that their calls cannot pass.
+    """The same client, model or embeddings, with a budget that their calls cannot pass.
 
     What it was given stays as it is; the result is an instance of the same class, shares its
     connections, and has the budget as ``.tokenfence``.
@@ -93,13 +105,13 @@ def guard(
     Args:
         client: An OpenAI client, sync or async, Azure's and subclasses included; or LangChain's
             chat models (bindings around them and what ``init_chat_model`` returns included) and
-            embeddings.
+            embeddings; or LlamaIndex's LLMs and embeddings.
         budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: the one of the surrounding
             ``budget.scope()`` at each call.
         fallback: A cheaper model that takes over from ``threshold`` on, or when the wanted one no
             longer fits; a chain of them; or stages, ``{0.5: "gpt-4o-mini", 0.9: "gpt-4.1-nano"}``.
             It answers calls for text; embeddings, pictures, sound and batches keep their model.
-            For a LangChain model it may be another chat model, of any provider.
+            For a framework's model it may be another model object, of any provider.
         on_limit: What happens to a call that does not fit: ``"stop"`` answers with a synthetic
             reply (where an answer is a text; elsewhere it raises), ``"raise"`` raises
             `BudgetExceeded`, ``"warn"`` logs and lets it through.
@@ -145,12 +157,15 @@ def guard(
     if _classes_of("langchain_core", client) or _classes_of("langchain", client):
         from tokenfence_integrations.langchain.guarding import Guarding
 
-        guarding = Guarding(held, policy, fallback, threshold, **common)
-        return guarding.apply(client)
+        return Guarding(held, policy, fallback, threshold, **common).apply(client)
+    if _classes_of("llama_index", client):
+        from tokenfence_integrations.llama_index import guarding
+
+        return guarding.Guarding(held, policy, fallback, threshold, **common).apply(client)
     raise TypeError(
         f"cannot guard a {type(client).__module__}.{type(client).__qualname__}: give an OpenAI "
         f"client (OpenAI, AsyncOpenAI, AzureOpenAI, AsyncAzureOpenAI or a subclass), or a chat "
-        f"model or embeddings of LangChain"
+        f"model or embeddings of LangChain, or an LLM or embeddings of LlamaIndex"
     )
 
 

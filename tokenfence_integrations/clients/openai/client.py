@@ -27,7 +27,7 @@ from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
 from tokenfence_integrations.pricing.rates import Price
 
-__all__ = ["OpenAIBudgetExceeded", "guard_client", "is_client", "is_guarded"]
+__all__ = ["OpenAIBudgetExceeded", "counts_as_openai", "guard_client", "is_guarded"]
 
 # Paths that cost nothing, whatever is posted to them: storage, files, tokens counted, calls ended.
 FREE = (
@@ -341,9 +341,9 @@ class GuardedAsync(_Guarded):
         return result
 
 
-def is_client(thing: object) -> bool:
-    """Whether this is an OpenAI client, sync or async, Azure's and subclasses included."""
-    return isinstance(thing, OpenAI | AsyncOpenAI)
+def counts_as_openai(base_url: str) -> bool:
+    """Whether the server at this address is OpenAI's or Azure's, and counts text as OpenAI does."""
+    return ("." + (urlsplit(base_url).hostname or "")).endswith(OPENAI_HOSTS)
 
 
 def is_guarded(client: object) -> bool:
@@ -401,8 +401,7 @@ def guard_client(
             f"deployment ({base_url}), which answers whatever model is asked for. Make the client "
             f"with azure_endpoint= alone, so that each call names its deployment as the model"
         )
-    host = "." + (urlsplit(base_url).hostname or "")
-    of_openai = azure or host.endswith(OPENAI_HOSTS)
+    of_openai = azure or counts_as_openai(base_url)
     terms = Terms(
         budget=budget,
         policy=policy,

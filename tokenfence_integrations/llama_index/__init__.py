@@ -1,0 +1,7 @@
+"""Budgets inside LlamaIndex: LLMs, embeddings, engines, agents, callbacks."""
+
+from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
+from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
+from tokenfence_integrations.llama_index.llms import BudgetedLLM
+
+__all__ = ["BudgetedEmbedding", "BudgetedLLM", "LlamaIndexBudgetExceeded"]

@@ -1,0 +1,303 @@
+"""Guarded LLMs: copies of a dynamic subclass that overrides where the provider is called.
+
+A guarded LLM is an instance of the user's own class, so engines, agents, programs and every
+``isinstance`` work as before. What is overridden are the eight methods that all others come down
+to: `chat`, `complete`, their streams, and their async forms. They are not decorated as the class's
+own are, which run inside: events and spans are told once.
+
+Each way to an answer is a flow (see `models.flows`), written once for sync and async.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llama_index.core.llms import LLM, ChatMessage, LLMMetadata
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.handover import offered
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
+from tokenfence_integrations.llama_index.replies import refusal_response, refusal_stream
+from tokenfence_integrations.llama_index.streams import Responses
+from tokenfence_integrations.llama_index.terms import Terms
+from tokenfence_integrations.llama_index.tools import TOOLS_KEY, adapted_options, same_family
+from tokenfence_integrations.models.exchange import runs
+from tokenfence_integrations.models.flows import Flow, arun, run
+
+__all__ = ["BudgetedLLM", "llm_names"]
+
+ANSWERED_BY = "tokenfence_answered_by"
+"""Names the fallback of another provider in a response, whose tool calls only it can read."""
+
+
+class Way(NamedTuple):
+    """A sync or an async way: the method by which a call is admitted on it."""
+
+    admit: str
+
+
+SYNC = Way("admit")
+ASYNC = Way("aadmit")
+
+Content = str | Sequence[ChatMessage]
+
+_refusals: "ContextVar[list[BudgetExceeded] | None]" = ContextVar(
+    "tokenfence_refusals", default=None
+)
+"""What was raised in this context, under LlamaIndex's code that makes a text of any exception."""
+
+if TYPE_CHECKING:
+    _LLM = LLM
+else:
+    _LLM = object
+
+
+class BudgetedLLM(_LLM):
+    """What all guarded LLMs are instances of, beside the class that they were made of.
+
+    Example:
+        >>> llm = guard(OpenAI(model="gpt-4o"), budget="$5.00")  # doctest: +SKIP
+        >>> isinstance(llm, BudgetedLLM), isinstance(llm, OpenAI)  # doctest: +SKIP
+        (True, True)
+    """
+
+    tokenfence_terms: Terms
+    tokenfence_metered_below: bool
+
+    @property
+    def tokenfence(self) -> Budget:
+        """The budget that this LLM's calls count against."""
+        return self.tokenfence_terms.budget_now()
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The class's own, narrowed to what the fallbacks can do as well.
+
+        LlamaIndex packs its prompts for the context window that is told here.
+        """
+        own = self._own_metadata()
+        targets = self.tokenfence_terms.targets
+        if not targets:
+            return own
+        others = [target._own_metadata() for target in targets.values()]
+        return own.model_copy(
+            update={
+                "context_window": min(m.context_window for m in (own, *others)),
+                "is_function_calling_model": all(
+                    m.is_function_calling_model for m in (own, *others)
+                ),
+            }
+        )
+
+    # Where the provider is called
+
+    def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        return run(self._answer(SYNC, "chat", messages, args, kwargs))
+
+    def complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        return run(self._answer(SYNC, "complete", prompt, args, kwargs))
+
+    async def achat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        return await arun(self._answer(ASYNC, "achat", messages, args, kwargs))
+
+    async def acomplete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        return await arun(self._answer(ASYNC, "acomplete", prompt, args, kwargs))
+
+    def stream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        stream = run(self._opened(SYNC, "stream_chat", messages, args, kwargs))
+        return stream.read() if isinstance(stream, Responses) else stream
+
+    def stream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        stream = run(self._opened(SYNC, "stream_complete", prompt, args, kwargs))
+        return stream.read() if isinstance(stream, Responses) else stream
+
+    async def astream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        stream = await arun(self._opened(ASYNC, "astream_chat", messages, args, kwargs))
+        return stream.aread() if isinstance(stream, Responses) else stream
+
+    async def astream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        stream = await arun(self._opened(ASYNC, "astream_complete", prompt, args, kwargs))
+        return stream.aread() if isinstance(stream, Responses) else stream
+
+    # The ways, each written once
+
+    def _answer(
+        self, way: Way, method: str, content: Content, args: Any, options: dict[str, Any]
+    ) -> Flow[Any]:
+        """One whole answer: admitted, made, settled."""
+        if runs(self):
+            return (yield partial(self._own(method), content, *args, **options))
+        call = _given(self) or call_for(self, content, options)
+        try:
+            if not call.open:
+                yield getattr(call, way.admit)
+            llm, options = self._chosen(call, options)
+            exchange = Exchange(llm, options, call)
+            own = exchange.model._own(method)
+            try:
+                with exchange:
+                    response = yield partial(own, content, *args, **exchange.options)
+            except BaseException as error:
+                exchange.failed(error)
+                raise
+        except BudgetExceeded as refusal:
+            return refusal_response(method, _checked(refusal, call, options))
+        exchange.finished(response)
+        return self._signed(response, call)
+
+    def _opened(
+        self, way: Way, method: str, content: Content, args: Any, options: dict[str, Any]
+    ) -> Flow[Any]:
+        """A stream that is admitted, and will be settled when it ends, however it does."""
+        if runs(self):
+            return (yield partial(self._own(method), content, *args, **options))
+        call = _given(self) or call_for(self, content, options)
+        try:
+            if not call.open:
+                yield getattr(call, way.admit)
+            llm, options = self._chosen(call, options)
+            exchange = Exchange(llm, options, call)
+            own = exchange.model._own(method)
+            try:
+                with exchange:
+                    inner = yield partial(own, content, *args, **exchange.options)
+            except BaseException as error:
+                exchange.failed(error)
+                raise
+        except BudgetExceeded as refusal:
+            return refusal_stream(method, _checked(refusal, call, options))
+        return Responses(method, inner, exchange)
+
+    def _own(self, method: str) -> Any:
+        """The class's own method."""
+        return getattr(super(), method)
+
+    def _own_metadata(self) -> LLMMetadata:
+        return self._own("metadata")  # type: ignore[no-any-return]
+
+    def _chosen(self, call: Call, options: dict[str, Any]) -> "tuple[BudgetedLLM, dict[str, Any]]":
+        """The LLM that was admitted, this one or a fallback, and the options as it takes them."""
+        target = self.tokenfence_terms.targets.get(call.model)
+        if target is None or call.model == call.request.model:
+            return self, options
+        try:
+            return target, adapted_options(options, self, target)
+        except BaseException:
+            call.release()
+            raise
+
+    def _signed(self, response: Any, call: Call) -> Any:
+        target = self.tokenfence_terms.targets.get(call.model)
+        if target is not None and not same_family(self, target):
+            response.additional_kwargs[ANSWERED_BY] = call.model
+        return response
+
+    # What goes past the eight methods, or must not be answered with a text
+
+    def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        return self._raising()._own("structured_predict")(*args, **kwargs)
+
+    async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._raising()._own("astructured_predict")(*args, **kwargs)
+
+    def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        return self._raising()._own("stream_structured_predict")(*args, **kwargs)
+
+    async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._raising()._own("astream_structured_predict")(*args, **kwargs)
+
+    def predict_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        with _telling_refusals():
+            return self._own("predict_and_call")(*args, **kwargs)
+
+    async def apredict_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        with _telling_refusals():
+            return await self._own("apredict_and_call")(*args, **kwargs)
+
+    def _raising(self) -> "BudgetedLLM":
+        """The same, where a refusal raises: a made-up object would be a lie."""
+        terms = self.tokenfence_terms.raising()
+        return (
+            self
+            if terms is self.tokenfence_terms
+            else self.model_copy(update={"tokenfence_terms": terms})
+        )
+
+
+def llm_names(cls: Any) -> dict[str, Any]:
+    """What the guarded subclass of an LLM's class defines beside the overridden methods."""
+    if not issubclass(cls, FunctionCallingLLM):
+        return {}
+    return {
+        "_prepare_chat_with_tools": _prepare_chat_with_tools(cls),
+        "get_tool_calls_from_response": _get_tool_calls(cls),
+    }
+
+
+def _prepare_chat_with_tools(cls: Any) -> Any:
+    """The class's own, which also keeps the tools as given for fallbacks of other providers."""
+
+    @wraps(cls._prepare_chat_with_tools)  # LlamaIndex reads its signature
+    def prepare(self: Any, tools: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        prepared: dict[str, Any] = cls._prepare_chat_with_tools(self, tools, *args, **kwargs)
+        if self.tokenfence_terms.foreign(self):
+            names = ("verbose", "allow_parallel_tool_calls", "tool_required")
+            choices = {name: kwargs[name] for name in names if name in kwargs}
+            prepared[TOOLS_KEY] = tools, choices
+        return prepared
+
+    return prepare
+
+
+def _get_tool_calls(cls: Any) -> Any:
+    """The tool calls of a response, read by the LLM that gave it."""
+
+    @wraps(cls.get_tool_calls_from_response)
+    def get_tool_calls(self: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        name = response.additional_kwargs.get(ANSWERED_BY)
+        target = None if name is None else self.tokenfence_terms.targets.get(name)
+        if target is not None and target is not self:
+            return target.get_tool_calls_from_response(response, *args, **kwargs)
+        return cls.get_tool_calls_from_response(self, response, *args, **kwargs)
+
+    return get_tool_calls
+
+
+def _given(llm: BudgetedLLM) -> Call | None:
+    """The call that a layer around the LLM has reserved for it."""
+    handover = offered.get()
+    if handover is None or handover.wire:  # an LLM called by another one's code: a call of its own
+        return None
+    return handover.take(llm.tokenfence)
+
+
+def _checked(refusal: BudgetExceeded, call: Call, options: Mapping[str, Any]) -> BudgetExceeded:
+    """A refusal that may be answered with a text.
+
+    Raises:
+        BudgetExceeded: It may not.
+    """
+    if may_stop(call, options):
+        return refusal
+    told = _refusals.get()
+    if told is not None:
+        told.append(refusal)
+    raise refusal
+
+
+@contextmanager
+def _telling_refusals() -> Iterator[None]:
+    """Raise what was refused in this block, even if LlamaIndex has made a text of it."""
+    told: list[BudgetExceeded] = []
+    token = _refusals.set(told)
+    try:
+        yield
+    finally:
+        _refusals.reset(token)
+    if told:
+        raise told[0]

@@ -1,0 +1,92 @@
+"""The OpenAI clients inside LlamaIndex's OpenAI classes, guarded as well.
+
+The client sees what the LLM does not: each attempt of the SDK and of LlamaIndex's own retries, the
+usage of a stream that the caller did not ask for, and every count that the provider reports. It
+takes over the call that the LLM has reserved, so the call is charged once.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from tokenfence_integrations.llama_index.providers import is_of
+
+__all__ = ["HELD", "client_names", "guard_held_clients", "has_clients", "user_guarded"]
+
+HELD = ("_client", "_aclient")
+"""Where LlamaIndex's classes hold their clients, once they are made."""
+
+PACKAGES = (
+    "llama_index.llms.openai",
+    "llama_index.embeddings.openai",
+    "llama_index.embeddings.azure_openai",
+)
+
+
+def has_clients(cls: type) -> bool:
+    """Whether a class of LLMs or embeddings calls OpenAI's clients."""
+    return any(is_of(cls, package) for package in PACKAGES)
+
+
+def user_guarded(thing: Any) -> bool:
+    """Whether the user has guarded a client of it, maybe on another budget."""
+    return any(hasattr(getattr(thing, name, None), "tokenfence") for name in HELD)
+
+
+def client_names(cls: Any) -> dict[str, Any]:
+    """What the guarded subclass of a class defines, so that the clients it makes are guarded.
+
+    Args:
+        cls: A class that makes its clients when they are needed, in ``_get_client()``.
+    """
+    if not has_clients(cls) or not hasattr(cls, "_get_client"):
+        return {}
+
+    def _get_client(self: Any) -> Any:
+        return _guarded(self, "_client", cls._get_client)
+
+    def _get_aclient(self: Any) -> Any:
+        return _guarded(self, "_aclient", cls._get_aclient)
+
+    return {
+        "_get_client": _get_client,
+        "_get_aclient": _get_aclient,
+        "__annotations__": {"tokenfence_clients": Any},
+        "tokenfence_clients": Field(default=None, exclude=True, repr=False),
+    }
+
+
+def guard_held_clients(guarded: Any) -> None:
+    """Guard the clients that a guarded copy holds, or will make.
+
+    Args:
+        guarded: The copy, changed in place.
+    """
+    if (
+        hasattr(type(guarded), "tokenfence_clients")
+        or "tokenfence_clients" in type(guarded).model_fields
+    ):
+        guarded.tokenfence_clients = {}
+        return
+    for name in HELD:
+        client = getattr(guarded, name, None)
+        if client is not None:
+            setattr(guarded, name, guarded.tokenfence_terms.guard_client(client))
+
+
+def _guarded(thing: Any, name: str, make: Any) -> Any:
+    """The guarded form of what the class's own method returns.
+
+    The copies that are made for one call share the clients, and so their connections.
+    """
+    shared: dict[str, tuple[Any, Any]] = thing.tokenfence_clients
+    known = shared.get(name)
+    if known is not None and getattr(thing, name) is None:
+        setattr(thing, name, known[0])
+    plain = make(thing)
+    if known is not None and known[0] is plain:
+        return known[1]
+    guarded = thing.tokenfence_terms.guard_client(plain)
+    if thing.reuse_client:
+        shared[name] = plain, guarded
+    return guarded

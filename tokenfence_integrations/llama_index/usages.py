@@ -1,0 +1,102 @@
+"""What an answer consumed, in the engine's terms, read from LlamaIndex's responses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenfence_integrations.clients.openai.reported import get, members, token_usage
+from tokenfence_integrations.usage import Usage
+
+__all__ = ["anthropic_usage", "response_usage", "service_tier", "was_cut"]
+
+CUT = frozenset({"length", "max_tokens", "MAX_TOKENS"})
+"""Finish reasons that mean "ended at its output maximum", over the providers."""
+
+
+def response_usage(response: Any) -> Usage | None:
+    """The usage that a response of any LLM reports; None if it reports none.
+
+    Args:
+        response: A ``ChatResponse`` or ``CompletionResponse``, whole or the latest of a stream.
+
+    Example:
+        >>> raw = {"usage": {"prompt_tokens": 9, "completion_tokens": 5}}
+        >>> response_usage(CompletionResponse(text="", raw=raw))[:2]
+        (9, 5)
+    """
+    raw = response.raw
+    told: Any = response.additional_kwargs
+    reported = get(raw, "usage") or get(get(raw, "response"), "usage") or told.get("usage")
+    if reported is not None:
+        return _usage(reported)
+    google = get(raw, "usage_metadata")
+    if google is not None:
+        return _google_usage(google)
+    if isinstance(raw, Mapping) and "prompt_eval_count" in raw:  # Ollama
+        told = {
+            "prompt_tokens": raw["prompt_eval_count"],
+            "completion_tokens": raw.get("eval_count"),
+        }
+    return token_usage(told) if "prompt_tokens" in told else None
+
+
+def _usage(reported: Any) -> Usage | None:
+    counts = members(reported)
+    if "cache_read_input_tokens" in counts or "cache_creation_input_tokens" in counts:
+        return anthropic_usage(counts)
+    return token_usage(reported)
+
+
+def anthropic_usage(reported: Any) -> Usage | None:
+    """The usage of a message of Anthropic's, whose input count leaves out what its cache did.
+
+    Args:
+        reported: The ``usage`` of the message, or its members.
+    """
+    counts = members(reported)
+    plain, out = counts.get("input_tokens"), counts.get("output_tokens")
+    if type(plain) is not int or type(out) is not int:
+        return None
+    read = counts.get("cache_read_input_tokens") or 0
+    written = counts.get("cache_creation_input_tokens") or 0
+    hour = get(counts.get("cache_creation"), "ephemeral_1h_input_tokens") or 0
+    return Usage(
+        plain + read + written,
+        out,
+        cached_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=hour,
+    )
+
+
+def _google_usage(reported: Any) -> Usage | None:
+    counts = members(reported)
+    into, out = counts.get("prompt_token_count"), counts.get("candidates_token_count")
+    if type(into) is not int:
+        return None
+    thought = counts.get("thoughts_token_count") or 0
+    return Usage(
+        into + (counts.get("tool_use_prompt_token_count") or 0),
+        (out or 0) + thought,
+        cached_tokens=counts.get("cached_content_token_count") or 0,
+        reasoning_tokens=thought,
+    )
+
+
+def service_tier(response: Any) -> str | None:
+    """The service tier that the provider says it used."""
+    raw = response.raw
+    tier = get(raw, "service_tier") or get(get(raw, "usage"), "service_tier")
+    return tier if isinstance(tier, str) and tier not in ("default", "standard") else None
+
+
+def was_cut(response: Any) -> bool:
+    """Whether an answer ended at its output maximum."""
+    raw = response.raw
+    choices = get(raw, "choices")
+    if choices:
+        return get(choices[0], "finish_reason") in CUT
+    whole = get(raw, "response") or raw
+    if get(whole, "status") == "incomplete":
+        return True
+    reason = get(raw, "stop_reason") or get(get(raw, "delta"), "stop_reason")
+    return (reason or get(raw, "done_reason")) in CUT
