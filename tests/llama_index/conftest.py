@@ -1,0 +1,48 @@
+"""A provider, and the LLMs and embeddings of one test, closed when it is over."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.llama_index import models
+from tokenfence_integrations import Budget
+from tokenfence_integrations.testing import SimulatedProvider
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the SDK's retries follow at once, and not after half a second."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+
+
+@pytest.fixture
+def provider() -> Iterator[SimulatedProvider]:
+    with SimulatedProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def budget() -> Budget:
+    """Enough for anything that is not about the limit."""
+    return Budget("$100")
+
+
+@pytest.fixture
+async def make(provider: SimulatedProvider) -> AsyncIterator[Callable[..., Any]]:
+    """Makes plain things of the provider: ``make(models.openai_llm, model="gpt-4o-mini")``."""
+    made = []
+
+    def make(kind: Callable[..., Any], **options: Any) -> Any:
+        made.append(kind(provider.base_url, **options))
+        return made[-1]
+
+    yield make
+    for thing in made:
+        await models.close(thing)
+
+
+@pytest.fixture
+def llm(make: Callable[..., Any]) -> Any:
+    """An unguarded OpenAI."""
+    return make(models.openai_llm)

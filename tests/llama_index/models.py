@@ -1,0 +1,63 @@
+"""LLMs and embeddings for the tests: OpenAI's over a local server."""
+
+from typing import Any
+
+from llama_index.embeddings.openai import OpenAIEmbedding
+from llama_index.llms.openai import OpenAI, OpenAIResponses
+from llama_index.llms.openai_like import OpenAILike
+
+from tests.clients.helpers import async_client, sync_client
+
+CAP = 40
+"""The output maximum of these LLMs."""
+
+
+def clients(base_url: str, **options: Any) -> dict[str, Any]:
+    """Clients of their own for one LLM, so that no test closes another one's connections."""
+    return {
+        "openai_client": sync_client(base_url, **options),
+        "async_openai_client": async_client(base_url, **options),
+    }
+
+
+def openai_llm(base_url: str, **options: Any) -> OpenAI:
+    """LlamaIndex's OpenAI, without retries."""
+    retries = options.pop("max_retries", 0)
+    given = {"model": "gpt-4o", "max_tokens": CAP, "api_key": "none", **options}
+    held = clients(base_url, max_retries=retries)
+    return OpenAI(**given, max_retries=retries, api_base=base_url, **held)
+
+
+def responses_llm(base_url: str, **options: Any) -> OpenAIResponses:
+    """LlamaIndex's OpenAIResponses, without retries."""
+    retries = options.pop("max_retries", 0)
+    given = {"model": "gpt-4o", "max_output_tokens": CAP, "api_key": "none", **options}
+    held = clients(base_url, max_retries=retries)
+    return OpenAIResponses(**given, max_retries=retries, api_base=base_url, **held)
+
+
+def openai_like(base_url: str, **options: Any) -> OpenAILike:
+    """An OpenAI-compatible server's LLM, which may have any name."""
+    retries = options.pop("max_retries", 0)
+    given = {"model": "gpt-4o", "max_tokens": CAP, "api_key": "none", "is_chat_model": True}
+    held = clients(base_url, max_retries=retries)
+    return OpenAILike(**{**given, **options}, max_retries=retries, api_base=base_url, **held)
+
+
+def openai_embedding(base_url: str, **options: Any) -> OpenAIEmbedding:
+    """LlamaIndex's OpenAIEmbedding, without retries."""
+    given = {"model": "text-embedding-3-small", "api_key": "none", "embed_batch_size": 10}
+    embedding = OpenAIEmbedding(
+        **{**given, **options}, max_retries=0, api_base=base_url, reuse_client=True
+    )
+    embedding._client = sync_client(base_url)
+    embedding._aclient = async_client(base_url)
+    return embedding
+
+
+async def close(thing: Any) -> None:
+    """Close the clients of one of these."""
+    if thing._client is not None:
+        thing._client.close()
+    if thing._aclient is not None:
+        await thing._aclient.close()
