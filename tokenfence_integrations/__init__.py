@@ -12,6 +12,7 @@ from tokenfence_integrations.engine.snapshot import Snapshot
 from tokenfence_integrations.errors import (
     BudgetExceeded,
     NoBudgetError,
+    StoreError,
     TokenFenceError,
     UnknownModelError,
     UnmeteredError,
@@ -31,6 +32,7 @@ __all__ = [
     "Price",
     "PriceBook",
     "Snapshot",
+    "StoreError",
     "TokenFenceError",
     "UnknownModelError",
     "UnmeteredError",

@@ -6,8 +6,9 @@ The tree::
     ├── BudgetExceeded        (also RuntimeError)   a call does not fit its budget
     ├── UnknownModelError     (also LookupError)    a model has no known price
     ├── UnmeteredError        (also RuntimeError)   strict=True met something that cannot be metered
-    └── NoBudgetError         (also LookupError)    a guard without a budget was used outside any
-    scope
+    ├── NoBudgetError         (also LookupError)    a guard without a budget was used outside any
+    │                                               scope
+    └── StoreError            (also RuntimeError)   the books cannot be read or written
 
 Bad arguments are plain ``ValueError`` or ``TypeError``, raised before anything is sent.
 """
@@ -18,6 +19,7 @@ from typing import Any
 __all__ = [
     "BudgetExceeded",
     "NoBudgetError",
+    "StoreError",
     "TokenFenceError",
     "UnknownModelError",
     "UnmeteredError",
@@ -139,6 +141,23 @@ class UnmeteredError(TokenFenceError, RuntimeError):
 
 class NoBudgetError(TokenFenceError, LookupError):
     """Something guarded without a budget was called outside any ``budget.scope()``."""
+
+
+class StoreError(TokenFenceError, RuntimeError):
+    """The books cannot be read or written, so nothing can be admitted: nothing was sent.
+
+    Args:
+        where: The store, such as the file's path.
+        reason: What is wrong, and what to do about it.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f"the budgets in {where} cannot be used: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.where, self.reason)
 
 
 def _rebuild(

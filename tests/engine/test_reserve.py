@@ -19,7 +19,7 @@ from tokenfence_integrations import (
     Usage,
 )
 from tokenfence_integrations.pricing.book import PriceBook
-from tokenfence_integrations.stores.base import Amount, Command, Reply
+from tokenfence_integrations.stores.base import Amount, Command, End, Reply
 from tokenfence_integrations.stores.memory import MemoryStore
 
 # In and out
@@ -356,11 +356,14 @@ class RemoteStore(MemoryStore):
 
     def execute(self, command: Command) -> Reply:
         self.trips.append(type(command).__name__)
-        return super().execute(command)
+        return super().end(*command) if type(command) is End else super().execute(command)
 
     async def aexecute(self, command: Command) -> Reply:
         await asyncio.sleep(0)
         return self.execute(command)
+
+    def end(self, *fields: Any) -> Reply:
+        return self.execute(End(*fields))
 
     def peek(self, path: tuple[str, ...]) -> Any:
         return None
@@ -372,7 +375,7 @@ async def test_a_remote_store_is_asked_and_never_guessed() -> None:
     store.trips.clear()
     async with reserve(budget, 20) as call:
         await call.asettle(Usage(0, 20))
-    assert store.trips == ["Read", "Reserve", "End"]
+    assert store.trips == ["Reserve", "End"]
     with reserve(budget, 80) as last:
         with pytest.raises(BudgetExceeded):
             reserve(budget, 1, wait=0).admit()

@@ -1,9 +1,26 @@
 """The stores that all tests of stores and all properties run on, by name."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
+from tokenfence_integrations.stores.sqlite import SQLiteStore
 
-STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore}
+_numbers = count(1)
+_folders: list[Path] = []
+
+
+def _sqlite() -> SQLiteStore:
+    if not _folders:
+        _folders.append(Path(tempfile.mkdtemp(prefix="tokenfence-tests-")))
+        atexit.register(shutil.rmtree, _folders[0], ignore_errors=True)
+    return SQLiteStore(_folders[0] / f"{next(_numbers)}.db")
+
+
+STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore, "sqlite": _sqlite}
 """Each makes a new, empty store."""

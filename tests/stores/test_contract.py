@@ -41,11 +41,45 @@ def parts(state: AccountState) -> tuple[Amount, Amount, Amount]:
     return state.spent, state.reserved, state.uncertain
 
 
-def test_an_account_is_made_once_and_keeps_its_first_limits(store: Store) -> None:
+def test_an_account_is_made_once(store: Store) -> None:
     assert store.execute(Open(ROOT, Limits(usd=5))).done
-    assert not store.execute(Open(ROOT, Limits(usd=9))).done
     assert read(store, ROOT).limits == Limits(usd=5)
     assert parts(read(store, ROOT)) == (NOTHING, NOTHING, NOTHING)
+    store.execute(Book((ROOT,), Amount(3)))
+    store.execute(Reserve((ROOT,), 1, Amount(1)))
+    assert not store.execute(Open(ROOT, Limits(usd=5))).done
+    assert parts(read(store, ROOT)) == (Amount(3), Amount(1), NOTHING)
+
+
+def test_other_limits_replace_those_of_an_account_and_what_is_spent_stays(store: Store) -> None:
+    store.execute(Open(ROOT, Limits(usd=5)))
+    store.execute(Book((ROOT,), Amount(3)))
+    assert not store.execute(Open(ROOT, Limits(usd=9, calls=2))).done
+    assert read(store, ROOT).limits == Limits(usd=9, calls=2)
+    assert read(store, ROOT).spent == Amount(3)
+    assert not store.execute(Reserve((ROOT,), 1, Amount(1, 3, 0, 0))).done
+    store.execute(Open(ROOT, Limits(usd=3)))
+    assert not store.execute(Reserve((ROOT,), 1, Amount(1, 3, 0, 0))).done
+    assert store.execute(Reserve((ROOT,), 1, Amount(0, 3, 0, 0))).done
+
+
+@pytest.mark.parametrize("again", [Limits(usd=5, calls=2), UNLIMITED])
+def test_the_same_limits_or_none_leave_an_account_as_it_is(store: Store, again: Limits) -> None:
+    store.execute(Open(ROOT, Limits(usd=5, calls=2)))
+    store.execute(Adjust((ROOT,), Amount(4)))
+    store.execute(Open(ROOT, again))
+    assert read(store, ROOT).limits == Limits(usd=9, calls=2)
+
+
+def test_what_is_noted_counts_at_once(store: Store) -> None:
+    store.note(Open(ROOT, Limits(usd=10)))
+    store.note(Book((ROOT,), Amount(2)))
+    store.execute(Reserve((ROOT,), 1, Amount(8)))
+    assert not store.execute(Reserve((ROOT,), 2, Amount(3))).done
+    store.note(End((ROOT,), 1, Amount(4), Amount(1)))
+    store.end((ROOT,), 1, Amount(9), NOTHING)
+    assert parts(read(store, ROOT)) == (Amount(6), NOTHING, Amount(1))
+    assert store.execute(Reserve((ROOT,), 2, Amount(3))).done
 
 
 @pytest.mark.parametrize(

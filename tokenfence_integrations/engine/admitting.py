@@ -122,7 +122,9 @@ class Admission:
         decision, options = self._decide_with(states, NONE_STUCK)
         if self._tree.live and not _in_full(decision, options):
             # Only now does it matter which of the calls in flight may be waited for.
-            stuck = self._tree.stuck(self._path, self._owner, blocks_thread=self._blocks_thread)
+            stuck = self._tree.stuck(
+                self._path, states, self._owner, blocks_thread=self._blocks_thread
+            )
             if stuck is not NONE_STUCK:
                 return self._decide_with(states, stuck)
         return decision, options
@@ -178,7 +180,9 @@ class Admission:
             waiter.blocked = True
             # Others may wait for nothing but what this call's task holds: they have to look again.
             # So does this call, once, now that it is in line: nothing that is freed can be missed.
+            # Room that another process makes from now on is told of, too.
             line.freed()
+            self._tree.store.watch(line)
             return
         left = self._call.policy.wait - (now - self._begun_at)
         if left <= 0:

@@ -39,6 +39,7 @@ from tokenfence_integrations.stores.base import (
     Store,
 )
 from tokenfence_integrations.stores.memory import MemoryStore
+from tokenfence_integrations.stores.urls import open_store
 
 __all__ = ["Budget", "Dollars", "as_budget"]
 
@@ -59,14 +60,17 @@ class Budget:
         parent: The budget that this one is part of: what is reserved or spent here is so there too.
         threshold: Share of the limit (0.0 to 1.0) from which `should_downgrade` is true, and from
             which fallbacks take over.
-        store: Keeps the accounts; a root's choice, in memory by default.
+        store: Keeps the accounts; a root's choice, in memory by default. A URL, such as
+            ``"sqlite:///budgets.db"``, or a store. One that keeps the account already keeps what is
+            spent of it; its limits become those given here, unless none or the same are given.
         ledger_size: How many ledger records are kept; a root's choice.
         sink: Called with every ledger record, to keep them all; a root's choice.
         clock: Where times come from; for tests.
 
     Raises:
         ValueError: A limit is negative, not finite, or not an amount; a name is taken or has a
-        ``/``.
+            ``/``; the store's URL is not one.
+        StoreError: The store cannot be used.
 
     Example:
         >>> team = Budget("$5.00", name="team")
@@ -88,7 +92,7 @@ class Budget:
         name: str | None = None,
         parent: "Budget | None" = None,
         threshold: float = 0.8,
-        store: Store | None = None,
+        store: Store | str | None = None,
         ledger_size: int = 10_000,
         sink: Sink | None = None,
         clock: Clock | None = None,
@@ -107,11 +111,9 @@ class Budget:
         self._making = Lock()
         self._crossed = False
         if parent is None:
-            self._tree = Tree(
-                store if store is not None else MemoryStore(),
-                Ledger(ledger_size, sink),
-                clock or Clock(),
-            )
+            if not isinstance(store, Store):
+                store = MemoryStore() if store is None else open_store(store)
+            self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
             self._own_name = _name("budget" if name is None else name)
             self.path: Path = (self._own_name,)
         else:
@@ -126,7 +128,8 @@ class Budget:
                 )
             self.path = (f"{parent.name}/{self._own_name}", *parent.path)
             parent._children[self._own_name] = self
-        self._tree.store.execute(Open(self.path[0], limits))
+        self._given = limits
+        self._tree.store.note(Open(self.path[0], limits))
 
     def __repr__(self) -> str:
         return f"<Budget {described(self._own_name, self._state())}>"
@@ -157,7 +160,7 @@ class Budget:
             if existing is None:
                 return Budget(usd, name=name, parent=self, threshold=self.threshold, **limits)
         if usd is not None or limits:
-            kept = existing.snapshot().limits
+            kept = existing._given
             asked = Limits(None if usd is None else parse_usd(usd), **limits)
             if kept != asked:
                 raise ValueError(
@@ -277,7 +280,7 @@ class Budget:
         tree = self._tree
         tree.settle_orphans()
         spent = Amount(nano, 1, 0, 0)
-        tree.store.execute(Book(self.path, spent))
+        tree.store.note(Book(self.path, spent))
         self._note("recorded", self.path, spent, NOTHING)
         self.tell_threshold()
 

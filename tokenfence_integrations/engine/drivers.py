@@ -13,9 +13,9 @@ from tokenfence_integrations.engine.waiting import (
     SyncWaiter,
     Waiter,
 )
-from tokenfence_integrations.stores.base import Command, Reply, Store
+from tokenfence_integrations.stores.base import NOTHING, Command, Reply, Reserve, Store
 
-__all__ = ["Flow", "Pause", "Sleep", "arun", "run"]
+__all__ = ["Flow", "Pause", "Sleep", "aexecute", "arun", "execute", "run"]
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def run(flow: Callable[[WaiterFactory], Flow[T]], store: Store) -> T:
                 _pause(step.seconds)  # type: ignore[union-attr]
                 answer = None
             else:
-                answer = store.execute(step)  # type: ignore[arg-type]
+                answer = execute(store, step)  # type: ignore[arg-type]
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:
@@ -84,11 +84,35 @@ async def arun(flow: Callable[[WaiterFactory], Flow[T]], store: Store) -> T:
             elif store.instant:
                 answer = store.execute(step)  # type: ignore[arg-type]
             else:
-                answer = await store.aexecute(step)  # type: ignore[arg-type]
+                answer = await aexecute(store, step)  # type: ignore[arg-type]
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:
         steps.close()
+
+
+def execute(store: Store, command: Command) -> Reply:
+    """Have a store apply a command; what is reserved by one that is interrupted is given back."""
+    try:
+        return store.execute(command)
+    except BaseException:
+        _give_back(store, command)
+        raise
+
+
+async def aexecute(store: Store, command: Command) -> Reply:
+    """As `execute`, without blocking the event loop; a cancelled task keeps nothing reserved."""
+    try:
+        return await store.aexecute(command)
+    except BaseException:
+        _give_back(store, command)
+        raise
+
+
+def _give_back(store: Store, command: Command) -> None:
+    # It may have been applied although no reply came; if it was not, its end changes nothing.
+    if type(command) is Reserve:
+        store.end(command.path, command.id, NOTHING, NOTHING)
 
 
 def _pause(seconds: float) -> None:

@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tokenfence_integrations.engine.admission import LONE_SHARE, SPREAD, headroom
 from tokenfence_integrations.engine.admitting import Admission
-from tokenfence_integrations.engine.drivers import Flow, WaiterFactory, arun, run
+from tokenfence_integrations.engine.drivers import (
+    Flow,
+    WaiterFactory,
+    aexecute,
+    arun,
+    execute,
+    run,
+)
 from tokenfence_integrations.engine.events import Event, EventKind
 from tokenfence_integrations.engine.failures import cost_of_exception
 from tokenfence_integrations.engine.ledger import Outcome
@@ -18,13 +25,16 @@ from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
-from tokenfence_integrations.stores.base import NOTHING, Amount, End
+from tokenfence_integrations.stores.base import NOTHING, Amount, Path, Reserve
 from tokenfence_integrations.usage import Usage, check_usage
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget
 
 __all__ = ["Call"]
+
+Wish: TypeAlias = tuple[Path, int, Amount, bool, int]
+"""The fields of a `Reserve`; it becomes one only for stores that are not asked directly."""
 
 new = tuple.__new__
 """Makes a named tuple in a third of the time; used for those that every call makes."""
@@ -123,18 +133,34 @@ class Call:
             UnknownModelError: A model has no known price.
             TokenFenceError: It was admitted already.
         """
-        if not self._admit_at_once():
-            run(self._admission, self.tree.store)
+        wish = self._wish_at_once()
+        if wish is not None:
+            if self.tree.instant:
+                reply = self.tree.store.reserve(*wish)
+            else:
+                reply = execute(self.tree.store, Reserve(*wish))
+            if reply[0]:
+                self._admitted_at_once(wish)
+                return self
+        run(self._admission, self.tree.store)
         return self
 
     async def aadmit(self) -> Self:
         """Reserve, without blocking the event loop; as `admit`."""
-        if not self._admit_at_once():
-            await arun(self._admission, self.tree.store)
+        wish = self._wish_at_once()
+        if wish is not None:
+            if self.tree.instant:
+                reply = self.tree.store.reserve(*wish)
+            else:
+                reply = await aexecute(self.tree.store, Reserve(*wish))
+            if reply[0]:
+                self._admitted_at_once(wish)
+                return self
+        await arun(self._admission, self.tree.store)
         return self
 
-    def _admit_at_once(self) -> bool:
-        """Rule 1 of admission, asked of the store directly; all the rest is for `Admission`.
+    def _wish_at_once(self) -> Wish | None:
+        """Rule 1 of admission, to be asked of the store; all the rest is for `Admission`.
 
         Nobody waits, no fallback has begun, and the output is the caller's own maximum, or the
         model's ceiling in a budget that is rich beside it: then the wanted model is admitted if it
@@ -142,28 +168,30 @@ class Call:
         """
         if self._key:
             raise TokenFenceError("this call was admitted already: reserve a new one")
-        tree, request, store = self.tree, self.request, self.tree.store
-        if not tree.instant or tree.line.waiting:
-            return False
-        if request.sublimits:
-            return False
+        tree, request = self.tree, self.request
+        if tree.line.waiting or request.sublimits:
+            return None
         if tree.orphans or tree.leases:
             tree.settle_orphans()
-        path = self.budget.path
         card = self.book.card(request.model)
         if self.policy.stages and self._stages_begun():
-            return False
+            return None
         output, times = request.max_output_tokens, 1
         if output is None:
             output = request.most_output(card)
-            times = SPREAD if tree.live else LONE_SHARE
+            # Elsewhere than in memory others may be in flight of which nothing is known here.
+            times = SPREAD if tree.live or not tree.instant else LONE_SHARE
         amount = request.amount(card, output)
-        key = next(tree.numbers)
-        if not store.reserve(path, key, amount, False, times)[0]:
-            return False
-        tree.live[key] = (current_owner(), path, amount)
+        return self.budget.path, next(tree.numbers), amount, False, times
+
+    def _admitted_at_once(self, wish: Wish) -> None:
+        path, key, amount, _, _ = wish
+        self.tree.live[key] = (current_owner(), path, amount)
+        output = self.request.max_output_tokens
+        card = self.book.card(self.request.model)
+        if output is None:
+            output = self.request.most_output(card)
         self.admitted(key, card, output, amount)
-        return True
 
     def _stages_begun(self) -> bool:
         states = self.tree.store.peek(self.budget.path)
@@ -232,17 +260,16 @@ class Call:
     async def asettle(
         self, usage: Usage, *, service_tier: str | None = None, truncated: bool = False
     ) -> None:
-        """As `settle`, without blocking the event loop."""
-        spent = self._spent(usage, service_tier)
-        await self._aend("settled", spent, NOTHING, usage, truncated and self.capped)
+        """The same as `settle`, which never waits: no store makes an end wait for it."""
+        self.settle(usage, service_tier=service_tier, truncated=truncated)
 
     def release(self) -> None:
         """Drop the reservation: the call surely cost nothing."""
         self._end("released", NOTHING, NOTHING)
 
     async def arelease(self) -> None:
-        """As `release`, without blocking the event loop."""
-        await self._aend("released", NOTHING, NOTHING)
+        """The same as `release`, which never waits."""
+        self.release()
 
     def lose(self, at_most: Amount | None = None) -> None:
         """Book it as uncertain: it may have been billed, and nobody can know.
@@ -254,16 +281,16 @@ class Call:
         self._end(*self._lost(at_most))
 
     async def alose(self, at_most: Amount | None = None) -> None:
-        """As `lose`, without blocking the event loop."""
-        await self._aend(*self._lost(at_most))
+        """The same as `lose`, which never waits."""
+        self.lose(at_most)
 
     def fail(self, error: BaseException) -> None:
         """End it after a failure: released if it was surely free, else uncertain."""
         self._end(*self._failed(error))
 
     async def afail(self, error: BaseException) -> None:
-        """As `fail`, without blocking the event loop."""
-        await self._aend(*self._failed(error))
+        """The same as `fail`, which never waits."""
+        self.fail(error)
 
     def abandon(self) -> None:
         """End it after its last reference is gone."""
@@ -314,18 +341,6 @@ class Call:
         # The one gate of "ends exactly once": pop is atomic.
         if self.tree.live.pop(self._key, None) is not None:
             self.tree.store.end(self.budget.path, self._key, spent, uncertain)
-            self._ended(outcome, spent, uncertain, usage, cut_short)
-
-    async def _aend(
-        self,
-        outcome: Outcome,
-        spent: Amount,
-        uncertain: Amount,
-        usage: Usage | None = None,
-        cut_short: bool = False,
-    ) -> None:
-        if self.tree.live.pop(self._key, None) is not None:
-            await self.tree.store.aexecute(End(self.budget.path, self._key, spent, uncertain))
             self._ended(outcome, spent, uncertain, usage, cut_short)
 
     def _ended(

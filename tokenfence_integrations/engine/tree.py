@@ -11,7 +11,7 @@ from tokenfence_integrations.engine.forecast import OutputForecast
 from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
-from tokenfence_integrations.stores.base import Amount, Path, Store
+from tokenfence_integrations.stores.base import AccountState, Amount, Path, Store
 
 __all__ = ["NONE_STUCK", "Clock", "Live", "Orphan", "Tree"]
 
@@ -62,7 +62,6 @@ class Tree:
         self.listeners: list[tuple[str, Listener]] = []
         self.orphans: deque[Orphan] = deque()
         self._forecasts: dict[str, OutputForecast] = {}
-        store.subscribe(self.line.freed)
 
     def forecast(self, model: str) -> OutputForecast:
         """The running estimate of this model's answer lengths."""
@@ -71,13 +70,16 @@ class Tree:
         except KeyError:
             return self._forecasts.setdefault(model, OutputForecast())
 
-    def stuck(self, path: Path, owner: Owner, *, blocks_thread: bool) -> Sequence[Amount | None]:
+    def stuck(
+        self, path: Path, states: Sequence[AccountState], owner: Owner, *, blocks_thread: bool
+    ) -> Sequence[Amount | None]:
         """What is reserved by calls that cannot end while this call waits, for each account.
 
         Those are the calls of its own task (or, for a sync call, of its own thread, whose event
         loop it would block), and of those that wait for it (see `waited_for`). And if all other
         calls in flight belong to tasks and threads that wait in line themselves, theirs too: two
-        streams that each make another call would otherwise wait for each other.
+        streams that each make another call would otherwise wait for each other. Calls that the
+        states tell of and this tree does not know are made by others, and may end at any time.
         """
         if not self.live:
             return NONE_STUCK
@@ -86,8 +88,9 @@ class Tree:
         above = parents.get()
         own: list[tuple[Path, Amount]] = []
         theirs: list[tuple[Path, Amount]] = []
-        something_moves = False
-        for live_owner, live_path, amount in list(self.live.values()):
+        live = list(self.live.values())
+        something_moves = not self.instant and _more_reserved(path, states, live)
+        for live_owner, live_path, amount in live:
             mine = live_owner[0] == owner[0] if blocks_thread else live_owner == owner
             if mine or live_owner in above:
                 own.append((live_path, amount))
@@ -134,6 +137,14 @@ class Tree:
     def tell(self, path: Path, event: Event) -> None:
         """Tell the listeners of every budget of the path."""
         tell([listener for account, listener in self.listeners if account in path], event)
+
+
+def _more_reserved(path: Path, states: Sequence[AccountState], live: Sequence[Live]) -> bool:
+    """Whether more calls are in flight, by the states of a path, than the known ones."""
+    return any(
+        state.reserved_calls > sum(amount.calls for _, known, amount in live if account in known)
+        for account, state in zip(path, states, strict=True)
+    )
 
 
 def _sum(amounts: Iterable[Amount]) -> Amount:

@@ -7,8 +7,7 @@ above it (`engine.admission`) from the states that the store reports.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 __all__ = [
     "NOTHING",
@@ -27,6 +26,7 @@ __all__ = [
     "Reserve",
     "Reset",
     "Store",
+    "Waiting",
 ]
 
 Path: TypeAlias = tuple[str, ...]
@@ -113,7 +113,11 @@ class AccountState(NamedTuple):
 
 
 class Open(NamedTuple):
-    """Make the account unless it exists; its limits are set only when it is made."""
+    """Make the account, or give it other limits; what is spent of it stays.
+
+    An account that exists keeps its limits (with all that `Adjust` made of them) if none are given,
+    or the same as the last time. Others replace them. ``done`` tells that it was made.
+    """
 
     account: str
     limits: Limits
@@ -185,6 +189,16 @@ class Reply(NamedTuple):
     states: tuple[AccountState, ...] = ()
 
 
+class Waiting(Protocol):
+    """Calls that wait for room."""
+
+    def __bool__(self) -> bool:
+        """Whether any does."""
+
+    def freed(self) -> None:
+        """There may be room: have them look again. Callable from any thread."""
+
+
 class Store(ABC):
     """Accounts that change only by whole commands.
 
@@ -208,6 +222,7 @@ class Store(ABC):
 
         Raises:
             KeyError: An account of the path was never opened.
+            StoreError: The accounts cannot be read or written.
         """
 
     def reserve(
@@ -217,11 +232,27 @@ class Store(ABC):
         return self.execute(Reserve(path, key, amount, force, times))
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
-        """`End`, without the detour over a command."""
+        """`End`, without the detour over a command, and as `note`: it never waits nor fails.
+
+        The reply may be ``done`` before the end is.
+        """
         return self.execute(End(path, key, spent, uncertain))
 
+    def note(self, command: Open | End | Book) -> None:
+        """Apply a command whose reply nobody needs: now, or as soon as that can be without waiting.
+
+        It neither waits nor fails, so it may be called on an event loop and from a finalizer, and
+        nothing that is cancelled or broken meanwhile loses it. Whatever this process asks the store
+        from then on is answered as if it were applied. Right as it is if ``instant``.
+        """
+        self.execute(command)
+
     async def aexecute(self, command: Command) -> Reply:
-        """Apply one command without blocking the event loop; right as it is if ``instant``."""
+        """Apply one command without blocking the event loop; right as it is if ``instant``.
+
+        A task that is cancelled meanwhile gets its ``CancelledError`` only once it is certain what
+        became of the command: it was applied, or never will be.
+        """
         return self.execute(command)
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
@@ -232,5 +263,10 @@ class Store(ABC):
         """
         return None
 
-    def subscribe(self, freed: Callable[[], None]) -> None:  # noqa: B027 - none need to override it
-        """Have ``freed`` called when another process may have made room; in memory, never."""
+    def watch(self, line: Waiting) -> None:  # noqa: B027 - none need to override it
+        """Look out for room that others make, for as long as anybody waits in this line.
+
+        Called by each call that is about to wait, before it looks for the last time. From then on
+        ``line.freed`` is called whenever another process, or another tree of this one, may have
+        made room. Right as it is where accounts belong to one tree of one process.
+        """

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenfence_integrations.stores.base import (
     NOTHING,
+    UNLIMITED,
     AccountState,
     Adjust,
     Amount,
@@ -26,9 +27,9 @@ __all__ = ["MemoryStore"]
 DONE = Reply(True)
 NOT_DONE = Reply(False)
 
-# An account is a list in the order of AccountState's fields.
-# The last item tells whether anything but dollars is limited.
-LIMITS, SPENT, RESERVED, UNCERTAIN, COUNTED = 0, 5, 9, 13, 17
+# An account is a list in the order of AccountState's fields, and two more: whether anything but
+# dollars is limited, and the limits as they were given.
+LIMITS, SPENT, RESERVED, UNCERTAIN, COUNTED, GIVEN = 0, 5, 9, 13, 17, 18
 
 
 class MemoryStore(Store):
@@ -113,14 +114,17 @@ class MemoryStore(Store):
 
     def _open(self, command: Open) -> Reply:
         with self._lock:
-            if command.account in self._accounts:
-                return NOT_DONE
-            self._accounts[command.account] = [
-                *command.limits,
-                *([0] * (COUNTED - SPENT)),
-                any(limit is not None for limit in command.limits[1:]),
-            ]
-            return DONE
+            limits = command.limits
+            counted = any(limit is not None for limit in limits[1:])
+            account = self._accounts.get(command.account)
+            if account is None:
+                nothing = [0] * (COUNTED - SPENT)
+                self._accounts[command.account] = [*limits, *nothing, counted, limits]
+                return DONE
+            if limits not in (UNLIMITED, account[GIVEN]):
+                account[LIMITS:SPENT] = limits
+                account[COUNTED:] = counted, limits
+            return NOT_DONE
 
     def _read(self, command: Read) -> Reply:
         with self._lock:

@@ -1,0 +1,404 @@
+"""The tables of a file of budgets, and each command as the SQL that it is."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
+
+from tokenfence_integrations.stores.base import (
+    NOTHING,
+    UNLIMITED,
+    AccountState,
+    Adjust,
+    Amount,
+    Book,
+    End,
+    Limits,
+    Open,
+    Path,
+    Reserve,
+)
+
+__all__ = ["MOST", "Books", "Damaged", "is_busy", "reason"]
+
+VERSION = 1
+"""Of the tables; kept as the file's ``user_version``."""
+
+MOST = 1 << 62
+"""SQLite's integers end at 2^63 - 1, beyond which it calculates with floats: stay well below."""
+
+Known: TypeAlias = tuple[tuple[int, ...], str]
+"""The ids of a path's accounts, and the same as text."""
+
+REMEMBERED = 10_000
+"""How many paths are kept with their ids."""
+
+TABLES = f"""
+CREATE TABLE accounts (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    given TEXT NOT NULL,
+    limit_usd INTEGER, limit_calls INTEGER, limit_tokens INTEGER,
+    limit_input INTEGER, limit_output INTEGER,
+    spent_usd INTEGER NOT NULL DEFAULT 0, spent_calls INTEGER NOT NULL DEFAULT 0,
+    spent_input INTEGER NOT NULL DEFAULT 0, spent_output INTEGER NOT NULL DEFAULT 0,
+    reserved_usd INTEGER NOT NULL DEFAULT 0, reserved_calls INTEGER NOT NULL DEFAULT 0,
+    reserved_input INTEGER NOT NULL DEFAULT 0, reserved_output INTEGER NOT NULL DEFAULT 0,
+    uncertain_usd INTEGER NOT NULL DEFAULT 0, uncertain_calls INTEGER NOT NULL DEFAULT 0,
+    uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE owners (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
+-- accounts: ids of the path. expired: NULL while in flight; from the end of its lease on, the ids
+-- of the accounts in which it is charged as uncertain (all of the path but those that were reset).
+CREATE TABLE reservations (
+    owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL, expired TEXT,
+    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    PRIMARY KEY (owner, key)
+) WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+
+STATE = ", ".join(AccountState._fields)
+
+
+class Damaged(Exception):
+    """The file is not one of ours, or not any more; the message says what it is."""
+
+
+class _Change(NamedTuple):
+    """What is added to the three parts of accounts."""
+
+    spent: Amount = NOTHING
+    reserved: Amount = NOTHING
+    uncertain: Amount = NOTHING
+
+
+class Books:
+    """One connection to a file of budgets. It is used by one thread at a time.
+
+    Args:
+        path: The file.
+        owner: Who makes the reservations of this connection.
+        make: Whether to make the tables if there are none.
+
+    Raises:
+        sqlite3.Error: The file cannot be opened.
+        Damaged: It is no file of budgets.
+    """
+
+    def __init__(self, path: str, owner: int, *, make: bool) -> None:
+        self.owner = owner
+        self._paths: dict[Path, Known] = {}
+        self._made_some = False
+        # No waiting in here: who waits for a locked file must not hold the store's own lock.
+        self.connection = sqlite3.connect(
+            path, timeout=0, isolation_level=None, check_same_thread=False
+        )
+        self.execute: Callable[..., sqlite3.Cursor] = self.connection.execute
+        try:
+            self._prepare(make)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, make: bool) -> None:
+        [mode] = self.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise Damaged("its file system has no shared memory, which SQLite's WAL mode needs")
+        # A commit then waits for no disk: it survives the process, not a power cut. Checkpoints,
+        # which do wait, are made by the store's own thread.
+        self.execute("PRAGMA synchronous = NORMAL")
+        self.execute("PRAGMA wal_autocheckpoint = 0")
+        if self._version() == VERSION:
+            return
+        self.begin()
+        try:
+            if self._version() == 0 and make:
+                self._make_tables()
+            elif self._version() == 0:
+                raise Damaged("its tables have disappeared since it was opened; restore a copy")
+            elif self._version() != VERSION:
+                raise Damaged(
+                    f"it was written by another version of this library (its format is "
+                    f"{self._version()}, known here is {VERSION})"
+                )
+            self.commit()
+        except BaseException:
+            self.roll_back()
+            raise
+
+    def _version(self) -> int:
+        return int(self.execute("PRAGMA user_version").fetchone()[0])
+
+    def _make_tables(self) -> None:
+        if self.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            raise Damaged("it is a database of something else")
+        for statement in TABLES.split(";\n"):
+            self.execute(statement)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    __del__ = close
+
+    def begin(self) -> None:
+        """Begin a transaction, or raise at once that the file is locked."""
+        self.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """End the transaction."""
+        self.execute("COMMIT")
+        self._made_some = False
+
+    def roll_back(self) -> None:
+        """Undo what was begun, if anything is left of it."""
+        if self._made_some:  # their ids will be given to others
+            self._made_some = False
+            self._paths.clear()
+        if self.connection.in_transaction:
+            self.execute("ROLLBACK")
+
+    # Looking
+
+    def known(self, path: Path) -> Known:
+        """The ids of a path's accounts; `KeyError` if one was never opened."""
+        known = self._paths.get(path)
+        if known is None:
+            ids = tuple(map(self._id, path))
+            if len(self._paths) >= REMEMBERED:
+                self._paths.clear()
+            known = self._paths[path] = ids, ",".join(map(str, ids))
+        return known
+
+    def _id(self, name: str) -> int:
+        row = self.execute("SELECT id FROM accounts WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise KeyError(name)
+        return int(row[0])
+
+    def states(self, path: Path) -> tuple[AccountState, ...]:
+        """The states of a path."""
+        ids, _ = self.known(path)
+        rows = self.execute(_select(len(ids)), ids).fetchall()
+        by_id = {row[0]: AccountState._make(row[1:]) for row in rows}
+        if len(by_id) < len(ids):
+            raise Damaged("accounts of it have disappeared")
+        return tuple([by_id[number] for number in ids])
+
+    def version(self) -> int:
+        """A number that is another one once another connection has changed the file."""
+        return int(self.execute("PRAGMA data_version").fetchone()[0])
+
+    def is_open(self, command: Open) -> bool:
+        """Whether an account exists, and has the limits that it is to have."""
+        row = self._account(command.account)
+        return row is not None and not _changes(command.limits, row[1])
+
+    def _account(self, name: str) -> Any:
+        return self.execute("SELECT id, given FROM accounts WHERE name = ?", (name,)).fetchone()
+
+    # Changing: all below runs in a transaction
+
+    def open(self, command: Open) -> bool:
+        """Make an account, or give it other limits; whether it was made."""
+        name, limits = command
+        row, given = self._account(name), _as_text(limits)
+        if row is None:
+            self.execute(
+                "INSERT INTO accounts (name, given, limit_usd, limit_calls, limit_tokens, "
+                "limit_input, limit_output) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (name, given, *limits),
+            )
+            self._made_some = True
+            return True
+        if _changes(limits, row[1]):
+            self.execute(
+                "UPDATE accounts SET given = ?, limit_usd = ?, limit_calls = ?, limit_tokens = ?, "
+                "limit_input = ?, limit_output = ? WHERE id = ?",
+                (given, *limits, row[0]),
+            )
+        return False
+
+    def reserve(self, command: Reserve) -> bool:
+        """Reserve in all accounts of a path or in none; whether it was done."""
+        path, key, amount, force, times = command
+        ids, text = self.known(path)
+        usd, calls, into, out = amount
+        if force:
+            self._change(ids, _Change(reserved=amount))
+        else:
+            room = [min(part * times, MOST) for part in (usd, calls, into, out, into + out)]
+            done = self.execute(_reserve(len(ids)), (*amount, *ids, *room)).rowcount
+            if done != len(ids):
+                return False
+        self.execute(
+            "INSERT INTO reservations VALUES (?, ?, ?, NULL, ?, ?, ?, ?)",
+            (self.owner, key, text, usd, calls, into, out),
+        )
+        return True
+
+    def end(self, command: End, amount: Amount) -> bool:
+        """Replace a reservation of this owner, which was of this amount; whether there was one."""
+        path, key, spent, uncertain = command
+        ids, _ = self.known(path)
+        row = (self.owner, key)
+        if self.execute(_DELETE_LIVE, row).rowcount:
+            minus = Amount(-amount[0], -amount[1], -amount[2], -amount[3])
+            self._change(ids, _Change(spent, minus, uncertain))
+            return True
+        found = self.execute(_EXPIRED, row).fetchone()
+        if found is None:
+            return False
+        self.execute("DELETE FROM reservations WHERE owner = ? AND key = ?", row)
+        # Its lease was over, and somebody has charged it as uncertain: now the truth is known.
+        charged = tuple(map(int, filter(None, found[0].split(","))))
+        minus = Amount(*[-part for part in found[1:]])
+        self._change(charged, _Change(uncertain=minus))
+        self._change(ids, _Change(spent=spent, uncertain=uncertain))
+        return True
+
+    def book(self, command: Book) -> None:
+        """Add to what is spent."""
+        self._change(self.known(command.path)[0], _Change(spent=command.spent))
+
+    def adjust(self, command: Adjust) -> None:
+        """Change the limits of the first account, where there are any."""
+        path, by, tokens = command
+        self.execute(
+            "UPDATE accounts SET limit_usd = limit_usd + ?, limit_calls = limit_calls + ?, "
+            "limit_tokens = limit_tokens + ?, limit_input = limit_input + ?, "
+            "limit_output = limit_output + ? WHERE id = ?",
+            (by.usd, by.calls, tokens, by.input_tokens, by.output_tokens, self.known(path)[0][0]),
+        )
+
+    def reset(self, accounts: Path) -> None:
+        """Forget what is spent and uncertain."""
+        ids, _ = self.known(accounts)
+        self.execute(_reset(len(ids)), ids)
+        # What was forgotten must not be subtracted once an expired reservation does end.
+        expired = "SELECT owner, key, expired FROM reservations WHERE expired IS NOT NULL"
+        for owner, key, text in self.execute(expired).fetchall():
+            kept = [number for number in text.split(",") if number and int(number) not in ids]
+            self.execute(
+                "UPDATE reservations SET expired = ? WHERE owner = ? AND key = ?",
+                (",".join(kept), owner, key),
+            )
+
+    # Leases
+
+    def renew(self, until: float) -> None:
+        """Say that this owner lives."""
+        self.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (self.owner, until))
+
+    def leave(self) -> None:
+        """Say that this owner is gone, and holds nothing."""
+        self.execute("DELETE FROM owners WHERE id = ?", (self.owner,))
+
+    def any_expired(self, now: float) -> bool:
+        """Whether another owner's lease is over."""
+        found = self.execute(
+            "SELECT 1 FROM owners WHERE lease <= ? AND id != ? LIMIT 1", (now, self.owner)
+        )
+        return found.fetchone() is not None
+
+    def expire(self, now: float) -> None:
+        """Charge as uncertain what is held by other owners whose lease is over."""
+        over = "SELECT id FROM owners WHERE lease <= ? AND id != ?"
+        for (owner,) in self.execute(over, (now, self.owner)).fetchall():
+            held = "SELECT * FROM reservations WHERE owner = ? AND expired IS NULL"
+            for _, key, text, _, *parts in self.execute(held, (owner,)).fetchall():
+                amount, minus = Amount(*parts), Amount(*[-part for part in parts])
+                ids = tuple(map(int, text.split(",")))
+                self._change(ids, _Change(reserved=minus, uncertain=amount))
+                self.execute(
+                    "UPDATE reservations SET expired = accounts WHERE owner = ? AND key = ?",
+                    (owner, key),
+                )
+            self.execute("DELETE FROM owners WHERE id = ?", (owner,))
+
+    def _change(self, ids: Sequence[int], change: _Change) -> None:
+        spent, reserved, uncertain = change
+        if ids:
+            self.execute(_add(len(ids)), (*spent, *reserved, *uncertain, *ids))
+
+
+_DELETE_LIVE = "DELETE FROM reservations WHERE owner = ? AND key = ? AND expired IS NULL"
+_EXPIRED = (
+    "SELECT expired, usd, calls, input, output FROM reservations "
+    "WHERE owner = ? AND key = ? AND expired IS NOT NULL"
+)
+
+
+@cache
+def _select(accounts: int) -> str:
+    return f"SELECT id, {STATE} FROM accounts WHERE {_among(accounts)}"
+
+
+@cache
+def _add(accounts: int) -> str:
+    columns = AccountState._fields[5:]
+    added = ", ".join(f"{column} = {column} + ?" for column in columns)
+    return f"UPDATE accounts SET {added} WHERE {_among(accounts)}"
+
+
+@cache
+def _reset(accounts: int) -> str:
+    columns = [c for c in AccountState._fields if c.startswith(("spent", "uncertain"))]
+    none = ", ".join(f"{column} = 0" for column in columns)
+    return f"UPDATE accounts SET {none} WHERE {_among(accounts)}"
+
+
+@cache
+def _reserve(accounts: int) -> str:
+    """Reserves in those accounts of a path that have room: if not in all, it has to be undone."""
+    columns = [c for c in AccountState._fields if c.startswith("reserved")]
+    added = ", ".join(f"{column} = {column} + ?" for column in columns)
+    used = {
+        quantity: f"spent_{quantity} + reserved_{quantity} + uncertain_{quantity}"
+        for quantity in ("usd", "calls", "input", "output")
+    }
+    used["tokens"] = f"{used['input']} + {used['output']}"
+    fits = " AND ".join(
+        f"(limit_{quantity} IS NULL OR {used[quantity]} + ? <= limit_{quantity})"
+        for quantity in ("usd", "calls", "input", "output", "tokens")
+    )
+    return f"UPDATE accounts SET {added} WHERE {_among(accounts)} AND {fits}"
+
+
+def _among(accounts: int) -> str:
+    return "id = ?" if accounts == 1 else f"id IN ({', '.join('?' * accounts)})"
+
+
+def _as_text(limits: Limits) -> str:
+    return ",".join("" if limit is None else str(limit) for limit in limits)
+
+
+def _changes(limits: Limits, given: str) -> bool:
+    return limits != UNLIMITED and _as_text(limits) != given
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection has locked the file."""
+    code = getattr(error, "sqlite_errorcode", 0) or 0
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+_REASONS = {
+    sqlite3.SQLITE_NOTADB: "it is damaged, or no database at all; restore a copy",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; restore a copy",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_READONLY: "it must not be written; give this process the right to",
+    sqlite3.SQLITE_CANTOPEN: (
+        "it cannot be opened; its folder must exist, and this process must have the right to write "
+        "there"
+    ),
+    sqlite3.SQLITE_IOERR: "the disk cannot be read or written",
+}
+
+
+def reason(error: sqlite3.Error) -> str:
+    """What is wrong with a file, and what to do about it."""
+    code = getattr(error, "sqlite_errorcode", 0) or 0
+    known = _REASONS.get(code & 0xFF)
+    return str(error) if known is None else f"{known} ({error})"
