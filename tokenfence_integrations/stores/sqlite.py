@@ -56,8 +56,12 @@ LONG_WAL = 20_000
 """Pages in the WAL from which a checkpoint makes writers wait, so that it ends some time."""
 
 T = TypeVar("T")
-Way: TypeAlias = Callable[[Books], Any]
-"""What a command does with the books."""
+A = TypeVar("A")
+Way: TypeAlias = Callable[["SQLiteStore", Books, Any], Any]
+"""A method that does with the books what a command says."""
+
+new = tuple.__new__
+"""Makes a named tuple in a third of the time; used for those that every call makes."""
 
 
 class Note(NamedTuple):
@@ -65,10 +69,6 @@ class Note(NamedTuple):
 
     command: Open | End | Book
     reserved: Amount = NOTHING
-
-
-class NoRoom(Exception):
-    """A reservation does not fit."""
 
 
 class Left(Exception):
@@ -131,7 +131,7 @@ class SQLiteStore(Store):
         self._clock = clock
         self._was_open = False
         self._begin_life()
-        self._insist(self._write)
+        self._insist(SQLiteStore._write)
         _stores.add(self)
 
     def _begin_life(self) -> None:
@@ -143,13 +143,16 @@ class SQLiteStore(Store):
         self._owner = secrets.randbits(62)
         self._renew_at = 0.0
         self._held: dict[int, Amount] = {}
+        self._active = False  # whether anything was reserved since the thread looked
         self._noted: deque[Note] = deque()
         self._failing = False
         self._unsayable: list[str] = []
         self._lines: WeakSet[Any] = WeakSet()
         self._watching = Lock()
+        self._several_lines = False
         self._version: int | None = None
         self._made_room = False
+        self._written = 0
         self._commits = 0
         self._executor: ThreadPoolExecutor | None = None
         self._tender = Tender(self)
@@ -164,9 +167,9 @@ class SQLiteStore(Store):
         """
         try:
             if self._noted:
-                self._insist(self._write)
+                self._insist(SQLiteStore._write)
             if self._books is not None and not self._held:
-                self._try(self._leave)
+                self._try(SQLiteStore._leave)
         finally:
             with self._lock:
                 self._disconnect()
@@ -175,24 +178,35 @@ class SQLiteStore(Store):
 
     def execute(self, command: Command) -> Reply:
         if type(command) is End:
-            if not self._note_end(command):
+            reserved = self._held.pop(command.id, None)
+            if reserved is None:
                 return NOT_DONE
-            found: list[bool] = []
-            self._insist(lambda books: self._write(books, found))
-            return DONE if not found or found[-1] else NOT_DONE
-        reply: Reply = self._insist(self._way(command))
+            self._noted.append(Note(command, reserved))
+            self._insist(SQLiteStore._write)
+            return DONE
+        reply: Reply = self._insist(_WAYS[type(command)], command)
         return reply
 
     async def aexecute(self, command: Command) -> Reply:
         if type(command) is End:
             return self.end(*command)
-        way = self._way(command)
-        reply: Reply | None = self._try(way, connect=False)
-        return await self._in_thread(way) if reply is None else reply
+        way = _WAYS[type(command)]
+        reply: Reply | None = self._try(way, command, False)
+        return await self._in_thread(way, command) if reply is None else reply
+
+    def reserve(
+        self, path: Path, key: int, amount: Amount, force: bool = False, times: int = 1
+    ) -> Reply:
+        command = new(Reserve, (path, key, amount, force, times))
+        reply: Reply | None = self._try(SQLiteStore._reserve, command)
+        return self.execute(command) if reply is None else reply
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
-        if not self._note_end(End(path, key, spent, uncertain)):
+        # The gate of "a second end changes nothing": pop is atomic.
+        reserved = self._held.pop(key, None)
+        if reserved is None:
             return NOT_DONE
+        self._noted.append(new(Note, (new(End, (path, key, spent, uncertain)), reserved)))
         self._write_soon()
         return DONE
 
@@ -202,76 +216,88 @@ class SQLiteStore(Store):
             return
         if type(command) is Open:
             _check(command)
-            if self._look(lambda books: books.is_open(command)):
+            if self._look(SQLiteStore._is_open, command):
                 return
         self._noted.append(Note(command))
         self._write_soon()
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
-        states: tuple[AccountState, ...] | None = self._look(lambda b: self._states(b, path))
+        states: tuple[AccountState, ...] | None = self._look(SQLiteStore._states, path)
         return states
 
     def watch(self, line: Waiting) -> None:
         with self._watching:
             self._lines.add(line)
+            self._several_lines = len(self._lines) > 1
         self._tender.call()
 
-    def _way(self, command: Command) -> Way:
-        kind = type(command)
-        if kind is Read:
-            return lambda books: self._read(books, command.path)  # type: ignore[union-attr]
-        if kind is Reserve:
-            return lambda books: self._reserve(books, command)  # type: ignore[arg-type]
-        if kind is Open:
-            _check(command)  # type: ignore[arg-type]
-        return lambda books: self._transact(books, lambda: self._change(books, command))
+    # What commands do with the books
 
-    def _read(self, books: Books, path: Path) -> Reply:
+    def _is_open(self, books: Books, command: Open) -> bool:
+        return books.is_open(command)
+
+    def _read(self, books: Books, command: Read) -> Reply:
         # Whose lease is over changes no sum, so a file that is locked can be read all the same.
         if self._depth == 1 and books.any_expired(self._clock()):
             try:
-                self._transact(books, lambda: books.expire(self._clock()))
+                self._transact(books, Books.expire, self._clock())
             except sqlite3.Error as error:
                 if not is_busy(error):
                     raise
-        return Reply(True, self._states(books, path))
+        return Reply(True, self._states(books, command.path))
 
     def _reserve(self, books: Books, command: Reserve) -> Reply:
-        def reserve() -> Reply:
-            if not books.reserve(command):
-                raise NoRoom
-            # Before it is committed: should that fail half-way, its end is written all the same.
-            self._held[command.id] = command.amount
-            return DONE
-
-        def look() -> Reply:
-            books.expire(self._clock())
-            return Reply(False, books.states(command.path))
-
+        self._begin(books)
         try:
-            reply = self._transact(books, reserve)
-        except NoRoom:
-            return self._transact(books, look)
-        if self._tender.asleep:
-            self._tender.asleep = False
-            self._tender.call()
-        return reply
+            if books.reserve(command):
+                # Before the commit: should that fail half-way, its end is written all the same.
+                self._held[command[1]] = command[2]
+                self._commit(books)
+                self._active = True
+                if self._tender.asleep:
+                    self._tender.asleep = False
+                    self._tender.call()
+                return DONE
+        except BaseException:
+            self._roll_back(books)
+            raise
+        self._roll_back(books)
+        return self._transact(books, self._settled, command.path)
 
-    def _change(self, books: Books, command: Command) -> Reply:
-        kind = type(command)
-        if kind is Open:
-            return Reply(books.open(command))  # type: ignore[arg-type]
-        if kind is Book:
-            books.book(command)  # type: ignore[arg-type]
-            return DONE
+    def _settled(self, books: Books, path: Path) -> Reply:
+        books.expire(self._clock())
+        return Reply(False, books.states(path))
+
+    def _open(self, books: Books, command: Open) -> Reply:
+        _check(command)
+        return Reply(self._transact(books, Books.open, command))
+
+    def _book(self, books: Books, command: Book) -> Reply:
+        self._transact(books, Books.book, command)
+        return DONE
+
+    def _adjust(self, books: Books, command: Adjust) -> Reply:
+        self._transact(books, Books.adjust, command)
         self._made_room = True
-        if kind is Adjust:
-            books.adjust(command)  # type: ignore[arg-type]
-            return Reply(True, books.states(command.path))  # type: ignore[union-attr]
-        assert type(command) is Reset
-        before = books.states(command.accounts)
-        books.reset(command.accounts)
-        return Reply(True, before)
+        return Reply(True, books.states(command.path))
+
+    def _reset(self, books: Books, command: Reset) -> Reply:
+        self._made_room = True
+        return Reply(True, self._transact(books, Books.reset, command.accounts))
+
+    def _write(self, books: Books, what: object = None) -> bool:
+        """Write what is noted, or at least a sign of life; False in the midst of a command."""
+        if self._depth > 1:
+            return False
+        self._transact(books, _nothing, None)
+        return True
+
+    def _leave(self, books: Books, what: object = None) -> bool:
+        self._renew_at = 0.0
+        books.begin()
+        books.leave()
+        books.commit()
+        return True
 
     def _states(self, books: Books, path: Path) -> tuple[AccountState, ...]:
         """The states of a path, as they are once all that is noted is written."""
@@ -307,46 +333,31 @@ class SQLiteStore(Store):
 
     # Notes
 
-    def _note_end(self, command: End) -> bool:
-        # The gate of "a second end changes nothing": pop is atomic.
-        reserved = self._held.pop(command.id, None)
-        if reserved is None:
-            return False
-        self._noted.append(Note(command, reserved))
-        return True
-
     def _write_soon(self) -> None:
         """Write what is noted now if that can be without waiting, else have the thread do it."""
         try:
-            if self._try(self._write, connect=False):
+            if self._try(SQLiteStore._write, None, False):
                 return
         except StoreError as error:
             self._tell_failure(error)
         self._tender.asleep = False
         self._tender.call()
 
-    def _write(self, books: Books, found: list[bool] | None = None) -> bool:
-        """Write what is noted, or at least a sign of life; False in the midst of a command."""
-        if self._depth > 1:
-            return False
-        self._transact(books, lambda: None, found)
-        return True
-
-    def _write_noted(self, books: Books, found: list[bool] | None) -> int:
-        count = len(self._noted)
-        for index in range(count):
-            command, reserved = self._noted[index]
+    def _write_noted(self, books: Books) -> None:
+        noted = self._noted
+        for index in range(len(noted)):  # not what a finalizer appends meanwhile
+            command, reserved = noted[index]
             try:
                 if type(command) is End:
-                    ended = books.end(command, reserved)
+                    books.end(command, reserved)
                     self._made_room = True
-                    if found is not None:
-                        found.append(ended)
-                else:
-                    self._change(books, command)
+                elif type(command) is Open:
+                    books.open(command)
+                elif type(command) is Book:
+                    books.book(command)
             except (KeyError, OverflowError) as error:  # it would fail again for ever
                 self._unsayable.append(f"{command} cannot be written to {self.path}: {error!r}")
-        return count
+            self._written += 1
 
     def _tell_failure(self, error: StoreError) -> None:
         if not self._failing:
@@ -355,47 +366,66 @@ class SQLiteStore(Store):
 
     # The file
 
-    def _transact(self, books: Books, work: Callable[[], T], found: list[bool] | None = None) -> T:
-        """Do something in one transaction, together with all that is noted."""
+    def _begin(self, books: Books) -> None:
+        """Begin a transaction, with all that is noted and a sign of life if that is due."""
         if self._depth > 1:
             raise StoreError(self.path, "this thread is in the midst of another command")
-        now = self._clock()
         books.begin()
+        self._written = 0
         try:
-            written = self._write_noted(books, found) if self._noted else 0
+            if self._noted:
+                self._write_noted(books)
+            now = self._clock()
             if now >= self._renew_at:
                 books.renew(now + self._lease)
-            result = work()
-            books.commit()
+                self._renew_at = now + self._lease / 3
         except BaseException:
-            books.roll_back()
+            self._roll_back(books)
             raise
-        if now >= self._renew_at:
-            self._renew_at = now + self._lease / 3
-        for _ in range(written):
+
+    def _commit(self, books: Books) -> None:
+        books.commit()
+        for _ in range(self._written):
             self._noted.popleft()
         self._failing = False
         self._commits += 1
         if self._commits == CHECKPOINT_EVERY:
             self._tender.call()
+
+    def _roll_back(self, books: Books) -> None:
+        self._renew_at = 0.0  # a sign of life may have been part of it
+        books.roll_back()
+
+    def _transact(self, books: Books, work: Callable[[Books, A], T], what: A) -> T:
+        """Do something in one transaction."""
+        self._begin(books)
+        try:
+            result = work(books, what)
+            self._commit(books)
+        except BaseException:
+            self._roll_back(books)
+            raise
         return result
 
-    def _try(self, way: Way, *, connect: bool = True) -> Any:
+    def _try(self, way: Way, what: Any = None, connect: bool = True) -> Any:
         """Do something with the books; None if others have locked them.
 
         Args:
-            way: What to do.
+            way: The method that does it.
+            what: Its argument.
             connect: Whether to open the file if it is not; that may take some milliseconds.
         """
-        if not self._lock.acquire(timeout=LOCK_WAIT):
+        lock = self._lock
+        if not (lock.acquire(False) or lock.acquire(timeout=LOCK_WAIT)):
             return None
+        self._depth += 1
         try:
-            self._depth += 1
-            if self._books is None:
+            books = self._books
+            if books is None:
                 if not connect:
                     return None
-                self._connect()
-            return way(self._books)  # type: ignore[arg-type]
+                books = self._connect()
+            return way(self, books, what)
         except sqlite3.Error as error:
             if is_busy(error):
                 return None
@@ -413,28 +443,29 @@ class SQLiteStore(Store):
     def _let_go(self) -> None:
         """What must not be done while the lock is held."""
         self._made_room = False
-        if len(self._lines) > 1:  # a tree tells its own line itself
+        if self._several_lines:  # a tree tells its own line itself
             self._tell_lines()
         while self._unsayable:
             logger().error(self._unsayable.pop())
 
-    def _look(self, way: Way) -> Any:
+    def _look(self, way: Way, what: Any) -> Any:
         """Read something; None if that cannot be without waiting, or not at all."""
         try:
-            return self._try(way, connect=False)
+            return self._try(way, what, False)
         except StoreError:  # who has to know it is told why
             return None
 
-    def _insist(self, way: Way, left: Callable[[], bool] = lambda: False) -> Any:
+    def _insist(self, way: Way, what: Any = None, left: Callable[[], bool] = lambda: False) -> Any:
         """Do something with the books, however often others have locked them meanwhile.
 
         Args:
-            way: What to do.
+            way: The method that does it.
+            what: Its argument.
             left: Whether nobody waits for it any more.
         """
         until: float | None = None
         while True:
-            result = self._try(way)
+            result = self._try(way, what)
             if result is not None:
                 return result
             now = time.monotonic()
@@ -449,7 +480,7 @@ class SQLiteStore(Store):
                 )
             time.sleep(random.uniform(*RETRY))
 
-    async def _in_thread(self, way: Way) -> Reply:
+    async def _in_thread(self, way: Way, what: Command) -> Reply:
         """As `_insist`, in a thread; whoever is cancelled meanwhile learns it at its end."""
         import asyncio
 
@@ -459,7 +490,7 @@ class SQLiteStore(Store):
             # first to be served.
             self._executor = ThreadPoolExecutor(1, "tokenfence")
         future = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._insist, way, lambda: cancelled is not None
+            self._executor, self._insist, way, what, lambda: cancelled is not None
         )
         while not future.done():
             try:
@@ -472,26 +503,20 @@ class SQLiteStore(Store):
         reply: Reply = future.result()
         return reply
 
-    def _connect(self) -> None:
+    def _connect(self) -> Books:
         # A file that has lost its tables meanwhile is not made again: that would forget what was
         # spent.
-        self._books = Books(self.path, self._owner, make=not self._was_open)
+        books = self._books = Books(self.path, self._owner, make=not self._was_open)
         self._was_open = True
         self._renew_at = 0.0
         _close_at_exit()
+        return books
 
     def _disconnect(self) -> None:
         if self._books is not None:
             with suppress(sqlite3.Error):
                 self._books.close()
             self._books = None
-
-    def _leave(self, books: Books) -> bool:
-        self._renew_at = 0.0
-        books.begin()
-        books.leave()
-        books.commit()
-        return True
 
     # What is done by the thread
 
@@ -500,10 +525,11 @@ class SQLiteStore(Store):
         self._tender.asleep = False
         due: list[float] = []
         try:
-            if self._noted and not self._try(self._write):
+            if self._noted and not self._try(SQLiteStore._write):
                 due.append(random.uniform(*RETRY))
-            if self._held:
-                if self._clock() >= self._renew_at and not self._try(self._write):
+            if self._held or self._active:
+                self._active = False  # so it is not woken by every call that is alone
+                if self._clock() >= self._renew_at and not self._try(SQLiteStore._write):
                     due.append(random.uniform(*RETRY))
                 due.append(self._lease / 3)
             if self._commits >= CHECKPOINT_EVERY:
@@ -527,24 +553,24 @@ class SQLiteStore(Store):
             for line in list(self._lines):
                 if not line:
                     self._lines.discard(line)
+            self._several_lines = len(self._lines) > 1
         if not self._lines:
             self._version = None
         return bool(self._lines)
 
     def _look_around(self) -> None:
         """Wake those who wait if another process has changed anything, or has died."""
-
-        def look(books: Books) -> int:
-            now = self._clock()
-            if books.any_expired(now):
-                self._transact(books, lambda: books.expire(now))
-                self._version = None
-            return books.version()
-
-        version = self._try(look)
+        version = self._try(SQLiteStore._look_at_version)
         if version is not None and version != self._version:
             self._version = version
             self._tell_lines()
+
+    def _look_at_version(self, books: Books, what: object) -> int:
+        now = self._clock()
+        if books.any_expired(now):
+            self._transact(books, Books.expire, now)
+            self._version = None
+        return books.version()
 
     def _tell_lines(self) -> None:
         with self._watching:
@@ -566,7 +592,21 @@ class SQLiteStore(Store):
                 connection.close()
         # The first to write after that begins the WAL anew, and waits for the disk: better we do.
         self._renew_at = 0.0
-        self._try(self._write)
+        self._try(SQLiteStore._write)
+
+
+_WAYS: dict[type[Any], Way] = {
+    Open: SQLiteStore._open,
+    Read: SQLiteStore._read,
+    Reserve: SQLiteStore._reserve,
+    Book: SQLiteStore._book,
+    Adjust: SQLiteStore._adjust,
+    Reset: SQLiteStore._reset,
+}
+
+
+def _nothing(books: Books, what: object) -> None:
+    """For a transaction of nothing but what is noted."""
 
 
 def _check(command: Open) -> None:

@@ -95,6 +95,8 @@ class Books:
             path, timeout=0, isolation_level=None, check_same_thread=False
         )
         self.execute: Callable[..., sqlite3.Cursor] = self.connection.execute
+        # For what yields no rows: a cursor made for each statement costs as much as some of them.
+        self._run = self.connection.cursor().execute
         try:
             self._prepare(make)
         except BaseException:
@@ -102,6 +104,8 @@ class Books:
             raise
 
     def _prepare(self, make: bool) -> None:
+        # A commit writes whole pages, and ours hold a row or two that have changed.
+        self.execute("PRAGMA page_size = 1024")
         [mode] = self.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise Damaged("its file system has no shared memory, which SQLite's WAL mode needs")
@@ -109,6 +113,7 @@ class Books:
         # which do wait, are made by the store's own thread.
         self.execute("PRAGMA synchronous = NORMAL")
         self.execute("PRAGMA wal_autocheckpoint = 0")
+        self.execute("PRAGMA temp_store = MEMORY")
         if self._version() == VERSION:
             return
         self.begin()
@@ -144,11 +149,11 @@ class Books:
 
     def begin(self) -> None:
         """Begin a transaction, or raise at once that the file is locked."""
-        self.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         """End the transaction."""
-        self.execute("COMMIT")
+        self._run("COMMIT")
         self._made_some = False
 
     def roll_back(self) -> None:
@@ -228,25 +233,27 @@ class Books:
         if force:
             self._change(ids, _Change(reserved=amount))
         else:
-            room = [min(part * times, MOST) for part in (usd, calls, into, out, into + out)]
-            done = self.execute(_reserve(len(ids)), (*amount, *ids, *room)).rowcount
-            if done != len(ids):
+            room = usd, calls, into, out, into + out
+            if times != 1:
+                room = tuple([min(part * times, MOST) for part in room])  # type: ignore[assignment]
+            done = self._run(_reserve(len(ids)), amount + ids + room)
+            if done.rowcount != len(ids):
                 return False
-        self.execute(
-            "INSERT INTO reservations VALUES (?, ?, ?, NULL, ?, ?, ?, ?)",
-            (self.owner, key, text, usd, calls, into, out),
-        )
+        self._run(_INSERT, (self.owner, key, text, usd, calls, into, out))
         return True
 
     def end(self, command: End, amount: Amount) -> bool:
         """Replace a reservation of this owner, which was of this amount; whether there was one."""
         path, key, spent, uncertain = command
         ids, _ = self.known(path)
-        row = (self.owner, key)
-        if self.execute(_DELETE_LIVE, row).rowcount:
-            minus = Amount(-amount[0], -amount[1], -amount[2], -amount[3])
-            self._change(ids, _Change(spent, minus, uncertain))
+        if self._run(_DELETE_LIVE, (self.owner, key)).rowcount:
+            if uncertain == NOTHING:
+                self._run(_settle(len(ids)), spent + amount + ids)
+            else:
+                minus = Amount(*[-part for part in amount])
+                self._change(ids, _Change(spent, minus, uncertain))
             return True
+        row = (self.owner, key)
         found = self.execute(_EXPIRED, row).fetchone()
         if found is None:
             return False
@@ -272,8 +279,9 @@ class Books:
             (by.usd, by.calls, tokens, by.input_tokens, by.output_tokens, self.known(path)[0][0]),
         )
 
-    def reset(self, accounts: Path) -> None:
-        """Forget what is spent and uncertain."""
+    def reset(self, accounts: Path) -> tuple[AccountState, ...]:
+        """Forget what is spent and uncertain; the states before."""
+        before = self.states(accounts)
         ids, _ = self.known(accounts)
         self.execute(_reset(len(ids)), ids)
         # What was forgotten must not be subtracted once an expired reservation does end.
@@ -284,6 +292,7 @@ class Books:
                 "UPDATE reservations SET expired = ? WHERE owner = ? AND key = ?",
                 (",".join(kept), owner, key),
             )
+        return before
 
     # Leases
 
@@ -323,6 +332,7 @@ class Books:
             self.execute(_add(len(ids)), (*spent, *reserved, *uncertain, *ids))
 
 
+_INSERT = "INSERT INTO reservations VALUES (?, ?, ?, NULL, ?, ?, ?, ?)"
 _DELETE_LIVE = "DELETE FROM reservations WHERE owner = ? AND key = ? AND expired IS NULL"
 _EXPIRED = (
     "SELECT expired, usd, calls, input, output FROM reservations "
@@ -340,6 +350,14 @@ def _add(accounts: int) -> str:
     columns = AccountState._fields[5:]
     added = ", ".join(f"{column} = {column} + ?" for column in columns)
     return f"UPDATE accounts SET {added} WHERE {_among(accounts)}"
+
+
+@cache
+def _settle(accounts: int) -> str:
+    spent, reserved = AccountState._fields[5:9], AccountState._fields[9:13]
+    added = ", ".join(f"{column} = {column} + ?" for column in spent)
+    taken = ", ".join(f"{column} = {column} - ?" for column in reserved)
+    return f"UPDATE accounts SET {added}, {taken} WHERE {_among(accounts)}"
 
 
 @cache
