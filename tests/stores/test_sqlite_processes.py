@@ -1,0 +1,149 @@
+"""One budget in a file, many processes: together within the limit, whichever of them is killed."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.engine.helpers import charged, nano, reserve, spend
+from tests.stores.processes import start
+from tokenfence_integrations import Budget, BudgetExceeded
+from tokenfence_integrations.stores.sqlite import SQLiteStore
+from tokenfence_integrations.testing import SimulatedProvider
+
+LEASE = 60.0
+
+
+@contextmanager
+def processes(*started: "subprocess.Popen[str]") -> Iterator[None]:
+    """End them with the block, whatever happens."""
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def ready(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+
+def go(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def later(file: Path) -> Budget:
+    """The budget as it is once the lease of all who died is over."""
+    return Budget(name="acme", store=SQLiteStore(file, clock=lambda: time.time() + LEASE + 1))
+
+
+def test_eight_processes_use_up_one_budget_and_never_pass_it(tmp_path: Path) -> None:
+    """1,600 calls of 50 each on average, for a budget of half of that."""
+    file, limit = tmp_path / "budgets.db", 40_000
+    workers = [start("spend", file, limit, 200, seed) for seed in range(8)]
+    with processes(*workers):
+        for worker in workers:
+            ready(worker)
+        for worker in workers:
+            go(worker)
+        said = [worker.communicate(timeout=120)[0].split() for worker in workers]
+        assert [worker.returncode for worker in workers] == [0] * 8
+    budget = later(file)
+    paid = sum(int(spent) for spent, _ in said)
+    assert charged(budget) == (paid, 0, 0), "a reservation has leaked, or the books are wrong"
+    assert 0.97 * limit <= paid <= limit
+    assert budget.calls == sum(int(landed) for _, landed in said)
+
+
+def test_a_call_waits_for_one_of_another_process_and_is_woken_by_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "budgets.db"
+    other = start("hold", file, 100, 80)
+    with processes(other):
+        ready(other)
+        budget = Budget(nano(100), name="acme", store=SQLiteStore(file, poll=0.01))
+        with pytest.raises(BudgetExceeded):
+            reserve(budget, 50, wait=0).admit()
+        waiting = threading.Thread(target=lambda: spend(budget, 50))
+        waiting.start()
+        while not budget._tree.line:
+            time.sleep(0.001)
+        assert charged(budget) == (0, 80, 0)
+        go(other)
+        waiting.join(20)
+        assert not waiting.is_alive()
+    assert charged(budget) == (51, 0, 0)
+
+
+def test_a_call_that_waits_is_woken_when_the_lease_of_a_dead_process_is_over(
+    tmp_path: Path,
+) -> None:
+    """Nothing is free by that, but nothing is worth waiting for any more either."""
+    file = tmp_path / "budgets.db"
+    other = start("hold", file, 100, 80)
+    with processes(other):
+        ready(other)
+        passed = [0.0]
+        store = SQLiteStore(file, poll=0.01, clock=lambda: time.time() + passed[0])
+        budget = Budget(nano(100), name="acme", store=store)
+        refused: list[BudgetExceeded] = []
+
+        def ask() -> None:
+            try:
+                reserve(budget, 50).admit()
+            except BudgetExceeded as refusal:
+                refused.append(refusal)
+
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        while not budget._tree.line:
+            time.sleep(0.001)
+        other.kill()
+        other.wait()
+        passed[0] = LEASE + 1
+        waiting.join(20)
+        assert not waiting.is_alive()
+    assert [refusal.uncertain for refusal in refused] == [80e-9]
+    assert charged(budget) == (0, 0, 80)
+
+
+@pytest.mark.parametrize("point", ["before send", "in flight", "before settle", "during settle"])
+def test_whatever_a_killed_process_was_at_its_money_stays_charged(
+    tmp_path: Path, point: str
+) -> None:
+    file = tmp_path / "budgets.db"
+    with SimulatedProvider(output_tokens=10) as provider:
+        worker = start(
+            "die", file, point, OPENAI_BASE_URL=provider.base_url, OPENAI_API_KEY="unused"
+        )
+        with processes(worker):
+            ready(worker)
+            first = provider.billed
+            if point == "in flight":
+                provider.hold()
+                provider.wait_for(1)
+                worker.kill()
+            assert worker.wait(30) == -9
+            provider.release()
+            provider.idle()
+        # Until the lease is over it counts as in flight.
+        now = Budget(name="acme", store=SQLiteStore(file)).snapshot()
+        assert now.spent.usd == first
+        assert now.reserved.usd > 0
+        assert now.uncertain.usd == 0
+        budget = later(file)
+        spent, reserved, uncertain = charged(budget)
+        assert (spent, reserved, uncertain) == (first, 0, now.reserved.usd)
+        assert provider.billed <= spent + uncertain <= 10_000_000
+        assert budget.snapshot().uncertain.calls == 1
+    # And the service goes on.
+    with budget.reserve(model="gpt-4o", input_tokens=9, max_output_tokens=9) as call:
+        call.release()
+    assert charged(budget) == (first, 0, uncertain)
