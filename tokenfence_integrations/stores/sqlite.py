@@ -610,9 +610,9 @@ def _nothing(books: Books, what: object) -> None:
 
 
 def _check(command: Open) -> None:
-    if any(limit is not None and limit > MOST for limit in command.limits):
+    if any(limit is not None and limit >= MOST for limit in command.limits):
         raise ValueError(
-            f"a file of budgets holds numbers up to {MOST:,} (dollars in billionths: "
+            f"a file of budgets holds numbers below {MOST:,} (dollars in billionths: "
             f"${MOST // 10**9:,}), got {command.limits}"
         )
 

@@ -145,7 +145,9 @@ class Books:
         """Close the connection."""
         self.connection.close()
 
-    __del__ = close
+    def __del__(self) -> None:
+        if hasattr(self, "connection"):  # else the file could not be opened
+            self.close()
 
     def begin(self) -> None:
         """Begin a transaction, or raise at once that the file is locked."""

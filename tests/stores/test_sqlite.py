@@ -1,0 +1,582 @@
+"""Budgets in a file: durable, leased, never in the way of an event loop, and closed when broken."""
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.helpers import FakeClock, charged, nano, outcomes, reserve, small, spend
+from tests.stores.test_contract import parts, read
+from tokenfence_integrations import Budget, StoreError, Usage
+from tokenfence_integrations.stores import sqlite
+from tokenfence_integrations.stores.base import (
+    NOTHING,
+    Amount,
+    Book,
+    End,
+    Limits,
+    Open,
+    Read,
+    Reserve,
+    Reset,
+)
+from tokenfence_integrations.stores.sqlite import SQLiteStore
+from tokenfence_integrations.stores.sqlite_books import Books
+
+ROOT = ("root",)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "budgets.db"
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """The file as it is while another program writes to it."""
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+def opened(file: Path, usd: int | None = 100, **options: Any) -> SQLiteStore:
+    store = SQLiteStore(file, **options)
+    store.execute(Open("root", Limits(usd=usd)))
+    return store
+
+
+# Kept
+
+
+def test_what_was_spent_is_there_again(file: Path) -> None:
+    store = SQLiteStore(file)
+    first = small(1_000, name="acme", store=store)
+    spend(first.child("writer", nano(500)), 20)
+    reserve(first, 30).admit().lose()
+    store.close()
+
+    again = small(1_000, name="acme", store=SQLiteStore(file))
+    assert charged(again) == (20, 0, 30)
+    assert charged(again.child("writer", nano(500))) == (20, 0, 0)
+
+
+def test_other_limits_count_from_now_on_and_what_was_added_stays(file: Path) -> None:
+    budget = small(100, name="acme", store=SQLiteStore(file))
+    spend(budget, 20)
+    budget.top_up(nano(50))
+
+    def limit(usd: int | None) -> int | None:
+        given = None if usd is None else nano(usd)
+        return Budget(given, name="acme", store=SQLiteStore(file)).snapshot().limits.usd
+
+    assert limit(100) == 150
+    assert limit(None) == 150
+    assert limit(200) == 200
+    assert charged(budget) == (20, 0, 0)
+    assert budget.snapshot().limits.usd == 200
+
+
+def test_a_closed_file_opens_again(file: Path) -> None:
+    store = opened(file)
+    store.execute(Reserve(ROOT, 1, Amount(40)))
+    store.close()
+    assert parts(read(store, "root")) == (NOTHING, Amount(40), NOTHING)
+    store.execute(End(ROOT, 1, Amount(10), NOTHING))
+    assert parts(read(store, "root")) == (Amount(10), NOTHING, NOTHING)
+
+
+def test_two_stores_on_one_file_are_as_two_processes(file: Path) -> None:
+    one, other = opened(file), opened(file)
+    assert one.execute(Reserve(ROOT, 1, Amount(60))).done
+    assert not other.execute(Reserve(ROOT, 1, Amount(60))).done
+    assert other.execute(Reserve(ROOT, 1, Amount(40))).done  # its own number 1
+    one.execute(End(ROOT, 1, Amount(5), NOTHING))
+    assert parts(read(other, "root")) == (Amount(5), Amount(40), NOTHING)
+
+
+def test_a_command_that_fails_in_its_midst_changes_nothing(file: Path) -> None:
+    store = opened(file)
+    with pytest.raises(KeyError, match="leaf"):
+        store.execute(Book(("root", "leaf"), Amount(5)))
+    assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
+
+
+def test_numbers_beyond_those_of_sqlite_are_refused(file: Path) -> None:
+    store = opened(file, None)
+    with pytest.raises(ValueError, match="holds numbers below"):
+        Budget("$5000000000", store=store)
+    assert store.execute(Reserve(ROOT, 1, Amount(1 << 60), times=128)).done  # no limit
+    store.execute(Open("rich", Limits(usd=(1 << 62) - 1)))
+    assert not store.execute(Reserve(("rich",), 2, Amount(1 << 60), times=128)).done
+
+
+@pytest.mark.parametrize("options", [{"lease": 0.5}, {"timeout": -1}, {"poll": 0}])
+def test_numbers_that_nobody_could_mean_are_refused(file: Path, options: Any) -> None:
+    with pytest.raises(ValueError, match="lease must be 1 second or more"):
+        SQLiteStore(file, **options)
+
+
+# Leases
+
+
+def test_what_a_silent_process_holds_turns_uncertain_when_its_lease_is_over(file: Path) -> None:
+    clock = FakeClock()
+    silent, other = opened(file, clock=clock, lease=60), opened(file, clock=clock, lease=60)
+    silent.execute(Reserve(ROOT, 1, Amount(60, 1, 2, 3)))
+    clock.advance(59)
+    other.execute(Book(ROOT, Amount(1)))  # a sign of life, of the other one alone
+    assert parts(read(other, "root")) == (Amount(1), Amount(60, 1, 2, 3), NOTHING)
+    clock.advance(1)
+    assert parts(read(other, "root")) == (Amount(1), NOTHING, Amount(60, 1, 2, 3))
+
+
+def test_a_refused_reservation_tells_of_what_has_expired(file: Path) -> None:
+    clock = FakeClock()
+    silent, other = opened(file, clock=clock), opened(file, clock=clock)
+    silent.execute(Reserve(ROOT, 1, Amount(60)))
+    clock.advance(60)
+    reply = other.execute(Reserve(ROOT, 1, Amount(60)))
+    assert not reply.done
+    assert parts(reply.states[0]) == (NOTHING, NOTHING, Amount(60))
+
+
+def test_the_true_end_of_an_expired_reservation_corrects_it_once(file: Path) -> None:
+    clock = FakeClock()
+    stopped, other = opened(file, clock=clock), opened(file, clock=clock)
+    stopped.execute(Reserve(ROOT, 1, Amount(60, 1, 5, 5)))
+    stopped.execute(Reserve(ROOT, 2, Amount(10)))
+    clock.advance(60)
+    assert read(other, "root").uncertain == Amount(70, 1, 5, 5)
+    assert stopped.execute(End(ROOT, 1, Amount(20, 1, 1, 1), Amount(3))).done
+    assert not stopped.execute(End(ROOT, 1, Amount(20, 1, 1, 1), Amount(3))).done
+    assert parts(read(other, "root")) == (Amount(20, 1, 1, 1), NOTHING, Amount(13))
+    stopped.execute(End(ROOT, 2, NOTHING, NOTHING))
+    assert parts(read(other, "root")) == (Amount(20, 1, 1, 1), NOTHING, Amount(3))
+
+
+def test_what_a_reset_forgot_is_not_subtracted_again(file: Path) -> None:
+    clock = FakeClock()
+    stopped, other = opened(file, clock=clock), opened(file, clock=clock)
+    stopped.execute(Open("root/leaf", Limits()))
+    stopped.execute(Reserve(("root/leaf", "root"), 1, Amount(60)))
+    clock.advance(60)
+    other.execute(Read(ROOT))
+    other.execute(Reset(("root/leaf",)))
+    stopped.execute(End(("root/leaf", "root"), 1, Amount(20), NOTHING))
+    assert parts(read(other, "root/leaf")) == (Amount(20), NOTHING, NOTHING)
+    assert parts(read(other, "root")) == (Amount(20), NOTHING, NOTHING)
+
+
+def test_a_process_that_was_stopped_reserves_under_a_lease_of_its_own_again(file: Path) -> None:
+    clock = FakeClock()
+    stopped, other = opened(file, clock=clock), opened(file, clock=clock)
+    stopped.execute(Reserve(ROOT, 1, Amount(10)))
+    clock.advance(100)
+    other.execute(Read(ROOT))
+    stopped.execute(Reserve(ROOT, 2, Amount(20)))
+    assert parts(read(other, "root")) == (NOTHING, Amount(20), Amount(10))
+
+
+def test_a_process_does_not_give_up_its_own_calls(file: Path) -> None:
+    clock = FakeClock()
+    store = opened(file, clock=clock)
+    store.execute(Reserve(ROOT, 1, Amount(10)))
+    clock.advance(1_000)
+    assert read(store, "root").reserved == Amount(10)
+
+
+def test_the_thread_of_a_process_renews_its_lease_while_calls_are_in_flight(file: Path) -> None:
+    clock = FakeClock()
+    alive, other = opened(file, clock=clock), opened(file, clock=clock)
+    alive.execute(Reserve(ROOT, 1, Amount(10)))
+    for _ in range(5):
+        clock.advance(30)
+        assert alive.tend() == 20.0  # seconds to the next sign of life: a third of the lease
+    assert parts(read(other, "root")) == (NOTHING, Amount(10), NOTHING)
+    alive.execute(End(ROOT, 1, NOTHING, NOTHING))
+    alive.tend()
+    assert alive.tend() is None
+
+
+# Locked by others
+
+
+def test_a_command_waits_for_a_locked_file(file: Path) -> None:
+    store = opened(file)
+    replies: list[Any] = []
+    with locked(file):
+        thread = threading.Thread(
+            target=lambda: replies.append(store.execute(Reserve(ROOT, 1, Amount(5))))
+        )
+        thread.start()
+        assert read(store, "root").reserved == NOTHING  # whoever reads does not wait
+    thread.join(20)
+    assert replies[0].done
+
+
+def test_a_file_that_stays_locked_is_an_error_that_says_so(file: Path) -> None:
+    store = opened(file, timeout=0)
+    with (
+        locked(file),
+        pytest.raises(StoreError, match=r"budgets.db.*others have locked it for 0 s"),
+    ):
+        store.execute(Reserve(ROOT, 1, Amount(5)))
+    assert store.execute(Reserve(ROOT, 1, Amount(5))).done
+
+
+async def test_an_event_loop_goes_on_while_the_file_is_locked(file: Path) -> None:
+    budget = small(100, store=SQLiteStore(file))
+    worst = 0.0
+
+    async def beat() -> None:
+        nonlocal worst
+        while True:
+            begun = time.thread_time()
+            await asyncio.sleep(0)
+            worst = max(worst, time.thread_time() - begun)
+
+    async def ask() -> None:
+        async with reserve(budget, 20) as call:
+            await call.asettle(Usage(0, 7))
+
+    held = reserve(budget, 30).admit()
+    with locked(file):
+        heart = asyncio.create_task(beat())
+        asking = [asyncio.create_task(ask()) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        held.settle(Usage(0, 5))  # nor does an end wait
+        budget.record(nano(2))
+        budget.child("late", nano(9))
+        assert charged(budget) == (7, 0, 0)  # and yet it counts
+        assert charged(budget.child("late")) == (0, 0, 0)
+        assert not any(task.done() for task in asking)
+    await asyncio.gather(*asking)
+    heart.cancel()
+    assert charged(budget) == (28, 0, 0)
+    assert worst < 0.05
+
+
+async def test_a_task_that_is_cancelled_while_it_reserves_leaves_nothing_reserved(
+    file: Path,
+) -> None:
+    budget = small(100, store=SQLiteStore(file))
+    with locked(file):
+        asking = asyncio.create_task(reserve(budget, 20).aadmit())
+        await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert charged(budget) == (0, 0, 0)
+    assert not budget._tree.live
+
+
+async def test_a_reservation_that_was_made_for_a_cancelled_task_is_given_back(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread has committed it already, and the task has not heard of it yet."""
+    store = SQLiteStore(file)
+    budget = small(100, store=store)
+    committed, go_on = threading.Event(), threading.Event()
+    insist = SQLiteStore._insist
+
+    def slow(*arguments: Any) -> Any:
+        result = insist(*arguments)
+        if threading.current_thread() is not threading.main_thread():
+            committed.set()
+            assert go_on.wait(20)
+        return result
+
+    with locked(file):
+        monkeypatch.setattr(SQLiteStore, "_insist", slow)
+        asking = asyncio.create_task(reserve(budget, 20).aadmit())
+        await asyncio.sleep(0)
+    await asyncio.to_thread(committed.wait, 20)
+    assert charged(budget) == (0, 20, 0)
+    asking.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    monkeypatch.undo()
+    assert charged(budget) == (0, 0, 0)
+
+
+async def test_the_end_of_a_cancelled_task_is_not_lost(file: Path) -> None:
+    budget = small(100, store=SQLiteStore(file))
+
+    async def ask() -> None:
+        async with reserve(budget, 20) as call:
+            with locked(file):
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+                await call.asettle(Usage(0, 7))
+                await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(ask())
+    assert outcomes(budget) == [("settled", 7, 0)]
+    assert charged(budget) == (7, 0, 0)
+
+
+def test_what_has_ended_while_the_file_was_locked_is_written_by_the_thread(file: Path) -> None:
+    store, other = opened(file), opened(file)
+    store.execute(Reserve(ROOT, 1, Amount(50)))
+    with locked(file):
+        store.end(ROOT, 1, Amount(20), NOTHING)
+        assert parts(read(other, "root")) == (NOTHING, Amount(50), NOTHING)
+        assert parts(read(store, "root")) == (Amount(20), NOTHING, NOTHING)
+    until = time.monotonic() + 20
+    while parts(read(other, "root")) != (Amount(20), NOTHING, NOTHING):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_a_finalizer_in_the_midst_of_a_command_ends_its_call(file: Path) -> None:
+    store = opened(file)
+    store.execute(Reserve(ROOT, 1, Amount(50)))
+    with store._lock:
+        store._depth += 1
+        store.end(ROOT, 1, Amount(20), NOTHING)
+        assert parts(read(store, "root")) == (Amount(20), NOTHING, NOTHING)
+        with pytest.raises(StoreError, match="in the midst of another command"):
+            store.execute(Reserve(ROOT, 2, Amount(1)))
+        store._depth -= 1
+    store.close()
+    assert parts(read(opened(file), "root")) == (Amount(20), NOTHING, NOTHING)
+
+
+# Broken
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            b"not a database, but as long as the head of one would be" * 30,
+            "damaged, or no database",
+        ),
+        (None, "a database of something else"),
+        (b"", None),
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(
+    file: Path, content: bytes | None, reason: str | None
+) -> None:
+    if content is None:
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute("CREATE TABLE guests (name TEXT)")
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
+    if reason is None:  # an empty file is a new one
+        SQLiteStore(file)
+        return
+    with pytest.raises(StoreError, match=f"{file.name} cannot be used: .*{reason}"):
+        SQLiteStore(file)
+    if content is not None:
+        assert file.read_bytes() == before
+
+
+def test_a_file_of_a_later_version_is_not_touched(file: Path) -> None:
+    SQLiteStore(file).close()
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    with pytest.raises(StoreError, match="its format is 7, known here is 1"):
+        SQLiteStore(file)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="its folder must exist"):
+        Budget("$1", store=f"sqlite:///{tmp_path}/no/budgets.db")
+
+
+def test_a_file_that_is_truncated_admits_nothing_more(file: Path) -> None:
+    store = SQLiteStore(file)
+    budget = small(100, store=store)
+    spend(budget, 90)
+    store.close()
+    os.truncate(file, 0)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"budgets.db.*tables have disappeared"):
+            reserve(budget, 50).admit()
+
+
+def test_a_file_whose_middle_is_torn_out_admits_nothing_more(file: Path) -> None:
+    store = SQLiteStore(file)
+    budget = small(100, store=store)
+    spend(budget, 90)
+    store.close()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1024] + b"\xff" * (len(whole) - 1024))
+    with pytest.raises(StoreError, match=r"budgets.db.*damaged"):
+        reserve(budget, 50).admit()
+    file.write_bytes(whole)  # a copy is restored: it goes on by itself
+    assert charged(budget) == (90, 0, 0)
+    spend(budget, 10)
+
+
+def full(store: SQLiteStore) -> None:
+    """As on a full disk: not one page more."""
+    assert store._books is not None
+    [pages] = store._books.execute("PRAGMA page_count").fetchone()
+    store._books.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_full_disk_admits_nothing_and_loses_no_end(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(books: Books) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    budget = small(100, store=SQLiteStore(file))
+    call = reserve(budget, 60).admit()
+    with monkeypatch.context() as patch:
+        patch.setattr(Books, "begin", full_disk)
+        call.settle(Usage(0, 10))
+        assert "the disk is full" in caplog.text
+        assert charged(budget) == (10, 0, 0)
+        with pytest.raises(StoreError, match="the disk is full"):
+            reserve(budget, 20).admit()
+    spend(budget, 20)
+    assert charged(budget) == (30, 0, 0)
+
+
+def test_a_disk_that_is_really_full(file: Path) -> None:
+    """SQLite's own error, at a limit of pages."""
+    store = opened(file)
+    full(store)
+
+    def fill() -> None:
+        for number in range(200):
+            store.execute(Open(f"root/{number}" * 20, Limits()))
+
+    with pytest.raises(StoreError, match=r"budgets.db.*the disk is full"):
+        fill()
+    assert store.execute(Reserve(ROOT, 1, Amount(5))).done  # opened again, without the limit
+
+
+def test_a_command_that_can_never_be_written_is_told_and_left_out(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(file)
+    store.note(Book(("nobody",), Amount(5)))
+    store.note(Book(ROOT, Amount(5)))
+    assert read(store, "root").spent == Amount(5)
+    assert "nobody" in caplog.text
+
+
+# Processes
+
+
+def in_child(file: Path) -> None:
+    budget = Budget(name="acme", store=f"sqlite:///{file}")
+    spend(budget, 20)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_a_file_and_reservations_of_its_own(file: Path) -> None:
+    store = SQLiteStore(file)
+    budget = small(200, name="acme", store=store)
+    mine = reserve(budget, 50).admit()
+
+    def child() -> None:
+        assert store._books is None, "a connection must not be used after a fork"
+        mine.settle(Usage(0, 50))  # not this process's to end
+        spend(budget, 20)
+        reserve(budget, 30).admit().lose()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert charged(budget) == (20, 50, 30)
+    mine.settle(Usage(0, 10))
+    assert charged(budget) == (30, 0, 30)
+
+
+def test_what_is_kept_is_written_as_the_process_ends(file: Path) -> None:
+    opened(file, None)
+    script = f"""
+import sqlite3
+from tokenfence_integrations.stores.base import *
+from tokenfence_integrations.stores.base import Amount, Book, End, Reserve
+from tokenfence_integrations.stores.sqlite import SQLiteStore
+store = SQLiteStore({str(file)!r})
+store.tend = lambda: None
+store.execute(Reserve(("root",), 1, Amount(9)))
+other = sqlite3.connect({str(file)!r}, isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+store.end(("root",), 1, Amount(4), Amount(1))
+store.note(Book(("root",), Amount(2)))
+other.execute("ROLLBACK")
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    assert parts(read(SQLiteStore(file), "root")) == (Amount(6), NOTHING, Amount(1))
+
+
+def test_a_store_that_nobody_uses_any_more_leaves_nothing_behind(file: Path) -> None:
+    store = opened(file)
+    store.execute(Reserve(ROOT, 1, Amount(5)))
+    [thread] = [t for t in threading.enumerate() if t.name == "tokenfence" and t.is_alive()][-1:]
+    del store
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_second_tree_on_the_same_store_is_woken(file: Path) -> None:
+    store = SQLiteStore(file, poll=30)
+    one, other = (small(100, name="acme", store=store) for _ in range(2))
+    call = reserve(one, 80).admit()
+    waiting = [
+        threading.Thread(target=lambda budget=budget: spend(budget, 40)) for budget in (one, other)
+    ]
+    for thread in waiting:
+        thread.start()
+    while not (one._tree.line and other._tree.line):
+        time.sleep(0.001)
+    store.tend()
+    call.settle(Usage(0, 20))
+    for thread in waiting:
+        thread.join(20)
+    assert charged(one) == (100, 0, 0)
+
+
+def test_checkpoints_are_made_by_the_thread(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr(sqlite, "LONG_WAL", 0)
+    store = opened(file, None)
+    made: list[str] = []
+    checkpoint = store._checkpoint
+
+    def noted() -> None:
+        made.append(threading.current_thread().name)
+        checkpoint()
+
+    monkeypatch.setattr(store, "_checkpoint", noted)
+    for key in range(200):
+        store.reserve(ROOT, key, Amount(1))
+        store.end(ROOT, key, Amount(1), NOTHING)
+    until = time.monotonic() + 20
+    while not made:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    assert set(made) == {"tokenfence"}
+    assert read(store, "root").spent == Amount(200)

@@ -1,0 +1,68 @@
+"""Stores by URL."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engine.helpers import charged, small, spend
+from tokenfence_integrations import Budget
+from tokenfence_integrations.stores.memory import MemoryStore
+from tokenfence_integrations.stores.urls import open_store
+
+
+def test_memory_is_a_new_store_each_time() -> None:
+    one, other = open_store("memory:"), open_store("memory:")
+    assert type(one) is MemoryStore
+    assert one is not other
+
+
+def test_a_file_is_opened_once_by_whatever_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.symlink(tmp_path, tmp_path / "same")
+    one = open_store("sqlite:///budgets.db")
+    assert open_store(f"sqlite:///{tmp_path}/budgets.db") is one
+    assert open_store("sqlite:///same/budgets.db") is one
+    assert open_store("sqlite:///other.db") is not one
+    assert (tmp_path / "budgets.db").exists()
+
+
+def test_budgets_of_one_url_share_their_accounts(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/budgets.db"
+    spend(small(100, name="acme", store=url), 30)
+    assert charged(small(100, name="acme", store=url)) == (30, 0, 0)
+    assert charged(small(100, name="other", store=url)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "budgets.db",
+        "redis:/localhost",
+        "sqlite://budgets.db",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///budgets.db?lease=3",
+        "",
+    ],
+)
+def test_what_is_no_url_of_a_store_is_an_error_that_shows_some(url: str) -> None:
+    with pytest.raises(ValueError, match=r"'sqlite:///relative/path\.db'"):
+        Budget("$1", store=url)
+
+
+def test_a_child_has_no_store_of_its_own() -> None:
+    with pytest.raises(ValueError, match="belong to the root"):
+        Budget("$1", parent=Budget("$1"), store="memory:")
+
+
+def test_sqlite_is_imported_by_those_who_ask_for_it_alone() -> None:
+    script = (
+        "import sys, tokenfence_integrations as t; t.Budget('$1', store='memory:'); "
+        "assert not {'sqlite3', 'asyncio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
