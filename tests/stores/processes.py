@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import openai
-
 from tests.engine.helpers import nano, reserve
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, guard
 from tokenfence_integrations.stores.sqlite import SQLiteStore
@@ -61,6 +59,8 @@ def hold(file: str, limit: str, size: str) -> None:
 
 def die(file: str, point: str) -> None:
     """Settle one call to the provider, and be killed at a point of the next one."""
+    import openai  # which takes a second, and the others do not need it
+
     budget = Budget("$0.01", name="acme", store=f"sqlite:///{file}")
     client = guard(openai.OpenAI(max_retries=0), budget=budget, on_limit="raise")
 

@@ -541,6 +541,19 @@ def test_a_store_that_nobody_uses_any_more_leaves_nothing_behind(file: Path) -> 
     assert not thread.is_alive()
 
 
+def test_a_store_is_kept_until_what_it_has_noted_is_written(file: Path) -> None:
+    store, other = opened(file), opened(file)
+    store.execute(Reserve(ROOT, 1, Amount(5)))
+    with locked(file):
+        store.end(ROOT, 1, Amount(3), NOTHING)
+        del store
+        gc.collect()
+    until = time.monotonic() + 20
+    while parts(read(other, "root")) != (Amount(3), NOTHING, NOTHING):
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def test_a_second_tree_on_the_same_store_is_woken(file: Path) -> None:
     store = SQLiteStore(file, poll=30)
     one, other = (small(100, name="acme", store=store) for _ in range(2))

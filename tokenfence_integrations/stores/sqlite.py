@@ -35,7 +35,14 @@ from tokenfence_integrations.stores.base import (
     Store,
     Waiting,
 )
-from tokenfence_integrations.stores.sqlite_books import MOST, Books, Damaged, is_busy, reason
+from tokenfence_integrations.stores.sqlite_books import (
+    MOST,
+    VERSION,
+    Books,
+    Damaged,
+    is_busy,
+    reason,
+)
 from tokenfence_integrations.stores.tending import Tender
 
 __all__ = ["SQLiteStore"]
@@ -340,6 +347,7 @@ class SQLiteStore(Store):
                 return
         except StoreError as error:
             self._tell_failure(error)
+        _unwritten.add(self)
         self._tender.asleep = False
         self._tender.call()
 
@@ -527,6 +535,8 @@ class SQLiteStore(Store):
         try:
             if self._noted and not self._try(SQLiteStore._write):
                 due.append(random.uniform(*RETRY))
+            if not self._noted:
+                _unwritten.discard(self)
             if self._held or self._active:
                 self._active = False  # so it is not woken by every call that is alone
                 if self._clock() >= self._renew_at and not self._try(SQLiteStore._write):
@@ -587,12 +597,12 @@ class SQLiteStore(Store):
                 checkpoint = "PRAGMA wal_checkpoint"
                 _, pages, moved = connection.execute(checkpoint).fetchone()
                 if pages > LONG_WAL and moved < pages:
-                    connection.execute(f"{checkpoint}(RESTART)")
+                    _, pages, moved = connection.execute(f"{checkpoint}(RESTART)").fetchone()
+                if pages == moved:
+                    # The first to write now begins the WAL anew, and waits for the disk: we do.
+                    connection.execute(f"PRAGMA user_version = {VERSION}")
             finally:
                 connection.close()
-        # The first to write after that begins the WAL anew, and waits for the disk: better we do.
-        self._renew_at = 0.0
-        self._try(SQLiteStore._write)
 
 
 _WAYS: dict[type[Any], Way] = {
@@ -620,6 +630,8 @@ def _check(command: Open) -> None:
 # Forks and the end of a process
 
 _stores: "WeakSet[SQLiteStore]" = WeakSet()
+_unwritten: set[SQLiteStore] = set()
+"""Kept alive until what they have noted is written."""
 _forking: list[SQLiteStore] = []
 _closing_in: set[int] = set()
 
@@ -641,6 +653,7 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
+    _unwritten.clear()
     while _forking:
         _forking.pop()._begin_life()
 

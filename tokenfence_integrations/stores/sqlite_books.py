@@ -19,7 +19,7 @@ from tokenfence_integrations.stores.base import (
     Reserve,
 )
 
-__all__ = ["MOST", "Books", "Damaged", "is_busy", "reason"]
+__all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "reason"]
 
 VERSION = 1
 """Of the tables; kept as the file's ``user_version``."""

@@ -5,6 +5,8 @@ from threading import Lock, Thread
 from typing import Protocol
 from weakref import finalize, ref
 
+from tokenfence_integrations.log import logger
+
 __all__ = ["Tended", "Tender"]
 
 
@@ -59,5 +61,9 @@ def _tend(store: "ref[Tended]", calls: "SimpleQueue[bool]") -> None:
             tended = store()
         if tended is None:
             return
-        pause = tended.tend()
+        try:
+            pause = tended.tend()
+        except Exception:
+            logger().exception("%r could not be tended; trying again", tended)
+            pause = 1.0
         del tended
