@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Call"]
 
-Wish: TypeAlias = tuple[Path, int, Amount, bool, int]
-"""The fields of a `Reserve`; it becomes one only for stores that are not asked directly."""
+Wish: TypeAlias = tuple[Path, int, Amount, int, Card, int]
+"""Path, key, amount and times of a `Reserve`, and the model and output maximum that it is for."""
 
 new = tuple.__new__
 """Makes a named tuple in a third of the time; used for those that every call makes."""
@@ -135,10 +135,12 @@ class Call:
         """
         wish = self._wish_at_once()
         if wish is not None:
+            path, key, amount, times, _, _ = wish
+            store = self.tree.store
             if self.tree.instant:
-                reply = self.tree.store.reserve(*wish)
+                reply = store.reserve(path, key, amount, False, times)
             else:
-                reply = execute(self.tree.store, Reserve(*wish))
+                reply = execute(store, Reserve(path, key, amount, False, times))
             if reply[0]:
                 self._admitted_at_once(wish)
                 return self
@@ -149,10 +151,12 @@ class Call:
         """Reserve, without blocking the event loop; as `admit`."""
         wish = self._wish_at_once()
         if wish is not None:
+            path, key, amount, times, _, _ = wish
+            store = self.tree.store
             if self.tree.instant:
-                reply = self.tree.store.reserve(*wish)
+                reply = store.reserve(path, key, amount, False, times)
             else:
-                reply = await aexecute(self.tree.store, Reserve(*wish))
+                reply = await aexecute(store, Reserve(path, key, amount, False, times))
             if reply[0]:
                 self._admitted_at_once(wish)
                 return self
@@ -182,15 +186,11 @@ class Call:
             # Elsewhere than in memory others may be in flight of which nothing is known here.
             times = SPREAD if tree.live or not tree.instant else LONE_SHARE
         amount = request.amount(card, output)
-        return self.budget.path, next(tree.numbers), amount, False, times
+        return self.budget.path, next(tree.numbers), amount, times, card, output
 
     def _admitted_at_once(self, wish: Wish) -> None:
-        path, key, amount, _, _ = wish
+        path, key, amount, _, card, output = wish
         self.tree.live[key] = (current_owner(), path, amount)
-        output = self.request.max_output_tokens
-        card = self.book.card(self.request.model)
-        if output is None:
-            output = self.request.most_output(card)
         self.admitted(key, card, output, amount)
 
     def _stages_begun(self) -> bool:
