@@ -276,9 +276,10 @@ def with_parts_of(part: Any, replace_part: Callable[[Any], Any]) -> Any:
 
 
 if TYPE_CHECKING:
-    _LLM, _Embedding = LLM, BaseEmbedding
+    _LLM = LLM
+    _Embedding = BaseEmbedding
 else:
-    _LLM, _Embedding = object, object
+    _LLM = _Embedding = object
 
 
 class DryLLM(_LLM):
