@@ -8,8 +8,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import openai
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.query_engine import (
     CitationQueryEngine,
@@ -29,29 +31,37 @@ MODES = ("compact", "refine", "tree_summarize", "accumulate")
 QUESTION = "What did the house cost, and how deep is the pond?"
 
 
-def main() -> None:
+async def main() -> None:
     project = Budget("$0.20", name="project")
     project.on_event(report)
-    llm = guard(OpenAI(model="gpt-4o", max_tokens=200), budget=project, on_limit="raise")
-    embedding = OpenAIEmbedding(model="text-embedding-3-small", embed_batch_size=8)
-    embed_model = guard(embedding, budget=project)
+    async with openai.DefaultAsyncHttpxClient() as http:  # LlamaIndex would leave its own open
+        plain = OpenAI(model="gpt-4o", max_tokens=200, async_http_client=http)
+        llm = guard(plain, budget=project, on_limit="raise")
+        embedding = OpenAIEmbedding(
+            model="text-embedding-3-small", embed_batch_size=8, async_http_client=http
+        )
+        index = build_index(guard(embedding, budget=project), project)
+        for name, engine in engines(index, llm).items():
+            ask(name, budget_for(engine, "$0.012"))
+        chat(index, llm, project.child("chat", "$0.02"))
+        await work(index, llm, project.child("agent", "$0.02"))
+    print(project.tree())
 
+
+def build_index(embed_model: Any, project: Budget) -> VectorStoreIndex:
+    """An index of the texts, whose embedding has a budget of its own."""
     documents = [
         Document(text=path.read_text(encoding="utf-8"), metadata={"chapter": path.stem})
         for path in sorted(TEXTS.glob("*.txt"))
     ]
     splitter = SentenceSplitter(chunk_size=256, chunk_overlap=20)
+    # In the scope of a budget below that of a model, its calls count for both.
     with project.child("indexing", "$0.001").scope():
         index = VectorStoreIndex.from_documents(
             documents, transformations=[splitter], embed_model=embed_model
         )
     print(f"indexing: {project.calls} calls, ${project.spent:.6f}")
-
-    for name, engine in engines(index, llm).items():
-        ask(name, budget_for(engine, "$0.02"))
-    chat(index, llm, project.child("chat", "$0.02"))
-    asyncio.run(work(index, llm, project.child("agent", "$0.02")))
-    print(project.tree())
+    return index
 
 
 def engines(index: VectorStoreIndex, llm: Any) -> dict[str, Any]:
@@ -70,7 +80,11 @@ def engines(index: VectorStoreIndex, llm: Any) -> dict[str, Any]:
     return {
         **plain,
         "sub-question": SubQuestionQueryEngine.from_defaults(
-            tools, llm=llm, question_gen=LLMQuestionGenerator.from_defaults(llm=llm), verbose=False
+            tools,
+            llm=llm,
+            question_gen=LLMQuestionGenerator.from_defaults(llm=llm),
+            use_async=False,
+            verbose=False,
         ),
         "router": RouterQueryEngine.from_defaults(tools, llm=llm),
         "citation": CitationQueryEngine.from_args(index, llm=llm, similarity_top_k=3),
@@ -89,8 +103,8 @@ def ask(name: str, engine: Any) -> None:
 
 def chat(index: VectorStoreIndex, llm: Any, budget: Budget) -> None:
     """A conversation, which grows: it is all sent again with each turn."""
-    engine = index.as_chat_engine(chat_mode="context", llm=llm, similarity_top_k=2)
-    with budget.scope():  # a budget below that of the LLM: what is called in it counts for both
+    engine = index.as_chat_engine(chat_mode="context", llm=llm, memory=memory(), similarity_top_k=2)
+    with budget.scope():
         for question in ("What did the boards cost?", "And the nails?", "Why so much?"):
             engine.chat(question)
     print(f"chat: {budget.calls} calls, ${budget.spent:.6f}")
@@ -101,8 +115,14 @@ async def work(index: VectorStoreIndex, llm: Any, budget: Budget) -> None:
     engine = index.as_query_engine(llm=llm, similarity_top_k=2)
     search = QueryEngineTool.from_defaults(engine, name="search", description="Searches Walden.")
     with budget.scope():
-        await FunctionAgent(tools=[search], llm=llm).run("How deep is the pond, in metres?")
+        agent = FunctionAgent(tools=[search], llm=llm)
+        await agent.run("How deep is the pond, in metres?", memory=memory())
     print(f"agent: {budget.calls} calls, ${budget.spent:.6f}")
+
+
+def memory() -> ChatMemoryBuffer:
+    """What has been said so far, kept in memory: the default is a database."""
+    return ChatMemoryBuffer.from_defaults(token_limit=3_000)
 
 
 def report(event: Event) -> None:
@@ -130,4 +150,4 @@ if __name__ == "__main__":
     from simulated import simulated_if_asked
 
     with simulated_if_asked(script=answer):
-        main()
+        asyncio.run(main())
