@@ -54,7 +54,11 @@ def build_index(embed_model: Any, project: Budget) -> VectorStoreIndex:
         Document(text=path.read_text(encoding="utf-8"), metadata={"chapter": path.stem})
         for path in sorted(TEXTS.glob("*.txt"))
     ]
-    splitter = SentenceSplitter(chunk_size=256, chunk_overlap=20)
+    splitter = SentenceSplitter(
+        chunk_size=256,
+        chunk_overlap=20,
+        id_func=lambda number, document: f"{document.metadata['chapter']}-{number}",
+    )
     # In the scope of a budget below that of a model, its calls count for both.
     with project.child("indexing", "$0.001").scope():
         index = VectorStoreIndex.from_documents(
