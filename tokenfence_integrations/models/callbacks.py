@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy
-from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook, book_of
 from tokenfence_integrations.pricing.rates import Price
@@ -83,7 +83,7 @@ class Handling:
     @property
     def budget_now(self) -> Budget:
         """The budget that calls made here and now count against."""
-        return self.budget if self.budget is not None else budget_in_scope()
+        return budget_here(self.budget)
 
     @property
     def policy_now(self) -> Policy:
