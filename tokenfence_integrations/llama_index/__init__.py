@@ -1,14 +1,20 @@
 """Budgets inside LlamaIndex: LLMs, embeddings, engines, agents, callbacks."""
 
+from tokenfence_integrations.llama_index.callbacks import BudgetCallbackHandler
 from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.llama_index.engines import BudgetedQueryEngine, budget_for
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
+from tokenfence_integrations.llama_index.installing import install, installed, uninstall
 from tokenfence_integrations.llama_index.llms import BudgetedLLM
 
 __all__ = [
+    "BudgetCallbackHandler",
     "BudgetedEmbedding",
     "BudgetedLLM",
     "BudgetedQueryEngine",
     "LlamaIndexBudgetExceeded",
     "budget_for",
+    "install",
+    "installed",
+    "uninstall",
 ]
