@@ -178,7 +178,7 @@ class TestBrokenOff:
     async def test_cancelled_stream(
         self, llm: LLM, budget: Budget, provider: SimulatedProvider
     ) -> None:
-        provider.behave(stall_after=2)
+        provider.behave(stall=True)
         read = asyncio.Event()
 
         async def ask() -> None:
@@ -399,7 +399,7 @@ class TestTokenCountingHandler:
             *[llm.achat(HELLO) for _ in range(4)], return_exceptions=True
         )
         assert provider.requests == 4  # all were made, and paid for
-        assert all(isinstance(answer, ValueError) for answer in answers)  # and all answers are lost
+        assert all(isinstance(answer, ValueError) for answer in answers)  # and all are lost
 
     async def test_a_budget_for_one(
         self, with_handlers: Callable[..., Any], provider: SimulatedProvider
