@@ -9,6 +9,7 @@ from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActA
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.llms import MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.schema import TextNode
 from llama_index.core.tools import FunctionTool
 
@@ -33,8 +34,11 @@ from tokenfence_integrations.llama_index import (
 )
 from tokenfence_integrations.testing import SimulatedProvider
 
-# LlamaIndex looks at all members of its agents, deprecated ones of pydantic's included.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+pytestmark = [
+    # LlamaIndex looks at all members of its agents, deprecated ones of pydantic's included.
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning"),
+]
 
 PROMPT = PromptTemplate("Hello {name}")
 
@@ -49,6 +53,12 @@ TOOL = FunctionTool.from_defaults(add)
 
 def index() -> SummaryIndex:
     return SummaryIndex([TextNode(text="Water is wet.")])
+
+
+def engine(mode: str) -> Any:
+    # The default memory is a database that LlamaIndex never closes.
+    memory = ChatMemoryBuffer.from_defaults(token_limit=4_000)
+    return index().as_chat_engine(chat_mode=mode, memory=memory)
 
 
 def agent(kind: Any = FunctionAgent, **options: Any) -> Any:
@@ -79,11 +89,9 @@ SYNC_ENTRIES: dict[str, Callable[[Any], Any]] = {
     "streaming query engine": lambda m: list(
         index().as_query_engine(streaming=True).query("Hello").response_gen
     ),
-    "simple chat engine": lambda m: index().as_chat_engine(chat_mode="simple").chat("Hello"),
-    "context chat engine": lambda m: index().as_chat_engine(chat_mode="context").chat("Hello"),
-    "streaming chat engine": lambda m: list(
-        index().as_chat_engine(chat_mode="context").stream_chat("Hello").response_gen
-    ),
+    "simple chat engine": lambda m: engine("simple").chat("Hello"),
+    "context chat engine": lambda m: engine("context").chat("Hello"),
+    "streaming chat engine": lambda m: list(engine("context").stream_chat("Hello").response_gen),
 }
 ASYNC_ENTRIES: dict[str, Callable[[Any], Any]] = {
     **ASYNC,
@@ -97,7 +105,7 @@ ASYNC_ENTRIES: dict[str, Callable[[Any], Any]] = {
     ),
     "apredict_and_call": lambda m: m.apredict_and_call([TOOL], "Hello"),
     "aquery": lambda m: index().as_query_engine().aquery("Hello"),
-    "achat engine": lambda m: index().as_chat_engine(chat_mode="context").achat("Hello"),
+    "achat engine": lambda m: engine("context").achat("Hello"),
     "function agent": lambda m: run(agent()),
     "function agent, not streaming": lambda m: run(agent(streaming=False)),
     "react agent": lambda m: run(agent(ReActAgent)),
@@ -259,7 +267,7 @@ class TestAllocations:
         made = FunctionAgent(
             name="adder", description="adds", tools=[TOOL], llm=llm, streaming=streaming
         )
-        await AgentWorkflow(agents=[made], root_agent="adder").run("Hello")
+        await run(AgentWorkflow(agents=[made], root_agent="adder"))
         assert budget.children["adder"].snapshot().spent.usd == FLAT
 
     def test_a_share_holds(self, with_handlers: Any, budget: Budget, provider: Any) -> None:
