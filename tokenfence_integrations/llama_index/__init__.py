@@ -6,12 +6,15 @@ from tokenfence_integrations.llama_index.engines import BudgetedQueryEngine, bud
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
 from tokenfence_integrations.llama_index.installing import install, installed, uninstall
 from tokenfence_integrations.llama_index.llms import BudgetedLLM
+from tokenfence_integrations.llama_index.spans import CallCostEvent, CostReporter
 
 __all__ = [
     "BudgetCallbackHandler",
     "BudgetedEmbedding",
     "BudgetedLLM",
     "BudgetedQueryEngine",
+    "CallCostEvent",
+    "CostReporter",
     "LlamaIndexBudgetExceeded",
     "budget_for",
     "install",

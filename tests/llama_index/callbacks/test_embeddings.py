@@ -14,7 +14,7 @@ from tests.clients.helpers import check_books, check_covered, in_dollars, sync_c
 from tests.engine.helpers import FakeClock
 from tests.llama_index import models
 from tests.llama_index.callbacks.helpers import check_leased, outcomes
-from tokenfence_integrations import Budget, BudgetExceeded, guard
+from tokenfence_integrations import Budget, BudgetExceeded, Price, guard
 from tokenfence_integrations.llama_index import BudgetCallbackHandler, installed
 from tokenfence_integrations.testing import SimulatedProvider
 
@@ -121,8 +121,6 @@ async def test_a_list_that_fails_is_never_told_of(
 def test_an_unknown_encoding_is_of_unknown_outcome(
     make: Any, budget: Budget, provider: SimulatedProvider
 ) -> None:
-    from tokenfence_integrations import Price
-
     handler = BudgetCallbackHandler(budget, prices={"mine": Price(input="$1/M", output=0)})
     embedding = make(models.openai_embedding, callback_manager=CallbackManager([handler]))
     embedding.model_name = "mine"

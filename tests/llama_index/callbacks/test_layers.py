@@ -22,6 +22,7 @@ from tests.llama_index.callbacks.helpers import (
     Custom,
     Fact,
     flat_llm,
+    for_calls,
     outcomes,
 )
 from tokenfence_integrations import Budget, BudgetExceeded, guard
@@ -89,8 +90,6 @@ class TestSameBudget:
         check_books(team, provider)
 
     def test_an_exact_fit_is_enough(self, layered: Layered, provider: Any) -> None:
-        from tests.llama_index.callbacks.helpers import for_calls
-
         budget = for_calls(1)
         llm = layered(budget, budget)
         llm.chat(HELLO)
@@ -147,7 +146,7 @@ class TestOtherBudgets:
     def test_other_calls_amid_an_unread_stream(
         self, layered: Layered, team: Budget, provider: SimulatedProvider
     ) -> None:
-        """What is reserved for a stream is not taken by whoever else is called before it is read."""
+        """What is reserved for a stream is not taken by whoever is called before it is read."""
         writer = team.child("writer", "$1")
         llm = layered(writer, team)
         stream = llm.stream_chat(HELLO)
