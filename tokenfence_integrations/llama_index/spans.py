@@ -84,9 +84,10 @@ class CostReporter(BaseSpanHandler[SpanCost]):
     """Tells what LlamaIndex's spans did cost: queries, syntheses, agents' steps, calls of LLMs.
 
     While its block runs, every call on the budget adds its cost to the span in which it was
-    admitted, and to those around; it is exact to the budget's ledger, streams that are read after
-    their span has ended included. Each call is also told to all of LlamaIndex's event handlers, as
-    a `CallCostEvent`. It only looks on: it cannot forbid a call.
+    admitted, and to those around, even if it ends after them; together they are exact to the
+    budget's ledger. A streaming query engine calls its LLM when its answer is read, after its own
+    span: that counts for the span that reads it, if there is one. Each call is also told to all of
+    LlamaIndex's event handlers, as a `CallCostEvent`. It only looks on: it cannot forbid a call.
 
     Args:
         budget: What is reported on, with all below it.
@@ -101,6 +102,7 @@ class CostReporter(BaseSpanHandler[SpanCost]):
     _budget: Budget = PrivateAttr()
     _spans: dict[str, SpanCost] = PrivateAttr(default_factory=dict)
     _calls: dict[int, tuple[str | None, dict[str, Any]]] = PrivateAttr(default_factory=dict)
+    _cost: int = PrivateAttr(default=0)
     _tags: dict[str, int] = PrivateAttr(default_factory=dict)
     _changing: Any = PrivateAttr(default_factory=Lock)
     _remove: Any = PrivateAttr(default=None)
@@ -126,6 +128,11 @@ class CostReporter(BaseSpanHandler[SpanCost]):
         self._remove()
 
     # What is told
+
+    @property
+    def cost(self) -> float:
+        """Dollars spent while it looked on, in spans or not."""
+        return to_float(self._cost)
 
     @property
     def spans(self) -> list[SpanCost]:
@@ -176,6 +183,7 @@ class CostReporter(BaseSpanHandler[SpanCost]):
 
     def _add(self, span_id: str | None, tags: dict[str, Any], cost: int) -> None:
         with self._changing:
+            self._cost += cost
             for name, value in tags.items():
                 key = f"{name}={value}"
                 self._tags[key] = self._tags.get(key, 0) + cost

@@ -8,7 +8,7 @@ import pytest
 from llama_index.core import Settings, SummaryIndex
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.schema import TextNode
-from llama_index_instrumentation import root_dispatcher
+from llama_index_instrumentation import get_dispatcher, root_dispatcher
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 
 from tests.llama_index.callbacks.helpers import FLAT, HELLO, PRICES, flat_llm
@@ -49,6 +49,14 @@ def engine() -> Any:
     return SummaryIndex(nodes).as_query_engine(response_mode="accumulate")
 
 
+class Reader:
+    """A component whose method is a span."""
+
+    @get_dispatcher().span
+    def open(self) -> Any:
+        return Settings.llm.stream_chat(HELLO)
+
+
 @pytest.fixture(params=["handler", "guard"])
 def ready(
     request: pytest.FixtureRequest, make: Callable[..., Any], budget: Budget, provider: Any
@@ -84,13 +92,22 @@ class TestReport:
         queries = [span for span in report.spans if span.name == "RetrieverQueryEngine.aquery"]
         assert [span.total for span in queries] == [2 * FLAT] * 4
 
-    def test_a_stream_that_is_read_later(self, budget: Budget, provider: Any) -> None:
+    def test_a_stream_that_is_read_later(self, budget: Budget) -> None:
+        """Admitted in the span, and settled when the span is long over."""
+        with CostReporter(budget) as report:
+            stream = Reader().open()
+            assert report.by_name() == {}
+            list(stream)
+        assert report.by_name()["Reader.open"] == DOLLARS
+
+    def test_what_is_begun_outside_of_all_spans(self, budget: Budget) -> None:
+        """LlamaIndex's streaming engine calls its LLM when its answer is read, after its span."""
         with CostReporter(budget) as report:
             nodes = [TextNode(text="Water is wet.")]
             answer = SummaryIndex(nodes).as_query_engine(streaming=True).query("Why?")
-            assert report.by_name() == {}
             list(answer.response_gen)
-        assert report.by_name()["RetrieverQueryEngine.query"] == DOLLARS
+        assert "RetrieverQueryEngine.query" not in report.by_name()
+        assert report.cost == budget.spent == DOLLARS
 
     def test_tags(self, budget: Budget) -> None:
         with CostReporter(budget) as report:
