@@ -6,17 +6,11 @@ from typing import Any
 import pytest
 from llama_index.core import Document, SummaryIndex, VectorStoreIndex
 from llama_index.core.query_engine import (
-    CitationQueryEngine,
     RetrieverQueryEngine,
-    RouterQueryEngine,
-    SubQuestionQueryEngine,
 )
-from llama_index.core.question_gen import LLMQuestionGenerator
-from llama_index.core.response_synthesizers import get_response_synthesizer
-from llama_index.core.selectors import LLMSingleSelector
-from llama_index.core.tools import QueryEngineTool
 
 from tests.llama_index import models
+from tests.llama_index.engines import ANSWERS, answer_chats, nested
 from tokenfence_integrations import Budget, BudgetExceeded, guard
 from tokenfence_integrations.llama_index import BudgetedQueryEngine, budget_for
 from tokenfence_integrations.testing import SimulatedProvider
@@ -121,46 +115,12 @@ def test_every_mode_is_metered_whole(
     assert cost["spent"] == pytest.approx(billed(provider), abs=1e-12)
 
 
-def nested(make: Callable[..., Any], engine: Any, kind: str) -> Any:
-    """An engine of engines, or one that is made otherwise."""
-    llm = make(models.openai_llm)
-    tools = [
-        QueryEngineTool.from_defaults(engine, name=name, description=f"Tells of {name}.")
-        for name in ("ships", "winds")
-    ]
-    if kind == "router":
-        selector = LLMSingleSelector.from_defaults(llm=llm)
-        return RouterQueryEngine.from_defaults(tools, llm=llm, selector=selector)
-    if kind == "sub_question":
-        return SubQuestionQueryEngine(
-            question_gen=LLMQuestionGenerator.from_defaults(llm=llm),
-            response_synthesizer=get_response_synthesizer(llm=llm),
-            query_engine_tools=tools,
-            verbose=False,
-        )
-    return CitationQueryEngine.from_args(index=engine.retriever._index, llm=llm)
-
-
-ANSWERS = {
-    "router": ['[{"choice": 2, "reason": "winds"}]', "the wind"],
-    "sub_question": [
-        '{"items": [{"sub_question": "Which ships?", "tool_name": "ships"}, '
-        '{"sub_question": "Which winds?", "tool_name": "winds"}]}',
-        "a ship",
-        "a wind",
-        "both",
-    ],
-    "citation": ["the sea [1]"],
-}
-
-
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_engines_of_engines_are_metered_whole(
     make: Callable[..., Any], engine: Any, provider: SimulatedProvider, kind: str
 ) -> None:
-    plain = nested(make, engine, kind)
-    answers = iter(ANSWERS[kind])
-    provider.script = lambda request: next(answers) if "chat" in request.endpoint else None
+    plain = nested(make(models.openai_llm), engine, kind)
+    answer_chats(provider, *ANSWERS[kind])
     cost = budget_for(plain, "$1").query("What of the sea?").metadata["tokenfence"]
     assert cost["calls"] == provider.requests
     assert cost["spent"] == pytest.approx(billed(provider), abs=1e-12)
