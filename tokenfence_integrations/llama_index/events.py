@@ -10,11 +10,12 @@ from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import TokenFenceError
+from tokenfence_integrations.llama_index.embeddings import counted_texts
 from tokenfence_integrations.llama_index.frames import events_around
 from tokenfence_integrations.llama_index.replies import is_refusal
 from tokenfence_integrations.llama_index.usages import response_usage, service_tier, was_cut
 from tokenfence_integrations.models.exchange import settle_call
-from tokenfence_integrations.pricing.tokens import byte_bound, count_text, encoding_name
+from tokenfence_integrations.pricing.tokens import byte_bound, encoding_name
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Event", "Run"]
@@ -164,7 +165,8 @@ class Run:
         elif texts is None:
             self.call.lose()
         else:
-            counted = _counted(texts, self.call.model)
+            known = encoding_name(self.call.model) is not None
+            counted = counted_texts(texts, self.call.card) if known else None
             if counted is not None:
                 self.call.settle(Usage(counted))
             elif byte_bound(texts) <= self.call.bound.input_tokens:
@@ -177,18 +179,6 @@ class Run:
             self.call.release()
         else:
             self.call.fail(error)
-
-
-def _counted(texts: Sequence[str], model: str) -> int | None:
-    if encoding_name(model) is None:
-        return None
-    total = 0
-    for text in texts:
-        count = count_text(text, model)
-        if count is None:
-            return None
-        total += count
-    return total
 
 
 _latest: "ContextVar[Event | None]" = ContextVar("tokenfence_llama_index_event", default=None)

@@ -12,10 +12,12 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import TextNode
 
 from tests.clients.helpers import check_books
+from tests.llama_index import models
 from tests.llama_index.callbacks.helpers import FLAT, HELLO, PRICES, flat_llm, for_calls
 from tokenfence_integrations import Budget, BudgetExceeded
 from tokenfence_integrations.llama_index import (
     BudgetCallbackHandler,
+    cost_of,
     install,
     installed,
     uninstall,
@@ -161,6 +163,21 @@ class TestInstalled:
         assert len(spent) == 8
         assert min(spent) >= FLAT
         assert not Settings.callback_manager.handlers
+
+    def test_a_dry_run_is_not_charged(
+        self, make: Callable[..., Any], budget: Budget, provider: SimulatedProvider
+    ) -> None:
+        with installed(budget, prices=PRICES):
+            nodes = [TextNode(text="Water is wet."), TextNode(text="Fire is hot.")]
+            asked = SummaryIndex(nodes).as_query_engine(
+                llm=make(flat_llm),
+                retriever_mode="embedding",
+                embed_model=make(models.openai_embedding),
+            )
+            estimate = cost_of(asked, "Why?", prices=PRICES)
+        assert estimate.bound.calls == 4  # the question, two nodes, the answer
+        assert provider.requests == 0
+        assert len(budget.ledger) == 0
 
     async def test_tasks(self, plain: Any, budget: Budget, provider: SimulatedProvider) -> None:
         with installed(budget, prices=PRICES):
