@@ -22,7 +22,7 @@ from langchain_core.tracers.context import register_configure_hook
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy
-from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.langchain.allocations import Allocations
 from tokenfence_integrations.langchain.batches import Batch, Run
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
@@ -117,7 +117,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
     @property
     def tokenfence(self) -> Budget:
         """The budget that calls made here and now count against."""
-        return self._budget if self._budget is not None else budget_in_scope()
+        return budget_here(self._budget)
 
     # Starts
 

@@ -24,7 +24,7 @@ from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound, count_text
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["BudgetedEmbedding"]
+__all__ = ["BudgetedEmbedding", "request_for_texts"]
 
 Vector = list[float]
 
@@ -200,7 +200,7 @@ class BudgetedEmbedding(_Embedding):
         if self.tokenfence_metered_below or runs(self):
             return (yield send)
         terms = self.tokenfence_terms
-        request = _request(self, texts, exact=terms.exact_input)
+        request = request_for_texts(self, texts, exact=terms.exact_input)
         call = Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
         yield getattr(call, way.admit)
         exchange = Exchange(self, {}, call, metered_below=False)
@@ -217,7 +217,16 @@ class BudgetedEmbedding(_Embedding):
         return answer
 
 
-def _request(embedding: BaseEmbedding, texts: Sequence[str], *, exact: bool) -> CallRequest:
+def request_for_texts(
+    embedding: BaseEmbedding, texts: Sequence[str], *, exact: bool
+) -> CallRequest:
+    """What one request for embeddings asks for, in the engine's terms.
+
+    Args:
+        embedding: The embedding model, guarded or not.
+        texts: What is embedded.
+        exact: Whether its server counts text as OpenAI does.
+    """
     name = embedding.model_name
     return CallRequest(
         type(embedding).__name__ if name == "unknown" else name,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import LLM, ChatMessage
 
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
@@ -24,7 +24,7 @@ from tokenfence_integrations.usage import Usage
 if TYPE_CHECKING:
     from tokenfence_integrations.llama_index.llms import BudgetedLLM
 
-__all__ = ["Exchange", "call_for", "may_stop"]
+__all__ = ["Exchange", "call_for", "may_stop", "request_for"]
 
 
 class Exchange(exchange.Exchange):
@@ -84,18 +84,32 @@ def call_for(
         options: The call's keyword arguments.
     """
     terms = llm.tokenfence_terms
+    request = request_for(llm, content, options, exact=terms.exact_input)
+    request.sublimits = terms.sublimits
+    return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
+
+
+def request_for(
+    llm: LLM, content: str | Sequence[ChatMessage], options: Mapping[str, Any], *, exact: bool
+) -> CallRequest:
+    """What a call asks for, in the engine's terms.
+
+    Args:
+        llm: The LLM, guarded or not.
+        content: The prompt or the messages that are sent.
+        options: The call's keyword arguments.
+        exact: Whether its server counts text as OpenAI does.
+    """
     sent = options_of(llm, without_notes(options))
-    request = CallRequest(
+    return CallRequest(
         model_name(llm, options),
         prompt_bound(content, sent),
-        exact_count(content, sent) if terms.exact_input else None,
+        exact_count(content, sent) if exact else None,
         output_maximum(llm, options),
         choices_of(llm, options),
         service_tier=service_tier_of(llm, options),
         cappable=can_cap(llm),
-        sublimits=terms.sublimits,
     )
-    return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
 
 
 def may_stop(call: Call, options: Mapping[str, Any]) -> bool:
