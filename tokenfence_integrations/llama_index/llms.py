@@ -9,7 +9,7 @@ Each way to an answer is a flow (see `models.flows`), written once for sync and 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial, wraps
@@ -24,6 +24,7 @@ from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
+from tokenfence_integrations.llama_index.partials import Material, material
 from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
 from tokenfence_integrations.llama_index.streams import Responses
 from tokenfence_integrations.llama_index.terms import Terms
@@ -240,11 +241,29 @@ class BudgetedLLM(_LLM):
     async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
         return await self._raising()._own("astream_structured_predict")(*args, **kwargs)
 
-    def predict(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._for(prompt)._own("predict")(prompt, *args, **kwargs)
+    def predict(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            if found.empty:
+                return found.notice
+            answer = self._for(prompt)._own("predict")(prompt, **found.given)
+        return self._remembered(answer, found)
 
-    async def apredict(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        return await self._for(prompt)._own("apredict")(prompt, *args, **kwargs)
+    async def apredict(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            if found.empty:
+                return found.notice
+            answer = await self._for(prompt)._own("apredict")(prompt, **found.given)
+        return self._remembered(answer, found)
+
+    def stream(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            tokens = self._own("stream")(prompt, **found.given)
+        return found.told_after(tokens) if found.notice else tokens
+
+    async def astream(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            tokens = await self._own("astream")(prompt, **found.given)
+        return found.atold_after(tokens) if found.notice else tokens
 
     def predict_and_call(self, *args: Any, **kwargs: Any) -> Any:
         with _noted_refusals() as noted:
@@ -260,6 +279,17 @@ class BudgetedLLM(_LLM):
         """The LLM that answers a prompt: where its answer is parsed, a refusal raises."""
         parsed = self.output_parser is not None or prompt.output_parser is not None
         return self._raising() if parsed else self
+
+    def _handed(self, prompt: Any, given: Mapping[str, Any]) -> AbstractContextManager[Material]:
+        """What a prompt hands on of answers and refusals before it."""
+        return material(self.tokenfence_terms.answers, prompt, given)
+
+    def _remembered(self, answer: str, found: Material) -> str:
+        """An answer that a prompt to come may hand on, and what was refused before it."""
+        terms = self.tokenfence_terms
+        if terms.policy.on_limit == "stop" and not found.refused:
+            terms.answers.append(answer.strip())
+        return found.told(answer)
 
     def _raising(self) -> "BudgetedLLM":
         """The same, where a refusal raises: a made-up object would be a lie."""
