@@ -24,7 +24,7 @@ from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound, count_text
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["BudgetedEmbedding", "request_for_texts"]
+__all__ = ["BudgetedEmbedding", "counted_texts", "request_for_texts"]
 
 Vector = list[float]
 
@@ -211,7 +211,7 @@ class BudgetedEmbedding(_Embedding):
             exchange.failed(error)
             raise
         if not exchange.taken:
-            counted = _counted(texts, call.card) if terms.exact_input else None
+            counted = counted_texts(texts, call.card) if terms.exact_input else None
             # LlamaIndex's embeddings report no usage.
             exchange.settle(None if counted is None else Usage(counted), None, False)
         return answer
@@ -231,14 +231,15 @@ def request_for_texts(
     return CallRequest(
         type(embedding).__name__ if name == "unknown" else name,
         byte_bound(texts),
-        (lambda card: _counted(texts, card)) if exact else None,
+        (lambda card: counted_texts(texts, card)) if exact else None,
         max_output_tokens=0,
         ceiling=0,
         whole_window=False,
     )
 
 
-def _counted(texts: Sequence[str], card: Card | None) -> int | None:
+def counted_texts(texts: Sequence[str], card: Card | None) -> int | None:
+    """The exact number of tokens of texts, as OpenAI counts; None if it cannot be told."""
     counts = [None if card is None else count_text(text, card.model) for text in texts]
     return None if None in counts else sum(filter(None, counts))
 

@@ -116,7 +116,7 @@ def budget_for(
         raise ValueError("each query needs a limit: dollars, calls or tokens")
     Budget(**limits)  # bad limits fail here, and not at the first query
     guarded = [model for model in models_of(query_engine) if hasattr(model, "tokenfence_terms")]
-    if guarded and fallback is not None:
+    if fallback is not None and any(isinstance(model, LLM) for model in guarded):
         raise ValueError(
             "the LLMs of this engine are guarded already: give the fallback to guard(), where "
             "they are"
