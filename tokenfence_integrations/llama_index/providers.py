@@ -106,7 +106,8 @@ def member(thing: Any, name: str) -> Any:
     Not ``getattr``: with a default it costs microseconds on a pydantic model that lacks the field,
     and this runs for many names in every call.
     """
-    return getattr(thing, name, None) if may_have(type(thing), name) else None
+    cls: type = type(thing)
+    return getattr(thing, name, None) if may_have(cls, name) else None
 
 
 def model_name(llm: LLM, options: Mapping[str, Any]) -> str:
