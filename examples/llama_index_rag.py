@@ -42,7 +42,7 @@ async def main() -> None:
         )
         index = build_index(guard(embedding, budget=project), project)
         for name, engine in engines(index, llm).items():
-            ask(name, budget_for(engine, "$0.012"))
+            ask(name, budget_for(engine, "$0.016"))
         chat(index, llm, project.child("chat", "$0.02"))
         await work(index, llm, project.child("agent", "$0.02"))
     print(project.tree())
