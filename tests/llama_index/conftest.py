@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+from tenacity import wait_none
 
 from tests.llama_index import models
 from tokenfence_integrations import Budget
@@ -14,6 +15,15 @@ from tokenfence_integrations.testing import SimulatedProvider
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the SDK's retries follow at once, and not after half a second."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let LlamaIndex's own retries follow at once, and not after a second or more."""
+    for module in ("llms", "embeddings"):
+        for wait in ("wait_exponential", "wait_random_exponential"):
+            name = f"llama_index.{module}.openai.utils.{wait}"
+            monkeypatch.setattr(name, lambda **_: wait_none(), raising=False)
 
 
 @pytest.fixture

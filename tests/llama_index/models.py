@@ -46,12 +46,11 @@ def openai_like(base_url: str, **options: Any) -> OpenAILike:
 
 def openai_embedding(base_url: str, **options: Any) -> OpenAIEmbedding:
     """LlamaIndex's OpenAIEmbedding, without retries."""
+    retries = options.pop("max_retries", 1)
     given = {"model": "text-embedding-3-small", "api_key": "none", "embed_batch_size": 10}
-    embedding = OpenAIEmbedding(
-        **{**given, **options}, max_retries=0, api_base=base_url, reuse_client=True
-    )
-    embedding._client = sync_client(base_url)
-    embedding._aclient = async_client(base_url)
+    embedding = OpenAIEmbedding(**{**given, **options}, max_retries=retries, api_base=base_url)
+    embedding._client = sync_client(base_url, max_retries=retries if retries > 1 else 0)
+    embedding._aclient = async_client(base_url, max_retries=retries if retries > 1 else 0)
     return embedding
 
 

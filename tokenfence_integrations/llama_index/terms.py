@@ -23,12 +23,12 @@ class Terms(terms.Terms):
 
     Args:
         guard_client: Makes the OpenAI client to use of the one that an LLM has.
-        kept_vectors: Embeddings by text that were paid for, of a list that met the limit.
+        kept_vectors: Embeddings by model and text that were paid for, of lists that met the limit.
     """
 
     error: type[BudgetExceeded] = LlamaIndexBudgetExceeded
     guard_client: Callable[[Any], Any] = as_it_is
-    kept_vectors: dict[str, list[float]] = field(default_factory=dict)
+    kept_vectors: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def foreign(self, llm: object) -> bool:
         """Whether a fallback is of another provider than the LLM, and takes options unlike it."""
