@@ -3,9 +3,11 @@
 from typing import Any
 
 from llama_index.embeddings.openai import OpenAIEmbedding
+from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
 
+from tests.clients.anthropic_server import MODEL, Server
 from tests.clients.helpers import async_client, sync_client
 
 CAP = 40
@@ -52,6 +54,16 @@ def openai_embedding(base_url: str, **options: Any) -> OpenAIEmbedding:
     embedding._client = sync_client(base_url, max_retries=retries if retries > 1 else 0)
     embedding._aclient = async_client(base_url, max_retries=retries if retries > 1 else 0)
     return embedding
+
+
+def anthropic_llm(server: Server, **options: Any) -> Anthropic:
+    """LlamaIndex's Anthropic, without retries."""
+    retries = options.pop("max_retries", 0)
+    given = {"model": MODEL, "max_tokens": CAP, "api_key": "unused", **options}
+    llm = Anthropic(**given, max_retries=retries)
+    llm._client = server.sync_client(max_retries=retries)
+    llm._aclient = server.async_client(max_retries=retries)
+    return llm
 
 
 async def close(thing: Any) -> None:

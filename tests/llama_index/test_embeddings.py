@@ -21,7 +21,7 @@ from tests.clients.helpers import check_books, check_covered, outcomes
 from tests.llama_index import models
 from tokenfence_integrations import Budget, BudgetExceeded, Price, UnknownModelError, guard
 from tokenfence_integrations.llama_index import BudgetedEmbedding, LlamaIndexBudgetExceeded
-from tokenfence_integrations.testing import SimulatedProvider
+from tokenfence_integrations.testing import Behavior, SimulatedProvider, in_turn
 
 Make = Callable[..., Any]
 
@@ -183,7 +183,7 @@ def test_each_retry_is_an_attempt(
     make: Make, budget: Budget, provider: SimulatedProvider, no_pauses: None
 ) -> None:
     plain = make(models.openai_embedding, max_retries=2)
-    provider.script = lambda request: provider.behavior if request.index == 3 else {"status": 500}
+    provider.script = in_turn(*[Behavior(status=500)] * 3, Behavior())
 
     guard(plain, budget=budget).get_query_embedding("a question")
 

@@ -24,7 +24,7 @@ from tokenfence_integrations.usage import Usage
 if TYPE_CHECKING:
     from tokenfence_integrations.llama_index.llms import BudgetedLLM
 
-__all__ = ["Exchange", "call_for", "may_stop"]
+__all__ = ["Exchange", "call_for", "may_stop", "new_call", "request_for"]
 
 
 class Exchange(exchange.Exchange):
@@ -83,9 +83,22 @@ def call_for(
         content: The prompt or the messages that are sent.
         options: The call's keyword arguments.
     """
+    return new_call(llm, request_for(llm, content, options))
+
+
+def new_call(llm: "BudgetedLLM", request: CallRequest) -> Call:
+    """A call to reserve, on the LLM's terms."""
+    terms = llm.tokenfence_terms
+    return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
+
+
+def request_for(
+    llm: "BudgetedLLM", content: str | Sequence[ChatMessage], options: Mapping[str, Any]
+) -> CallRequest:
+    """What a call asks for; as `call_for`."""
     terms = llm.tokenfence_terms
     sent = options_of(llm, without_notes(options))
-    request = CallRequest(
+    return CallRequest(
         model_name(llm, options),
         prompt_bound(content, sent),
         exact_count(content, sent) if terms.exact_input else None,
@@ -95,7 +108,6 @@ def call_for(
         cappable=can_cap(llm),
         sublimits=terms.sublimits,
     )
-    return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
 
 
 def may_stop(call: Call, options: Mapping[str, Any]) -> bool:

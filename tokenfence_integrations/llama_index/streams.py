@@ -27,7 +27,7 @@ class Responses:
         self._inner = inner
         self._exchange: Exchange | None = exchange
         self._started = False
-        if not exchange.taken and exchange.model.tokenfence_metered_below:
+        if not exchange.sent:
             # Its client is called in the first step: a stream that nobody reads is free.
             exchange.call.at_most = NOTHING
 
