@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from llama_index.core.llms import ChatMessage
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.llms.anthropic import Anthropic
 from llama_index.llms.openai import OpenAI, OpenAIResponses
@@ -72,3 +73,29 @@ async def close(thing: Any) -> None:
         thing._client.close()
     if thing._aclient is not None:
         await thing._aclient.close()
+
+
+WAYS = [
+    "chat",
+    "complete",
+    "stream_chat",
+    "stream_complete",
+    "achat",
+    "acomplete",
+    "astream_chat",
+    "astream_complete",
+]
+"""The eight methods by which an LLM answers."""
+
+
+async def ask(llm: Any, way: str, text: str = "Why?", **options: Any) -> Any:
+    """Call one of the eight; of a stream, the last response."""
+    content = [ChatMessage(text)] if "chat" in way else text
+    answer = getattr(llm, way)(content, **options)
+    if way.startswith("a"):
+        answer = await answer
+    if "stream" not in way:
+        return answer
+    if way.startswith("a"):
+        return [each async for each in answer][-1]
+    return [*answer][-1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -512,6 +513,11 @@ async def test_a_budget_in_scope_counts(make: Make, provider: SimulatedProvider)
         await embed(embedding, "async")
 
     check_books(budget, provider, records=2)
+
+
+def test_a_budget_does_not_travel_to_another_process(budget: Budget) -> None:
+    with pytest.raises(TypeError, match="process"):
+        pickle.dumps(guard(local(), budget=budget))
 
 
 def test_embeddings_cannot_fall_back() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -20,6 +20,7 @@ from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
 from tokenfence_integrations.llama_index.terms import Terms
 from tokenfence_integrations.models.exchange import Exchange, runs
 from tokenfence_integrations.models.flows import Flow, arun, run
+from tokenfence_integrations.models.subclasses import no_travel
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound, count_text
 from tokenfence_integrations.usage import Usage
@@ -123,6 +124,9 @@ class BudgetedEmbedding(_Embedding):
     def tokenfence(self) -> Budget:
         """The budget that this model's calls count against."""
         return self.tokenfence_terms.budget_now()
+
+    def __reduce__(self) -> NoReturn:
+        no_travel(self)
 
     # Lists
 

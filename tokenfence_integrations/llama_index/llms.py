@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llama_index.core.llms import LLM, ChatMessage, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -30,6 +30,7 @@ from tokenfence_integrations.llama_index.terms import Terms
 from tokenfence_integrations.llama_index.tools import TOOLS_KEY, adapted_options, same_family
 from tokenfence_integrations.models.exchange import runs
 from tokenfence_integrations.models.flows import Flow, arun, run
+from tokenfence_integrations.models.subclasses import no_travel
 
 __all__ = ["BudgetedLLM", "llm_names"]
 
@@ -95,6 +96,9 @@ class BudgetedLLM(_LLM):
                 ),
             }
         )
+
+    def __reduce__(self) -> NoReturn:
+        no_travel(self)
 
     # Where the provider is called
 
@@ -173,7 +177,7 @@ class BudgetedLLM(_LLM):
                 raise
         except BudgetExceeded as refusal:
             return refusal_stream(method, _checked(refusal, call, options))
-        return Responses(method, inner, exchange)
+        return Responses(method, inner, exchange, partial(self._signed, call=call))
 
     def _own(self, method: str) -> Any:
         """The class's own method."""

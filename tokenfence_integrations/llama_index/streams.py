@@ -1,6 +1,6 @@
 """The responses of a guarded LLM's stream: every way that it can end, ends its call once."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tokenfence_integrations.errors import BudgetExceeded
@@ -18,11 +18,15 @@ class Responses:
         method: The method that made the stream.
         inner: The stream.
         exchange: What meters it.
+        signed: Notes in a response who gave it.
     """
 
-    __slots__ = ("_exchange", "_inner", "_method", "_started")
+    __slots__ = ("_exchange", "_inner", "_method", "_signed", "_started")
 
-    def __init__(self, method: str, inner: Any, exchange: Exchange) -> None:
+    def __init__(
+        self, method: str, inner: Any, exchange: Exchange, signed: Callable[[Any], Any]
+    ) -> None:
+        self._signed = signed
         self._method = method
         self._inner = inner
         self._exchange: Exchange | None = exchange
@@ -49,7 +53,7 @@ class Responses:
                     continue
                 if exchange is not None:
                     exchange.see(response)
-                yield response
+                yield self._signed(response)
             self._exhausted()
         except BaseException as error:
             self._failed(error)
@@ -77,7 +81,7 @@ class Responses:
                     continue
                 if exchange is not None:
                     exchange.see(response)
-                yield response
+                yield self._signed(response)
             self._exhausted()
         except BaseException as error:
             self._failed(error)
