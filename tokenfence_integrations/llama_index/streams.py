@@ -21,7 +21,7 @@ class Responses:
         signed: Notes in a response who gave it.
     """
 
-    __slots__ = ("_exchange", "_inner", "_method", "_signed", "_started")
+    __slots__ = ("_call", "_exchange", "_inner", "_method", "_signed", "_started")
 
     def __init__(
         self, method: str, inner: Any, exchange: Exchange, signed: Callable[[Any], Any]
@@ -31,6 +31,7 @@ class Responses:
         self._inner = inner
         self._exchange: Exchange | None = exchange
         self._started = False
+        self._call = exchange.call
         if not exchange.sent:
             # Its client is called in the first step: a stream that nobody reads is free.
             exchange.call.at_most = NOTHING
@@ -62,6 +63,7 @@ class Responses:
             close = getattr(self._inner, "close", None)
             if close is not None:
                 close()
+            self._left()
 
     async def aread(self) -> AsyncGenerator[Any, None]:
         """The stream, for an async method."""
@@ -90,6 +92,7 @@ class Responses:
             close = getattr(self._inner, "aclose", None)
             if close is not None:
                 await close()
+            self._left()
 
     def _before_step(self) -> Exchange | None:
         """What has to surround the next step; None if the client below meters all the rest."""
@@ -119,3 +122,9 @@ class Responses:
     def _failed(self, error: BaseException) -> None:
         if self._exchange is not None:
             self._exchange.failed(error)
+
+    def _left(self) -> None:
+        """End what is still open: the client's own stream, deep in LlamaIndex's async generators,
+        would be closed by the garbage collector, and others wait for calls in flight.
+        """
+        self._call.lose()
