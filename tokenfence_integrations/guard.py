@@ -1,16 +1,13 @@
 """`guard()` and `async_guard()`: put a budget inside what they are given."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
-from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
+from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.policy import (
     Fallback,
     OnLimit,
     OnUnknown,
-    Policy,
-    parse_fallback,
 )
 from tokenfence_integrations.pricing.rates import Price
 
@@ -139,29 +136,29 @@ def guard(
         >>> client.tokenfence.remaining  # doctest: +SKIP
         5.0
     """
-    held = None if budget is None else as_budget(budget, 0.8 if threshold is None else threshold)
-    if threshold is None:
-        threshold = 0.8 if held is None else held.threshold
-    policy = Policy(on_limit, (), wait, min_output_tokens, on_unknown)
-    common: dict[str, Any] = {
+    terms: dict[str, Any] = {
+        "on_limit": on_limit,
+        "threshold": threshold,
+        "wait": wait,
+        "min_output_tokens": min_output_tokens,
+        "on_unknown": on_unknown,
         "prices": prices,
         "strict": strict,
         "stream_usage": stream_usage,
         "exact_input": exact_input,
     }
     if not {"OpenAI", "AsyncOpenAI"}.isdisjoint(_classes_of("openai", client)):
-        from tokenfence_integrations.clients.openai.client import guard_client
+        from tokenfence_integrations.models.guarding import Guarding
 
-        policy = replace(policy, stages=parse_fallback(fallback, threshold))
-        return guard_client(client, budget=held, policy=policy, **common)
+        return Guarding.given(budget, fallback, **terms).client(client)
     if _classes_of("langchain_core", client) or _classes_of("langchain", client):
-        from tokenfence_integrations.langchain.guarding import Guarding
+        from tokenfence_integrations.langchain import guarding as langchain
 
-        return Guarding(held, policy, fallback, threshold, **common).apply(client)
+        return langchain.Guarding.given(budget, fallback, **terms).apply(client)
     if _classes_of("llama_index", client):
-        from tokenfence_integrations.llama_index import guarding
+        from tokenfence_integrations.llama_index import guarding as llama_index
 
-        return guarding.Guarding(held, policy, fallback, threshold, **common).apply(client)
+        return llama_index.Guarding.given(budget, fallback, **terms).apply(client)
     raise TypeError(
         f"cannot guard a {type(client).__module__}.{type(client).__qualname__}: give an OpenAI "
         f"client (OpenAI, AsyncOpenAI, AzureOpenAI, AsyncAzureOpenAI or a subclass), or a chat "

@@ -11,18 +11,29 @@ from pathlib import Path
 import httpx
 import pytest
 
-from examples import fastapi_budget
+from examples import fastapi_budget, llama_index_rag
 from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.testing import SimulatedProvider
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ["agent_tiers", "fastapi_budget", "gather", "langchain_agents", "low_level", "streaming"]
+NAMES = [
+    "agent_tiers",
+    "fastapi_budget",
+    "gather",
+    "langchain_agents",
+    "llama_index_rag",
+    "low_level",
+    "streaming",
+]
+# LlamaIndex's workflows look at every attribute of an agent, deprecated ones of pydantic's too.
+WARNINGS = ["-W", "error", "-W", "ignore::DeprecationWarning:inspect"]
 
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedProvider]:
     with SimulatedProvider(output_tokens=300) as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.base_url)
+        monkeypatch.setenv("OPENAI_API_BASE", provider.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", "unused")
         yield provider
 
@@ -30,7 +41,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedProvider]:
 def run(name: str, *arguments: str) -> str:
     """What an example prints; warnings go to its standard error, which must stay empty."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", *arguments],
+        [sys.executable, *WARNINGS, EXAMPLES / f"{name}.py", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -128,6 +139,25 @@ def test_langchain_agents_keep_their_own_budgets_and_the_projects(
     # Half of the researchers' budget is spent before all of them are done.
     assert "downgraded: project/team/researchers gpt-4o gpt-4o-mini" in output
     assert {line.model for line in provider.bill} == {"gpt-4o", "gpt-4o-mini"}
+
+
+def test_each_query_of_an_index_keeps_its_own_budget(provider: SimulatedProvider) -> None:
+    provider.script = llama_index_rag.answer
+    output = run("llama_index_rag")
+
+    assert dollars("project:", output) == provider.billed <= parse_usd("$0.20")
+    told = dict(re.findall(r"^([a-z_-]+): (\d+) calls", output, re.MULTILINE))
+    # One call embeds the question; refine and accumulate ask for each of four passages.
+    wanted = {"compact": 2, "refine": 5, "tree_summarize": 2, "accumulate": 5, "router": 3}
+    wanted |= {"indexing": 2, "citation": 2, "chat": 6, "agent": 4}
+    assert {name: int(calls) for name, calls in told.items() if name in wanted} == wanted
+    # What an answer to all of the sub-questions costs does not fit: some of them are left out.
+    assert 2 <= int(told["sub-question"]) < 8
+    assert "refused: project/" in output
+    queries = [dollars(rf"budget-{number}:", output) for number in range(1, 8)]
+    assert all(0 < cost <= parse_usd("$0.012") for cost in queries)
+    others = [dollars(f"─ {name}:", output) for name in ("indexing", "chat", "agent")]
+    assert sum(queries) + sum(others) == provider.billed
 
 
 def test_low_level_calls_are_reserved_and_settled(provider: SimulatedProvider) -> None:

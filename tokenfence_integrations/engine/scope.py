@@ -10,7 +10,7 @@ from tokenfence_integrations.errors import NoBudgetError
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget
 
-__all__ = ["budget_in_scope", "scope"]
+__all__ = ["budget_here", "budget_in_scope", "scope", "scoped_budget"]
 
 _scoped: "ContextVar[Budget | None]" = ContextVar("tokenfence_budget", default=None)
 
@@ -27,6 +27,29 @@ def scope(budget: "Budget") -> "Iterator[Budget]":
         yield budget
     finally:
         _scoped.reset(token)
+
+
+def scoped_budget() -> "Budget | None":
+    """The ambient budget; None if there is none here."""
+    return _scoped.get()
+
+
+def budget_here(own: "Budget | None") -> "Budget":
+    """The budget that a call made here and now counts against.
+
+    Args:
+        own: That of what is called. A scope of a budget below it narrows it: the call counts
+            against both. None: the ambient one.
+
+    Raises:
+        NoBudgetError: There is none.
+    """
+    if own is None:
+        return budget_in_scope()
+    scoped = _scoped.get()
+    if scoped is None or scoped is own or scoped._tree is not own._tree:
+        return own
+    return scoped if own.path[0] in scoped.path else own
 
 
 def budget_in_scope() -> "Budget":

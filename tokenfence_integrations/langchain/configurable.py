@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.scope import budget_here
 
 if TYPE_CHECKING:
     from tokenfence_integrations.langchain.guarding import Guarding
@@ -56,8 +56,7 @@ def _guarded_class(cls: Any) -> Any:
         @property
         def tokenfence(self) -> Budget:
             """The budget that this model's calls count against."""
-            budget = self._guarding.budget
-            return budget if budget is not None else budget_in_scope()
+            return budget_here(self._guarding.budget)
 
         def _model(self, config: Any = None) -> Any:
             bare = _copied(self, cls, _queued_declarative_operations=[])

@@ -25,7 +25,7 @@ from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound, count_text
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["BudgetedEmbedding"]
+__all__ = ["BudgetedEmbedding", "counted_texts", "request_for_texts"]
 
 Vector = list[float]
 
@@ -239,7 +239,7 @@ class BudgetedEmbedding(_Embedding):
         if self.tokenfence_metered_below or runs(self):
             return (yield send)
         terms = self.tokenfence_terms
-        request = _request(self, texts, exact=terms.exact_input)
+        request = request_for_texts(self, texts, exact=terms.exact_input)
         call = Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
         yield getattr(call, way.admit)
         exchange = Exchange(self, {}, call, metered_below=False)
@@ -250,25 +250,35 @@ class BudgetedEmbedding(_Embedding):
             exchange.failed(error)
             raise
         if not exchange.taken:
-            counted = _counted(texts, call.card) if terms.exact_input else None
+            counted = counted_texts(texts, call.card) if terms.exact_input else None
             # LlamaIndex's embeddings report no usage.
             exchange.settle(None if counted is None else Usage(counted), None, False)
         return answer
 
 
-def _request(embedding: BaseEmbedding, texts: Sequence[str], *, exact: bool) -> CallRequest:
+def request_for_texts(
+    embedding: BaseEmbedding, texts: Sequence[str], *, exact: bool
+) -> CallRequest:
+    """What one request for embeddings asks for, in the engine's terms.
+
+    Args:
+        embedding: The embedding model, guarded or not.
+        texts: What is embedded.
+        exact: Whether its server counts text as OpenAI does.
+    """
     name = embedding.model_name
     return CallRequest(
         type(embedding).__name__ if name == "unknown" else name,
         byte_bound(texts),
-        (lambda card: _counted(texts, card)) if exact else None,
+        (lambda card: counted_texts(texts, card)) if exact else None,
         max_output_tokens=0,
         ceiling=0,
         whole_window=False,
     )
 
 
-def _counted(texts: Sequence[str], card: Card | None) -> int | None:
+def counted_texts(texts: Sequence[str], card: Card | None) -> int | None:
+    """The exact number of tokens of texts, as OpenAI counts; None if it cannot be told."""
     counts = [None if card is None else count_text(text, card.model) for text in texts]
     return None if None in counts else sum(filter(None, counts))
 

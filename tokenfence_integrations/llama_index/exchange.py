@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import LLM, ChatMessage
 
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
@@ -83,30 +83,37 @@ def call_for(
         content: The prompt or the messages that are sent.
         options: The call's keyword arguments.
     """
-    return new_call(llm, request_for(llm, content, options))
+    exact = llm.tokenfence_terms.exact_input
+    return new_call(llm, request_for(llm, content, options, exact=exact))
 
 
 def new_call(llm: "BudgetedLLM", request: CallRequest) -> Call:
-    """A call to reserve, on the LLM's terms."""
+    """A call to reserve for a request, on an LLM's terms."""
     terms = llm.tokenfence_terms
+    request.sublimits = terms.sublimits
     return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
 
 
 def request_for(
-    llm: "BudgetedLLM", content: str | Sequence[ChatMessage], options: Mapping[str, Any]
+    llm: LLM, content: str | Sequence[ChatMessage], options: Mapping[str, Any], *, exact: bool
 ) -> CallRequest:
-    """What a call asks for; as `call_for`."""
-    terms = llm.tokenfence_terms
+    """What a call asks for, in the engine's terms.
+
+    Args:
+        llm: The LLM, guarded or not.
+        content: The prompt or the messages that are sent.
+        options: The call's keyword arguments.
+        exact: Whether its server counts text as OpenAI does.
+    """
     sent = options_of(llm, without_notes(options))
     return CallRequest(
         model_name(llm, options),
         prompt_bound(content, sent),
-        exact_count(content, sent) if terms.exact_input else None,
+        exact_count(content, sent) if exact else None,
         output_maximum(llm, options),
         choices_of(llm, options),
         service_tier=service_tier_of(llm, options),
         cappable=can_cap(llm),
-        sublimits=terms.sublimits,
     )
 
 

@@ -14,6 +14,7 @@ from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded,
 from tokenfence_integrations.llama_index.llms import BudgetedLLM, llm_names
 from tokenfence_integrations.llama_index.openai_clients import (
     client_names,
+    counts_exactly,
     guard_held_clients,
     has_clients,
     user_guarded,
@@ -116,7 +117,7 @@ class Guarding(guarding.Guarding):
         speaks_openai = any(has_clients(type(one)) for one in (thing, *others))
         error = refusal_class() if speaks_openai else LlamaIndexBudgetExceeded
         if exact is None:
-            exact = has_clients(type(thing)) and _is_openai(thing)
+            exact = counts_exactly(thing)
         guard_client = partial(self.openai_client, error=error)
         return Terms(
             self.budget, error=error, exact_input=exact, guard_client=guard_client, **terms
@@ -145,9 +146,3 @@ class Guarding(guarding.Guarding):
 
     def _metered_below(self, thing: Any) -> bool:
         return has_clients(type(thing)) and not user_guarded(thing)
-
-
-def _is_openai(thing: Any) -> bool:
-    from tokenfence_integrations.clients.openai.client import counts_as_openai
-
-    return counts_as_openai(str(getattr(thing, "api_base", None) or ""))

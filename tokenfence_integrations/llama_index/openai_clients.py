@@ -11,7 +11,14 @@ from pydantic import Field
 
 from tokenfence_integrations.llama_index.providers import is_of
 
-__all__ = ["HELD", "client_names", "guard_held_clients", "has_clients", "user_guarded"]
+__all__ = [
+    "HELD",
+    "client_names",
+    "counts_exactly",
+    "guard_held_clients",
+    "has_clients",
+    "user_guarded",
+]
 
 HELD = ("_client", "_aclient")
 """Where LlamaIndex's classes hold their clients, once they are made."""
@@ -26,6 +33,15 @@ PACKAGES = (
 def has_clients(cls: type) -> bool:
     """Whether a class of LLMs or embeddings calls OpenAI's clients."""
     return any(is_of(cls, package) for package in PACKAGES)
+
+
+def counts_exactly(thing: Any) -> bool:
+    """Whether the server of an LLM or of embeddings is OpenAI's, and counts text as it does."""
+    if not has_clients(type(thing)):
+        return False
+    from tokenfence_integrations.clients.openai.client import counts_as_openai
+
+    return counts_as_openai(str(getattr(thing, "api_base", None) or ""))
 
 
 def user_guarded(thing: Any) -> bool:
@@ -81,11 +97,13 @@ def _guarded(thing: Any, name: str, make: Any) -> Any:
     """
     shared: dict[str, tuple[Any, Any]] = thing.tokenfence_clients
     known = shared.get(name)
-    if known is not None and getattr(thing, name) is None:
-        setattr(thing, name, known[0])
+    if known is not None and thing.reuse_client:
+        held = getattr(thing, name)
+        if held is None:
+            setattr(thing, name, known[0])
+        if held is None or held is known[0]:
+            return known[1]
     plain = make(thing)
-    if known is not None and known[0] is plain:
-        return known[1]
     guarded = thing.tokenfence_terms.guard_client(plain)
     if thing.reuse_client:
         shared[name] = plain, guarded

@@ -15,6 +15,8 @@ __all__ = [
     "choices_of",
     "copied",
     "is_of",
+    "may_have",
+    "member",
     "model_name",
     "output_maximum",
     "provider_of",
@@ -90,6 +92,26 @@ def provider_of(thing: Any, kind: str = "llms") -> str:
     return PRICE_LISTS.get(package, package.removesuffix("_like"))
 
 
+@cache
+def may_have(cls: Any, name: str) -> bool:
+    """Whether LLMs of a class can have something under a name."""
+    return (
+        name in cls.model_fields
+        or name in cls.__private_attributes__
+        or hasattr(cls, name)
+        or cls.model_config.get("extra") == "allow"
+    )
+
+
+def member(thing: Any, name: str) -> Any:
+    """What an LLM has under a name, a field of its own or a private one; None if it has none.
+
+    Not ``getattr``: with a default it costs microseconds on a pydantic model that lacks the field,
+    and this runs for many names in every call.
+    """
+    return getattr(thing, name, None) if may_have(type(thing), name) else None
+
+
 def model_name(llm: LLM, options: Mapping[str, Any]) -> str:
     """The name of the model that a call asks for, one given for this call included."""
     asked = options.get("model")
@@ -138,14 +160,16 @@ def output_maximum(llm: LLM, options: Mapping[str, Any]) -> int | None:
     call decide. What stands in ``additional_kwargs`` wins over both.
     """
     extra = _extra(llm)
-    standing: list[int] = [extra[name] for name in CAP_FIELDS if type(extra.get(name)) is int]
-    if standing:
-        return max(standing)
+    if extra:
+        standing: list[int] = [extra[name] for name in CAP_FIELDS if type(extra.get(name)) is int]
+        if standing:
+            return max(standing)
     field = cap_field(type(llm))
     own: Any = None if field is None else getattr(llm, field)
-    asked: list[int] = [options[name] for name in CAP_FIELDS if type(options.get(name)) is int]
-    if asked and (own is None or not is_of(type(llm), "llama_index.llms.openai")):
-        return max(asked)
+    if options and (own is None or not is_of(type(llm), "llama_index.llms.openai")):
+        asked: list[int] = [options[name] for name in CAP_FIELDS if type(options.get(name)) is int]
+        if asked:
+            return max(asked)
     return own if type(own) is int and own > 0 else None
 
 
@@ -186,7 +210,7 @@ def _sent(llm: LLM, options: Mapping[str, Any], name: str) -> Any:
     extra = _extra(llm).get(name)
     if extra is not None:
         return extra
-    return options.get(name) or getattr(llm, name, None)
+    return options.get(name) or member(llm, name)
 
 
 def _extra(llm: LLM) -> Mapping[str, Any]:

@@ -70,7 +70,7 @@ class Asked(NamedTuple):
         messages = llm._extend_messages(self.prompt.format_messages(**self.prompt_args))
         schema = self.output_cls.model_json_schema()
         form = {"tools": [schema, schema], "response_format": schema}
-        request = request_for(llm, messages, {**self.options, **form})
+        request = request_for(llm, messages, {**self.options, **form}, exact=False)
         if goes_past(llm, self.method):
             asked = [self.options[name] for name in CAP_FIELDS if self.options.get(name)]
             default = ANTHROPIC_MAXIMUM if is_of(type(llm), OF_ANTHROPIC) else None

@@ -11,7 +11,7 @@ from tokenfence_integrations.models.flows import Flow
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["Exchange", "running", "runs"]
+__all__ = ["Exchange", "running", "runs", "settle_call"]
 
 running: "ContextVar[Exchange | None]" = ContextVar("tokenfence_running", default=None)
 """The exchange whose model's own code runs in this context: what that calls of its own methods
@@ -133,16 +133,7 @@ class Exchange:
             tier: The service tier that it names.
             truncated: Whether it ended at its output maximum.
         """
-        call = self.call
-        if usage is None:
-            call.lose()
-        elif usage.input_tokens:
-            call.settle(usage, service_tier=tier, truncated=truncated)
-        else:
-            # No prompt is of no tokens: a stream whose last event tells the output only.
-            into, card = call.bound.input_tokens, call.card
-            usd = 0 if card is None else card.bound(into, usage.output_tokens, service_tier=tier)
-            call.lose(Amount(usd, 1, into, usage.output_tokens))
+        settle_call(self.call, usage, tier, truncated)
 
     def failed(self, error: BaseException) -> None:
         """End it after a failure, an abandoned stream or a cancelled task."""
@@ -152,3 +143,23 @@ class Exchange:
             self.call.fail(error)
         else:
             self.call.release()
+
+
+def settle_call(call: Call, usage: Usage | None, tier: str | None, truncated: bool) -> None:
+    """End a call by what its answer reports.
+
+    Args:
+        call: What was reserved.
+        usage: What it consumed; None: the answer does not tell.
+        tier: The service tier that it names.
+        truncated: Whether it ended at its output maximum.
+    """
+    if usage is None:
+        call.lose()
+    elif usage.input_tokens:
+        call.settle(usage, service_tier=tier, truncated=truncated)
+    else:
+        # No prompt is of no tokens: a stream whose last event tells the output only.
+        into, card = call.bound.input_tokens, call.card
+        usd = 0 if card is None else card.bound(into, usage.output_tokens, service_tier=tier)
+        call.lose(Amount(usd, 1, into, usage.output_tokens))

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
-from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.policy import OnLimit, Policy
+from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
+from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy, parse_fallback
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.rates import Price
@@ -42,6 +42,31 @@ class Guarding:
     strict: bool = False
     stream_usage: bool = True
 
+    @classmethod
+    def given(
+        cls,
+        budget: Budget | Dollars | None,
+        fallback: Any = None,
+        *,
+        on_limit: OnLimit = "stop",
+        threshold: float | None = None,
+        wait: float = 60.0,
+        min_output_tokens: int = 16,
+        on_unknown: OnUnknown = "charge",
+        **rest: Any,
+    ) -> Self:
+        """What is made of the arguments of `guard`.
+
+        Raises:
+            ValueError: An argument is out of its range.
+        """
+        begins = 0.8 if threshold is None else threshold
+        held = None if budget is None else as_budget(budget, begins)
+        if threshold is None and held is not None:
+            begins = held.threshold
+        policy = Policy(on_limit, (), wait, min_output_tokens, on_unknown)
+        return cls(held, policy, fallback, begins, **rest)
+
     def embedding_policy(self) -> Policy:
         """How calls for embeddings are admitted: there is no vector that says no.
 
@@ -73,6 +98,18 @@ class Guarding:
             raise UnmeteredError(f"{told}; nothing was sent")
         logger().warning("%s", told)
 
+    def client(self, client: Any) -> Any:
+        """The guarded form of an OpenAI client, with fallbacks and replies of its own.
+
+        Raises:
+            TypeError: It is guarded already.
+            ValueError: A fallback cannot work.
+        """
+        from tokenfence_integrations.clients.openai.client import guard_client
+
+        policy = replace(self.policy, stages=parse_fallback(self.fallback, self.threshold))
+        return guard_client(client, policy=policy, **self._of_clients())
+
     def openai_client(self, client: Any, error: type[BudgetExceeded]) -> Any:
         """The guarded form of an OpenAI client, which leaves fallbacks and replies to the model.
 
@@ -85,16 +122,12 @@ class Guarding:
         if is_guarded(client):
             return client
         on_limit: OnLimit = "warn" if self.policy.on_limit == "warn" else "raise"
-        return guard_client(
-            client,
-            budget=self.budget,
-            policy=replace(self.policy, on_limit=on_limit),
-            prices=self.prices,
-            strict=self.strict,
-            stream_usage=self.stream_usage,
-            exact_input=self.exact_input,
-            error=error,
-        )
+        policy = replace(self.policy, on_limit=on_limit)
+        return guard_client(client, policy=policy, error=error, **self._of_clients())
+
+    def _of_clients(self) -> dict[str, Any]:
+        names = ("budget", "prices", "strict", "stream_usage", "exact_input")
+        return {name: getattr(self, name) for name in names}
 
 
 def named_fallbacks(

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.engine.sublimit import Sublimit
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook
@@ -60,7 +60,7 @@ class Terms:
 
     def budget_now(self) -> Budget:
         """The budget that a call made here and now counts against."""
-        return self.budget if self.budget is not None else budget_in_scope()
+        return budget_here(self.budget)
 
     def but(self, **changes: Any) -> Self:
         """The same with some changes."""

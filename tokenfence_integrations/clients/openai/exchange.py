@@ -19,7 +19,7 @@ from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_s
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook
@@ -68,7 +68,7 @@ class Terms:
 
     def budget_now(self) -> Budget:
         """The budget that a call made here and now counts against."""
-        return self.budget if self.budget is not None else budget_in_scope()
+        return budget_here(self.budget)
 
     def call(self, endpoint: Endpoint, request: CallRequest) -> Call:
         """A call to reserve for a request."""

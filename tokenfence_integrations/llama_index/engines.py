@@ -1,0 +1,213 @@
+"""A budget for each query: an engine whose every query may spend so much, and says what it did."""
+
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.llms import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+
+from tokenfence_integrations.engine.budget import Budget, Dollars
+from tokenfence_integrations.engine.scope import scoped_budget
+from tokenfence_integrations.llama_index.components import models_of, with_parts
+from tokenfence_integrations.llama_index.guarding import Guarding, LLMFallback
+from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
+
+__all__ = ["BudgetedQueryEngine", "budget_for"]
+
+KEY = "tokenfence"
+"""Where a response's metadata tells what the query cost."""
+
+Engine = TypeVar("Engine", bound=BaseQueryEngine)
+
+
+class QueryTerms(NamedTuple):
+    """What each query of an engine may spend: limits, and the budget above all queries."""
+
+    limits: dict[str, Any]
+    parent: Budget | None
+
+    def fresh_budget(self) -> Budget:
+        """The budget of one query."""
+        parent = self.parent if self.parent is not None else scoped_budget()
+        if parent is None:
+            return Budget(**self.limits, name="query")
+        return Budget(**self.limits, parent=parent)
+
+
+if TYPE_CHECKING:
+    _Engine = BaseQueryEngine
+else:
+    _Engine = object
+
+
+class BudgetedQueryEngine(_Engine):
+    """What the engines of `budget_for` are instances of, beside their own class."""
+
+    tokenfence_terms: QueryTerms
+
+    def query(self, *args: Any, **kwargs: Any) -> Any:
+        budget = self.tokenfence_terms.fresh_budget()
+        with budget.scope():
+            response = super().query(*args, **kwargs)
+        return _with_cost(response, budget)
+
+    async def aquery(self, *args: Any, **kwargs: Any) -> Any:
+        budget = self.tokenfence_terms.fresh_budget()
+        with budget.scope():
+            response = await super().aquery(*args, **kwargs)
+        return _with_cost(response, budget)
+
+
+def budget_for(
+    query_engine: Engine,
+    usd: Dollars | None = None,
+    *,
+    calls: int | None = None,
+    tokens: int | None = None,
+    parent: Budget | None = None,
+    fallback: LLMFallback = None,
+    **terms: Any,
+) -> Engine:
+    """The same query engine, with a fresh budget for each query.
+
+    The engine stays as it is: its parts are copied, as far as LLMs and embedding models are in
+    them, and those are guarded. Where they are guarded already, the budget of each query is a child
+    of theirs. A model that is hidden in a function, or in an object of a class that is not built on
+    LlamaIndex's, is not seen: guard it yourself, without a budget, and the query's counts. What a query cost stands in ``response.metadata["tokenfence"]``: ``budget``,
+    ``spent`` and ``uncertain`` in dollars, ``calls``, ``input_tokens``, ``output_tokens``; of a
+    streamed response when it has been read.
+
+    Args:
+        query_engine: Any query engine, engines of engines included.
+        usd: What one query may cost, in dollars (``"$0.05"``, ``0.05``).
+        calls: How many provider calls one query may make.
+        tokens: How many tokens one query may use.
+        parent: The budget of all queries together, which remembers each of them (about a kilobyte);
+            default: that of the LLMs, if they are guarded, or else the one in scope at each query.
+        fallback: Cheaper models for the engine's LLMs, as for `guard`.
+        terms: Other terms of `guard`, such as ``on_limit`` and ``prices``.
+
+    Returns:
+        An instance of the engine's own class.
+
+    Raises:
+        TypeError: It is no query engine, or has a budget for each query already.
+        ValueError: There is no limit, a fallback was given for LLMs that are guarded already, or
+            they count against another budget than ``parent``.
+
+    Example:
+        >>> engine = budget_for(index.as_query_engine(), "$0.05")  # doctest: +SKIP
+        >>> engine.query("Why?").metadata["tokenfence"]["spent"]  # doctest: +SKIP
+        0.00042
+    """
+    if isinstance(query_engine, BudgetedQueryEngine):
+        raise TypeError("this engine has a budget for each query already: give the plain engine")
+    if not isinstance(query_engine, BaseQueryEngine):
+        raise TypeError(
+            f"budget_for() takes a query engine, got {type(query_engine).__name__}; of a chat "
+            f"engine or an agent guard the LLM, and call it inside budget.scope()"
+        )
+    limits: dict[str, Any] = {"usd": usd, "calls": calls, "tokens": tokens}
+    if set(limits.values()) == {None}:
+        raise ValueError("each query needs a limit: dollars, calls or tokens")
+    Budget(**limits)  # bad limits fail here, and not at the first query
+    guarded = [model for model in models_of(query_engine) if hasattr(model, "tokenfence_terms")]
+    if fallback is not None and any(isinstance(model, LLM) for model in guarded):
+        raise ValueError(
+            "the LLMs of this engine are guarded already: give the fallback to guard(), where "
+            "they are"
+        )
+    held = Guarding.given(None, fallback, **terms)
+    engine: Any = with_parts(query_engine, lambda part: _guarded(part, held))
+    cls = guarded_class(type(query_engine), BudgetedQueryEngine)
+    kept = QueryTerms(limits, _common_parent(guarded, parent))
+    return guarded_copy(engine, cls, kept, metered_below=False)  # type: ignore[no-any-return]
+
+
+def _guarded(part: Any, held: Guarding) -> Any:
+    """A part of an engine, guarded on the budget in scope if it calls a provider."""
+    if hasattr(part, "tokenfence_terms") or isinstance(part, StructuredLLM):
+        return part
+    if isinstance(part, LLM):
+        return held.llm(part)
+    if isinstance(part, BaseEmbedding):
+        return replace(held, fallback=None).embedding(part)
+    return part
+
+
+def _common_parent(guarded: list[Any], parent: Budget | None) -> Budget | None:
+    """The budget above all queries.
+
+    Raises:
+        ValueError: Something in the engine counts against a budget that is not above them.
+    """
+    for model in guarded:
+        own = model.tokenfence_terms.budget
+        if own is None:
+            continue
+        if parent is None or parent.path[0] in own.path[1:]:
+            parent = own
+        if own._tree is not parent._tree or own.path[0] not in parent.path:
+            raise ValueError(
+                f"{type(model).__name__} in this engine counts against the budget {own.name!r}, "
+                f"and the queries against {parent.name!r}: guard all of the engine on one budget, "
+                f"and give that as parent, or one below it"
+            )
+    return parent
+
+
+def _with_cost(response: Any, budget: Budget) -> Any:
+    """The response, whose metadata tells what it cost, or will have cost once it is read."""
+    cost: dict[str, Any] = {}
+    if isinstance(response, StreamingResponse):
+        response.response_gen = _read(response.response_gen, budget, cost)
+    elif isinstance(response, AsyncStreamingResponse):
+        response.response_gen = _aread(response.response_gen, budget, cost)
+    response.metadata = {**(response.metadata or {}), KEY: cost}
+    cost.update(_cost(budget))
+    return response
+
+
+def _cost(budget: Budget) -> dict[str, Any]:
+    told = budget.snapshot()
+    return {
+        "budget": budget.name,
+        "spent": budget.spent,
+        "uncertain": budget.uncertain,
+        "calls": told.spent.calls + told.uncertain.calls,
+        "input_tokens": told.spent.input_tokens,
+        "output_tokens": told.spent.output_tokens,
+    }
+
+
+def _read(inner: Any, budget: Budget, cost: dict[str, Any]) -> Generator[Any, None, None]:
+    """A streamed answer; what LlamaIndex calls while it is read is the query's as well."""
+    try:
+        while True:
+            with budget.scope():
+                try:
+                    text = next(inner)
+                except StopIteration:
+                    return
+            yield text
+    finally:
+        inner.close()
+        cost.update(_cost(budget))
+
+
+async def _aread(inner: Any, budget: Budget, cost: dict[str, Any]) -> AsyncGenerator[Any, None]:
+    try:
+        while True:
+            with budget.scope():
+                try:
+                    text = await anext(inner)
+                except StopAsyncIteration:
+                    return
+            yield text
+    finally:
+        await inner.aclose()
+        cost.update(_cost(budget))
