@@ -24,7 +24,7 @@ from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
-from tokenfence_integrations.llama_index.partials import Material, material
+from tokenfence_integrations.llama_index.partials import Material, material, remember
 from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
 from tokenfence_integrations.llama_index.streams import Responses
 from tokenfence_integrations.llama_index.terms import Terms
@@ -288,7 +288,7 @@ class BudgetedLLM(_LLM):
         """An answer that a prompt to come may hand on, and what was refused before it."""
         terms = self.tokenfence_terms
         if terms.policy.on_limit == "stop" and not found.refused:
-            terms.answers.append(answer.strip())
+            remember(terms.answers, answer)
         return found.told(answer)
 
     def _raising(self) -> "BudgetedLLM":
