@@ -42,6 +42,7 @@ from benchmarks.layers import (
 )
 from benchmarks.race import BARE, CALLS, OURS, TEXT, Result
 from tokenfence_integrations import Budget, guard
+from tokenfence_integrations.llama_index import BudgetCallbackHandler
 from tokenfence_integrations.testing import SimulatedProvider
 
 __all__ = ["CONTENDERS", "WAYS", "Setup", "race"]
@@ -146,11 +147,24 @@ def _by_llm(llm: OpenAI, limit: int) -> Setup:
     return Setup(_guarded(llm, budget), partial(booked, budget))
 
 
+def _by_handler(llm: OpenAI, limit: int) -> Setup:
+    budget = budget_of(limit)
+    return Setup(llm, partial(booked, budget), [BudgetCallbackHandler(budget, exact_input=True)])
+
+
+def _by_both(llm: OpenAI, limit: int) -> Setup:
+    budget = budget_of(limit)
+    handler = BudgetCallbackHandler(budget, exact_input=True)
+    return Setup(_guarded(llm, budget), partial(booked, budget), [handler])
+
+
 CONTENDERS = (
     Contender(BARE.name, lambda llm, limit: Setup(llm, lambda: None)),
     Contender("TokenCountingHandler", _counting, refused=(ValueError,)),
     Contender("check, then charge", _checked),
+    Contender(f"{OURS.name}: handler", _by_handler),
     Contender(f"{OURS.name}: LLM", _by_llm),
+    Contender(f"{OURS.name}: both", _by_both),
 )
 
 

@@ -25,8 +25,8 @@ def test_ours_never_overspends_and_its_books_are_the_bill(way: Way) -> None:
 
 @pytest.mark.parametrize("way", WAYS[:4], ids=lambda way: way.name)
 def test_a_guarded_llm_lets_as_many_calls_land_as_the_budget_is_for(way: Way) -> None:
-    (result,) = race([way], [OURS[-1]], calls=8)
-    assert (result.landed, result.bill) == (4, result.budget)
+    for result in race([way], OURS[1:], calls=8):  # in the agents, and by the handler, fewer do
+        assert (result.landed, result.bill) == (4, result.budget)
 
 
 def test_bare_calls_all_land() -> None:

@@ -77,9 +77,11 @@ def budget_for(
     The engine stays as it is: its parts are copied, as far as LLMs and embedding models are in
     them, and those are guarded. Where they are guarded already, the budget of each query is a child
     of theirs. A model that is hidden in a function, or in an object of a class that is not built on
-    LlamaIndex's, is not seen: guard it yourself, without a budget, and the query's counts. What a query cost stands in ``response.metadata["tokenfence"]``: ``budget``,
-    ``spent`` and ``uncertain`` in dollars, ``calls``, ``input_tokens``, ``output_tokens``; of a
-    streamed response when it has been read.
+    LlamaIndex's, is not seen: guard it yourself, without a budget, and the query's counts.
+
+    What a query cost stands in ``response.metadata["tokenfence"]``: ``budget``, ``spent`` and
+    ``uncertain`` in dollars, ``calls``, ``input_tokens``, ``output_tokens``; of a streamed response
+    when it has been read.
 
     Args:
         query_engine: Any query engine, engines of engines included.

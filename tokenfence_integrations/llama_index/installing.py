@@ -158,10 +158,10 @@ def installed(
         ValueError: As for `BudgetCallbackHandler`.
 
     Example:
-        >>> with installed("$5.00") as handler:
-        ...     query_engine.query("Why?")  # doctest: +SKIP
-        >>> handler.tokenfence.spent
-        0.0
+        >>> with installed("$5.00") as handler:  # doctest: +SKIP
+        ...     query_engine.query("Why?")
+        >>> handler.tokenfence.spent  # doctest: +SKIP
+        0.0021
     """
     handler = install(budget, **options)
     try:

@@ -9,21 +9,24 @@ Each way to an answer is a flow (see `models.flows`), written once for sync and 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llama_index.core.llms import LLM, ChatMessage, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
+from tokenfence_integrations.clients.openai.replies import refusal_text
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
+from tokenfence_integrations.llama_index.partials import Material, material, remember
 from tokenfence_integrations.llama_index.providers import copied
-from tokenfence_integrations.llama_index.replies import refusal_response, refusal_stream
+from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
 from tokenfence_integrations.llama_index.streams import Responses
 from tokenfence_integrations.llama_index.structured import Asked, decided_before, predicted
 from tokenfence_integrations.llama_index.terms import Terms
@@ -49,10 +52,37 @@ ASYNC = Way("aadmit")
 
 Content = str | Sequence[ChatMessage]
 
-_refusals: "ContextVar[list[BudgetExceeded] | None]" = ContextVar(
-    "tokenfence_refusals", default=None
-)
-"""What was raised in this context, under LlamaIndex's code that makes a text of any exception."""
+
+class Refusals:
+    """What was refused under LlamaIndex's code that drops it: exceptions, and texts without calls.
+
+    Attributes:
+        raised: What was raised.
+        said: What was answered with a text.
+    """
+
+    __slots__ = ("raised", "said")
+
+    def __init__(self) -> None:
+        self.raised: list[BudgetExceeded] = []
+        self.said: list[BudgetExceeded] = []
+
+    def told(self, response: Any) -> Any:
+        """An ``AgentChatResponse`` that says what was refused, if anything was.
+
+        Raises:
+            BudgetExceeded: A refusal was raised, and LlamaIndex has made a text of it.
+        """
+        if self.raised:
+            raise self.raised[0]
+        if self.said:
+            text = refusal_text(self.said[0])
+            if text not in response.response:
+                return replace(response, response=f"{response.response}\n\n{text}".strip())
+        return response
+
+
+_refusals: "ContextVar[Refusals | None]" = ContextVar("tokenfence_refusals", default=None)
 
 if TYPE_CHECKING:
     _LLM = LLM
@@ -229,13 +259,55 @@ class BudgetedLLM(_LLM):
         target, options = llm._chosen(call, asked.options)
         return (yield from predicted(target._raising(), call, asked.but(options)))
 
+    def predict(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            if found.empty:
+                return found.notice
+            answer = self._for(prompt)._own("predict")(prompt, **found.given)
+        return self._remembered(answer, found)
+
+    async def apredict(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            if found.empty:
+                return found.notice
+            answer = await self._for(prompt)._own("apredict")(prompt, **found.given)
+        return self._remembered(answer, found)
+
+    def stream(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            tokens = self._own("stream")(prompt, **found.given)
+        return found.told_after(tokens) if found.notice else tokens
+
+    async def astream(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            tokens = await self._own("astream")(prompt, **found.given)
+        return found.atold_after(tokens) if found.notice else tokens
+
     def predict_and_call(self, *args: Any, **kwargs: Any) -> Any:
-        with _telling_refusals():
-            return self._own("predict_and_call")(*args, **kwargs)
+        with _noted_refusals() as noted:
+            response = self._own("predict_and_call")(*args, **kwargs)
+        return noted.told(response)
 
     async def apredict_and_call(self, *args: Any, **kwargs: Any) -> Any:
-        with _telling_refusals():
-            return await self._own("apredict_and_call")(*args, **kwargs)
+        with _noted_refusals() as noted:
+            response = await self._own("apredict_and_call")(*args, **kwargs)
+        return noted.told(response)
+
+    def _for(self, prompt: Any) -> "BudgetedLLM":
+        """The LLM that answers a prompt: where its answer is parsed, a refusal raises."""
+        parsed = self.output_parser is not None or prompt.output_parser is not None
+        return self._raising() if parsed else self
+
+    def _handed(self, prompt: Any, given: Mapping[str, Any]) -> AbstractContextManager[Material]:
+        """What a prompt hands on of answers and refusals before it."""
+        return material(self.tokenfence_terms.answers, prompt, given)
+
+    def _remembered(self, answer: str, found: Material) -> str:
+        """An answer that a prompt to come may hand on, and what was refused before it."""
+        terms = self.tokenfence_terms
+        if terms.policy.on_limit == "stop" and not found.refused:
+            remember(terms.answers, answer)
+        return found.told(answer)
 
     def _raising(self) -> "BudgetedLLM":
         """The same, where a refusal raises."""
@@ -275,6 +347,8 @@ def _get_tool_calls(cls: Any) -> Any:
 
     @wraps(cls.get_tool_calls_from_response)
     def get_tool_calls(self: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_refusal(response):
+            return []
         name = response.additional_kwargs.get(ANSWERED_BY)
         target = None if name is None else self.tokenfence_terms.targets.get(name)
         if target is not None and target is not self:
@@ -298,22 +372,21 @@ def _checked(refusal: BudgetExceeded, call: Call, options: Mapping[str, Any]) ->
     Raises:
         BudgetExceeded: It may not.
     """
+    noted = _refusals.get()
     if may_stop(call, options):
+        if noted is not None:
+            noted.said.append(refusal)
         return refusal
-    told = _refusals.get()
-    if told is not None:
-        told.append(refusal)
+    if noted is not None:
+        noted.raised.append(refusal)
     raise refusal
 
 
 @contextmanager
-def _telling_refusals() -> Iterator[None]:
-    """Raise what was refused in this block, even if LlamaIndex has made a text of it."""
-    told: list[BudgetExceeded] = []
-    token = _refusals.set(told)
+def _noted_refusals() -> Iterator[Refusals]:
+    """Take note of what is refused in this block."""
+    token = _refusals.set(noted := Refusals())
     try:
-        yield
+        yield noted
     finally:
         _refusals.reset(token)
-    if told:
-        raise told[0]

@@ -103,13 +103,13 @@ def may_have(cls: Any, name: str) -> bool:
     )
 
 
-def member(thing: Any, name: str) -> Any:
+def member(llm: LLM, name: str) -> Any:
     """What an LLM has under a name, a field of its own or a private one; None if it has none.
 
     Not ``getattr``: with a default it costs microseconds on a pydantic model that lacks the field,
     and this runs for many names in every call.
     """
-    return getattr(thing, name, None) if may_have(type(thing), name) else None
+    return getattr(llm, name, None) if may_have(type(llm), name) else None
 
 
 def model_name(llm: LLM, options: Mapping[str, Any]) -> str:
