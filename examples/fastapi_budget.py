@@ -1,6 +1,6 @@
 """A budget for each request of a FastAPI app, and one for each of its users.
 
-What does not fit is answered with 429, and a user who has spent everything is nobody else's concern.
+What does not fit is answered with 429, and whoever has spent everything is nobody else's concern.
 Serve it with `uvicorn examples.fastapi_budget:app`. Run as a program, it makes requests to itself:
 `python examples/fastapi_budget.py --simulated`. Needs the extra `fastapi`.
 """
