@@ -90,9 +90,18 @@ def test_each_fastapi_request_has_its_own_budget(provider: SimulatedProvider) ->
     # At most 150 output tokens of gpt-4o cost $0.0015, so $0.005 pay for three questions.
     output = run("fastapi_budget")
 
-    assert re.findall(r"questions: (\d+)", output) == ["200", "200", "429"]
-    assert dollars("service: spent", output) == provider.billed
-    assert len(provider.bill) == 1 + 2 + 3
+    assert re.findall(r"(\w+), \d questions: (\d+)", output) == [
+        ("ann", "200"),
+        ("ann", "200"),
+        ("bob", "429"),
+        ("ann", "200"),
+    ]
+    costs = [parse_usd(cost) for cost in re.findall(r"cost (\$[0-9.]+)", output)]
+    left = [parse_usd(amount) for amount in re.findall(r"(\$[0-9.]+) left", output)]
+    assert left[3] == parse_usd("$0.02") - costs[0] - costs[1] - costs[3]
+    assert left[2] == parse_usd("$0.02") - costs[2]
+    assert sum(costs) == dollars("service: spent", output) == provider.billed
+    assert len(provider.bill) == 1 + 2 + 3 + 1
 
 
 async def test_concurrent_fastapi_requests_do_not_share(provider: SimulatedProvider) -> None:
@@ -101,7 +110,13 @@ async def test_concurrent_fastapi_requests_do_not_share(provider: SimulatedProvi
     transport = httpx.ASGITransport(fastapi_budget.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
         job = {"questions": ["Why?", "How?"]}
-        replies = await asyncio.gather(*[browser.post("/answers", json=job) for _ in range(8)])
+        replies = await asyncio.gather(
+            *[
+                browser.post("/answers", json=job, headers={"x-user": user})
+                for user in ("ann", "bob")
+                for _ in range(4)
+            ]
+        )
     await fastapi_budget.client().close()
 
     assert [reply.status_code for reply in replies] == [200] * 8

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llama_index.core.llms import LLM, ChatMessage, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -24,13 +24,16 @@ from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
-from tokenfence_integrations.llama_index.partials import Material, material
+from tokenfence_integrations.llama_index.partials import Material, material, remember
+from tokenfence_integrations.llama_index.providers import copied
 from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
 from tokenfence_integrations.llama_index.streams import Responses
+from tokenfence_integrations.llama_index.structured import Asked, decided_before, predicted
 from tokenfence_integrations.llama_index.terms import Terms
 from tokenfence_integrations.llama_index.tools import TOOLS_KEY, adapted_options, same_family
 from tokenfence_integrations.models.exchange import runs
 from tokenfence_integrations.models.flows import Flow, arun, run
+from tokenfence_integrations.models.subclasses import no_travel
 
 __all__ = ["BudgetedLLM", "llm_names"]
 
@@ -124,6 +127,9 @@ class BudgetedLLM(_LLM):
             }
         )
 
+    def __reduce__(self) -> NoReturn:
+        no_travel(self)
+
     # Where the provider is called
 
     def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
@@ -201,7 +207,7 @@ class BudgetedLLM(_LLM):
                 raise
         except BudgetExceeded as refusal:
             return refusal_stream(method, _checked(refusal, call, options))
-        return Responses(method, inner, exchange)
+        return Responses(method, inner, exchange, partial(self._signed, call=call))
 
     def _own(self, method: str) -> Any:
         """The class's own method."""
@@ -230,16 +236,28 @@ class BudgetedLLM(_LLM):
     # What goes past the eight methods, or must not be answered with a text
 
     def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._raising()._own("structured_predict")(*args, **kwargs)
+        return run(self._predicted(SYNC, "structured_predict", args, kwargs))
 
     async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return await self._raising()._own("astructured_predict")(*args, **kwargs)
+        return await arun(self._predicted(ASYNC, "astructured_predict", args, kwargs))
 
     def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._raising()._own("stream_structured_predict")(*args, **kwargs)
+        return run(self._predicted(SYNC, "stream_structured_predict", args, kwargs))
 
     async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return await self._raising()._own("astream_structured_predict")(*args, **kwargs)
+        return await arun(self._predicted(ASYNC, "astream_structured_predict", args, kwargs))
+
+    def _predicted(self, way: Way, method: str, args: Any, kwargs: dict[str, Any]) -> Flow[Any]:
+        """An object; where one is wanted, a refusal raises: a made-up object would be a lie."""
+        llm = self._raising()
+        if runs(self) or not decided_before(llm, method):
+            return (yield partial(llm._own(method), *args, **kwargs))
+        asked = Asked.of(method, *args, **kwargs)
+        call = _given(self) or asked.call(llm)
+        if not call.open:
+            yield getattr(call, way.admit)
+        target, options = llm._chosen(call, asked.options)
+        return (yield from predicted(target._raising(), call, asked.but(options)))
 
     def predict(self, prompt: Any, **given: Any) -> Any:
         with self._handed(prompt, given) as found:
@@ -288,17 +306,15 @@ class BudgetedLLM(_LLM):
         """An answer that a prompt to come may hand on, and what was refused before it."""
         terms = self.tokenfence_terms
         if terms.policy.on_limit == "stop" and not found.refused:
-            terms.answers.append(answer.strip())
+            remember(terms.answers, answer)
         return found.told(answer)
 
     def _raising(self) -> "BudgetedLLM":
-        """The same, where a refusal raises: a made-up object would be a lie."""
+        """The same, where a refusal raises."""
         terms = self.tokenfence_terms.raising()
-        return (
-            self
-            if terms is self.tokenfence_terms
-            else self.model_copy(update={"tokenfence_terms": terms})
-        )
+        if terms is self.tokenfence_terms:
+            return self
+        return copied(self, {"tokenfence_terms": terms})  # type: ignore[no-any-return]
 
 
 def llm_names(cls: Any) -> dict[str, Any]:

@@ -10,12 +10,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["KEPT", "Material", "material", "with_kept"]
+__all__ = ["REMEMBERED", "Answers", "Material", "material", "remember", "with_kept"]
 
-KEPT = 256
-"""How many answers a guarded LLM remembers, to know them again in a prompt."""
+REMEMBERED = 256
+"""How many answers a guarded LLM can know again in a prompt."""
+
+LONGEST = 64
+"""How many paragraphs such an answer may have."""
+
+Answers: TypeAlias = deque[int]
+"""Hashes of what was answered lately: an answer itself is never kept."""
 
 NOTICE = re.compile(r"\[TokenFence\] Budget of .*? exceeded \(spent .*?\)\. Request blocked\.")
 """A refusal's text."""
@@ -41,7 +47,7 @@ class Material:
 
     __slots__ = ("_answers", "_handed", "empty", "given", "notice", "refused")
 
-    def __init__(self, answers: "deque[str]", prompt: Any, given: Mapping[str, Any]) -> None:
+    def __init__(self, answers: Answers, prompt: Any, given: Mapping[str, Any]) -> None:
         self.given = dict(given)
         self.notice = ""
         self.empty = self.refused = False
@@ -62,10 +68,8 @@ class Material:
         """The answer that is to be refined, or the summaries that are to be summarized."""
         if ANSWER in self._handed:
             return self._handed[ANSWER]
-        framed = f"\n\n{self._handed.get(CONTEXT, '')}\n\n"
-        places = {a: framed.find(f"\n\n{a}\n\n") for a in set(self._answers.copy())}
-        found = sorted((place, answer) for answer, place in places.items() if place >= 0)
-        return "\n\n".join(answer for _, answer in found)
+        paragraphs = self._handed.get(CONTEXT, "").split("\n\n")
+        return "\n\n".join(_known(paragraphs, set(self._answers.copy())))
 
     def told(self, answer: str) -> str:
         """An answer, after which the refusal of others is told."""
@@ -87,11 +91,30 @@ class Material:
         return [] if self.refused or not self.notice else [f"\n\n{self.notice}"]
 
 
+def remember(answers: Answers, answer: str) -> None:
+    """Know an answer again, should a prompt hand it on."""
+    answers.append(hash(answer.strip()))
+
+
+def _known(paragraphs: list[str], answers: set[int]) -> Iterator[str]:
+    """The answers among the paragraphs of a text, the longest ones first."""
+    start = 0
+    while start < len(paragraphs):
+        for end in range(min(len(paragraphs), start + LONGEST), start, -1):
+            text = "\n\n".join(paragraphs[start:end])
+            if hash(text.strip()) in answers:
+                yield text
+                start = end
+                break
+        else:
+            start += 1
+
+
 _material: "ContextVar[Material | None]" = ContextVar("tokenfence_material", default=None)
 
 
 @contextmanager
-def material(answers: "deque[str]", prompt: Any, given: Mapping[str, Any]) -> Iterator[Material]:
+def material(answers: Answers, prompt: Any, given: Mapping[str, Any]) -> Iterator[Material]:
     """What a prompt hands on, while it is asked.
 
     Args:

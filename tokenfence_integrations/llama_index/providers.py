@@ -9,8 +9,11 @@ from llama_index.core.llms import LLM
 from tokenfence_integrations.pricing.book import provider_of_url
 
 __all__ = [
+    "CAP_FIELDS",
     "can_cap",
+    "cap_field",
     "choices_of",
+    "copied",
     "is_of",
     "may_have",
     "member",
@@ -161,7 +164,7 @@ def output_maximum(llm: LLM, options: Mapping[str, Any]) -> int | None:
         standing: list[int] = [extra[name] for name in CAP_FIELDS if type(extra.get(name)) is int]
         if standing:
             return max(standing)
-    field = _cap_field(type(llm))
+    field = cap_field(type(llm))
     own: Any = None if field is None else getattr(llm, field)
     if options and (own is None or not is_of(type(llm), "llama_index.llms.openai")):
         asked: list[int] = [options[name] for name in CAP_FIELDS if type(options.get(name)) is int]
@@ -172,7 +175,7 @@ def output_maximum(llm: LLM, options: Mapping[str, Any]) -> int | None:
 
 def can_cap(llm: LLM) -> bool:
     """Whether an output maximum can be set on this class of LLMs."""
-    return _cap_field(type(llm)) is not None
+    return cap_field(type(llm)) is not None
 
 
 def with_output_maximum(llm: LLM, options: dict[str, Any], most: int) -> tuple[LLM, dict[str, Any]]:
@@ -186,11 +189,21 @@ def with_output_maximum(llm: LLM, options: dict[str, Any], most: int) -> tuple[L
     changed = {name: most for name in CAP_FIELDS if options.get(name) is not None}
     extra = _extra(llm)
     again = {name: most for name in CAP_FIELDS if extra.get(name) is not None}
-    field = _cap_field(type(llm))
+    field = cap_field(type(llm))
     update: dict[str, Any] = {} if field is None else {field: most}
     if again:
         update["additional_kwargs"] = {**extra, **again}
-    return llm.model_copy(update=update), {**options, **changed}
+    return copied(llm, update), {**options, **changed}
+
+
+def copied(llm: Any, update: Mapping[str, Any]) -> Any:
+    """A copy for one call: what it notes in private attributes, the LLM itself knows afterwards.
+
+    OpenAIResponses keeps the id of its last answer there, others the client that they have made.
+    """
+    copy = llm.model_copy(update=update)
+    object.__setattr__(copy, "__pydantic_private__", llm.__pydantic_private__)
+    return copy
 
 
 def _sent(llm: LLM, options: Mapping[str, Any], name: str) -> Any:
@@ -206,6 +219,7 @@ def _extra(llm: LLM) -> Mapping[str, Any]:
 
 
 @cache
-def _cap_field(cls: type) -> str | None:
+def cap_field(cls: type) -> str | None:
+    """The field in which a class of LLMs keeps its output maximum."""
     fields: Mapping[str, Any] = getattr(cls, "model_fields", {})
     return next((field for field in CAP_FIELDS if field in fields), None)

@@ -18,6 +18,7 @@ __all__ = [
     "Amount",
     "Book",
     "Command",
+    "Drop",
     "End",
     "Limits",
     "Open",
@@ -175,7 +176,16 @@ class Reset(NamedTuple):
     accounts: tuple[str, ...]
 
 
-Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset
+class Drop(NamedTuple):
+    """Forget an account that nobody will name again; its parents keep what was charged.
+
+    While something is reserved in it, or if there is no such account, nothing happens.
+    """
+
+    account: str
+
+
+Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop
 
 
 class Reply(NamedTuple):
