@@ -145,19 +145,19 @@ class BudgetedLLM(_LLM):
         return await arun(self._answer(ASYNC, "acomplete", prompt, args, kwargs))
 
     def stream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = run(self._opened(SYNC, "stream_chat", messages, args, kwargs))
+        stream = run(self._answer(SYNC, "stream_chat", messages, args, kwargs))
         return stream.read() if isinstance(stream, Responses) else stream
 
     def stream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = run(self._opened(SYNC, "stream_complete", prompt, args, kwargs))
+        stream = run(self._answer(SYNC, "stream_complete", prompt, args, kwargs))
         return stream.read() if isinstance(stream, Responses) else stream
 
     async def astream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = await arun(self._opened(ASYNC, "astream_chat", messages, args, kwargs))
+        stream = await arun(self._answer(ASYNC, "astream_chat", messages, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
     async def astream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = await arun(self._opened(ASYNC, "astream_complete", prompt, args, kwargs))
+        stream = await arun(self._answer(ASYNC, "astream_complete", prompt, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
     # The ways, each written once
@@ -165,7 +165,7 @@ class BudgetedLLM(_LLM):
     def _answer(
         self, way: Way, method: str, content: Content, args: Any, options: dict[str, Any]
     ) -> Flow[Any]:
-        """One whole answer: admitted, made, settled."""
+        """An answer, whole or a stream: admitted, made, and settled when all of it has come."""
         if runs(self):
             return (yield partial(self._own(method), content, *args, **options))
         call = _given(self) or call_for(self, content, options)
@@ -182,32 +182,13 @@ class BudgetedLLM(_LLM):
                 exchange.failed(error)
                 raise
         except BudgetExceeded as refusal:
-            return refusal_response(method, _checked(refusal, call, options))
+            told = _checked(refusal, call, options)
+            made_up = refusal_stream if "stream" in method else refusal_response
+            return made_up(method, told)
+        if "stream" in method:
+            return Responses(method, response, exchange, partial(self._signed, call=call))
         exchange.finished(response)
         return self._signed(response, call)
-
-    def _opened(
-        self, way: Way, method: str, content: Content, args: Any, options: dict[str, Any]
-    ) -> Flow[Any]:
-        """A stream that is admitted, and will be settled when it ends, however it does."""
-        if runs(self):
-            return (yield partial(self._own(method), content, *args, **options))
-        call = _given(self) or call_for(self, content, options)
-        try:
-            if not call.open:
-                yield getattr(call, way.admit)
-            llm, options = self._chosen(call, options)
-            exchange = Exchange(llm, options, call)
-            own = exchange.model._own(method)
-            try:
-                with exchange:
-                    inner = yield partial(own, content, *args, **exchange.options)
-            except BaseException as error:
-                exchange.failed(error)
-                raise
-        except BudgetExceeded as refusal:
-            return refusal_stream(method, _checked(refusal, call, options))
-        return Responses(method, inner, exchange, partial(self._signed, call=call))
 
     def _own(self, method: str) -> Any:
         """The class's own method."""
