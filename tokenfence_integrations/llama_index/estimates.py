@@ -239,8 +239,7 @@ class DryRun:
         into = request.most_input(card)
         counted = None if request.exact_tokens is None else request.exact_tokens(card)
         if self.output_tokens is None:
-            output = longest
-            exact = counts_exactly(thing) if terms is None else terms.exact_input
+            output, exact = longest, counts_exactly(thing)
             into = into if counted is None or not exact else min(into, counted)
             usd = card.bound(into, output * request.choices, service_tier=request.service_tier)
         else:
