@@ -37,6 +37,7 @@ bench: $(READY)
 race: $(READY)
 	$(BIN)/python -m benchmarks.race $(ARGS)
 	$(BIN)/python -m benchmarks.langchain_race $(ARGS)
+	$(BIN)/python -m benchmarks.llama_index_race $(ARGS)
 
 format: $(READY)
 	$(BIN)/ruff format .

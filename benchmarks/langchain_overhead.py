@@ -6,7 +6,6 @@
 import argparse
 import asyncio
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,18 @@ import openai
 from langchain_openai import ChatOpenAI
 
 from benchmarks.instant import CHUNKS, instant_server
-from benchmarks.overhead import MODEL, PROMPTS, apaired, fewer, paired, ratio_figure
+from benchmarks.overhead import (
+    MODEL,
+    PROMPTS,
+    achunks_time,
+    apaired,
+    atime,
+    call_time,
+    chunks_time,
+    fewer,
+    paired,
+    ratio_figure,
+)
 from benchmarks.table import Figure, failures, figures_table, machine
 from tokenfence_integrations import guard
 
@@ -71,20 +81,11 @@ def _messages(prompt: Sequence[Any]) -> list[Any]:
 
 
 def _sync_figures(plain: ChatOpenAI, guarded: ChatOpenAI, rounds: int) -> list[Figure]:
-    clock = time.perf_counter
-
     def ask(model: ChatOpenAI, messages: Any) -> float:
-        begun = clock()
-        model.invoke(messages)
-        return clock() - begun
+        return call_time(lambda: model.invoke(messages))
 
     def read(model: ChatOpenAI) -> float:
-        chunks = model.stream(LINE)
-        next(chunks)
-        begun = clock()
-        for _ in chunks:
-            pass
-        return clock() - begun
+        return chunks_time(model.stream(LINE))
 
     figures = []
     for name, prompt in PROMPTS.items():
@@ -99,20 +100,11 @@ def _sync_figures(plain: ChatOpenAI, guarded: ChatOpenAI, rounds: int) -> list[F
 
 
 async def _async_figures(plain: ChatOpenAI, guarded: ChatOpenAI, rounds: int) -> list[Figure]:
-    clock = time.perf_counter
-
     async def ask(model: ChatOpenAI, messages: Any) -> float:
-        begun = clock()
-        await model.ainvoke(messages)
-        return clock() - begun
+        return await atime(lambda: model.ainvoke(messages))
 
     async def read(model: ChatOpenAI) -> float:
-        chunks = model.astream(LINE)
-        await anext(chunks)
-        begun = clock()
-        async for _ in chunks:
-            pass
-        return clock() - begun
+        return await achunks_time(model.astream(LINE))
 
     figures = []
     for name, prompt in PROMPTS.items():

@@ -5,7 +5,6 @@ layer at which this library takes part, against a simulated provider that keeps 
 budget is four times what one call (for agents: one run) costs on that bill.
 """
 
-import argparse
 import asyncio
 import logging
 import operator
@@ -24,22 +23,26 @@ from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
-from benchmarks.race import BARE, CALLS, FITS, OURS, TEXT, Result, show
+from benchmarks.layers import (
+    ANSWER,
+    MODEL,
+    PRICE,
+    Contender,
+    OverLimit,
+    Way,
+    at_once,
+    booked,
+    budget_of,
+    compete,
+    run,
+)
+from benchmarks.race import BARE, CALLS, OURS, TEXT, Result
 from tokenfence_integrations import Budget, BudgetExceeded, guard
 from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
 from tokenfence_integrations.langchain.middleware import BudgetMiddleware
-from tokenfence_integrations.money import to_decimal
-from tokenfence_integrations.testing import Behavior, SimulatedProvider
+from tokenfence_integrations.testing import SimulatedProvider
 
-__all__ = ["CONTENDERS", "WAYS", "Contender", "Setup", "Way", "race"]
-
-ANSWER = Behavior(output_tokens=300, latency=0.1, chunk_tokens=10, tool_call=True)
-MODEL = "gpt-4o"
-PRICE = (2_500, 10_000)  # its nano-dollars per token in and out, for the callback
-
-
-class OverLimit(RuntimeError):
-    """What the callback raises: a class that LangGraph does not retry."""
+__all__ = ["CONTENDERS", "WAYS", "Setup", "race"]
 
 
 class CheckThenCharge(UsageMetadataCallbackHandler):
@@ -87,20 +90,6 @@ class Setup(NamedTuple):
         return {"callbacks": [*self.callbacks]}
 
 
-class Contender(NamedTuple):
-    """Something that may keep calls within a budget.
-
-    Args:
-        name: What it is called.
-        setup: Builds it around a chat model, for nano-dollars.
-        agents_only: Whether it is something only agents have.
-    """
-
-    name: str
-    setup: Callable[[ChatOpenAI, int], Setup]
-    agents_only: bool = False
-
-
 def _checked(model: ChatOpenAI, budget: int) -> Setup:
     callback = CheckThenCharge(budget)
     return Setup(model, lambda: callback.spent, [callback])
@@ -112,40 +101,35 @@ def _guarded(model: ChatOpenAI, budget: Budget) -> Any:
 
 
 def _by_handler(model: ChatOpenAI, limit: int) -> Setup:
-    budget = Budget(to_decimal(limit))
-    return Setup(model, partial(_booked, budget), [BudgetCallbackHandler(budget, exact_input=True)])
+    budget = budget_of(limit)
+    return Setup(model, partial(booked, budget), [BudgetCallbackHandler(budget, exact_input=True)])
 
 
 def _by_model(model: ChatOpenAI, limit: int) -> Setup:
-    budget = Budget(to_decimal(limit))
-    return Setup(_guarded(model, budget), partial(_booked, budget))
+    budget = budget_of(limit)
+    return Setup(_guarded(model, budget), partial(booked, budget))
 
 
 def _by_both(model: ChatOpenAI, limit: int) -> Setup:
-    budget = Budget(to_decimal(limit))
+    budget = budget_of(limit)
     handler = BudgetCallbackHandler(budget, exact_input=True)
-    return Setup(_guarded(model, budget), partial(_booked, budget), [handler])
+    return Setup(_guarded(model, budget), partial(booked, budget), [handler])
 
 
 def _by_middleware(model: ChatOpenAI, limit: int) -> Setup:
-    budget = Budget(to_decimal(limit))
+    budget = budget_of(limit)
     middleware = BudgetMiddleware(budget, exact_input=True)
-    return Setup(model, partial(_booked, budget), middleware=[middleware])
+    return Setup(model, partial(booked, budget), middleware=[middleware])
 
 
 def _by_all(model: ChatOpenAI, limit: int) -> Setup:
-    budget = Budget(to_decimal(limit))
+    budget = budget_of(limit)
     return Setup(
         _guarded(model, budget),
-        partial(_booked, budget),
+        partial(booked, budget),
         [BudgetCallbackHandler(budget, exact_input=True)],
         [BudgetMiddleware(budget, exact_input=True)],
     )
-
-
-def _booked(budget: Budget) -> int:
-    state = budget.snapshot()
-    return state.spent.usd + state.uncertain.usd
 
 
 CONTENDERS = (
@@ -159,20 +143,6 @@ CONTENDERS = (
 )
 
 REFUSED = (BudgetExceeded, OverLimit)
-
-
-class Way(NamedTuple):
-    """How calls are made at the same time.
-
-    Args:
-        name: What it is called.
-        calls: Makes so many of them; returns what each ended with.
-        agents: Whether they are made by agents.
-    """
-
-    name: str
-    calls: "Callable[[Caller, Setup, int], Sequence[object]]"
-    agents: bool = False
 
 
 class Caller:
@@ -253,7 +223,7 @@ def _events(caller: Caller, setup: Setup, calls: int) -> Sequence[object]:
             last = event
         return last
 
-    return caller.runner.run(_at_once(read, calls))
+    return caller.runner.run(at_once(read, calls))
 
 
 def search(query: str) -> str:
@@ -267,11 +237,7 @@ def _agents(caller: Caller, setup: Setup, calls: int) -> Sequence[object]:
     async def run() -> object:
         return await agent.ainvoke({"messages": [HumanMessage(TEXT)]}, setup.config)
 
-    return caller.runner.run(_at_once(run, calls))
-
-
-async def _at_once(call: Callable[[], Any], calls: int) -> Sequence[object]:
-    return await asyncio.gather(*[call() for _ in range(calls)], return_exceptions=True)
+    return caller.runner.run(at_once(run, calls))
 
 
 WAYS = (
@@ -296,34 +262,7 @@ def race(
         calls: Calls made at the same time.
     """
     with SimulatedProvider(ANSWER) as provider, Caller(provider.base_url) as caller:
-        for way in ways:
-            limit = FITS * _bill(provider, way, caller, Setup(caller.model, lambda: None), 1)
-            for contender in contenders:
-                if contender.agents_only and not way.agents:
-                    continue
-                setup = contender.setup(caller.model, limit)
-                bill = _bill(provider, way, caller, setup, calls)
-                yield Result(
-                    way.name,
-                    contender.name,
-                    landed=len(provider.bill),
-                    bill=bill,
-                    budget=limit,
-                    books=setup.books(),
-                    knowable=True,
-                )
-
-
-def _bill(provider: SimulatedProvider, way: Way, caller: Caller, setup: Setup, calls: int) -> int:
-    """What the provider bills for some calls."""
-    provider.clear()
-    ended = way.calls(caller, setup, calls)
-    provider.idle()
-    assert len(ended) == calls
-    for end in ended:
-        if isinstance(end, BaseException) and not isinstance(end, REFUSED):
-            raise end
-    return provider.billed
+        yield from compete(provider, caller, ways, contenders, CONTENDERS[0], calls)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -332,16 +271,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         1 if ours overspends or its books are wrong in any row, else 0.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.langchain_race", description=__doc__
-    )
-    parser.add_argument("--calls", type=int, default=CALLS)
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    options = parser.parse_args(arguments)
     # Where a callback refuses, LangChain logs that first, and forgets those who would be told next.
     logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine 'ahandle_event' was never awaited")
-    return show(list(race(calls=options.calls)), options.calls, as_json=options.json)
+    return run(
+        lambda calls: race(calls=calls), "benchmarks.langchain_race", __doc__ or "", arguments
+    )
 
 
 if __name__ == "__main__":

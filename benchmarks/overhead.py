@@ -13,7 +13,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -36,8 +44,12 @@ __all__ = [
     "MODEL",
     "PROMPTS",
     "Pair",
+    "achunks_time",
     "apaired",
+    "atime",
     "call_figures",
+    "call_time",
+    "chunks_time",
     "fewer",
     "import_figure",
     "main",
@@ -74,6 +86,40 @@ class Pair(NamedTuple):
 
     bare: float
     guarded: float
+
+
+def call_time(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+async def atime(call: Callable[[], Awaitable[object]]) -> float:
+    """Seconds that a call takes that is awaited."""
+    begun = time.perf_counter()
+    await call()
+    return time.perf_counter() - begun
+
+
+def chunks_time(stream: Iterable[object]) -> float:
+    """Seconds from the first chunk of a stream to its end."""
+    chunks = iter(stream)
+    next(chunks)
+    begun = time.perf_counter()
+    for _ in chunks:
+        pass
+    return time.perf_counter() - begun
+
+
+async def achunks_time(stream: AsyncIterable[object]) -> float:
+    """Seconds from the first chunk of an async stream to its end."""
+    chunks = aiter(stream)
+    await anext(chunks)
+    begun = time.perf_counter()
+    async for _ in chunks:
+        pass
+    return time.perf_counter() - begun
 
 
 @contextmanager
@@ -153,21 +199,12 @@ def call_figures(rounds: int) -> list[Figure]:
 
 
 def _sync_figures(base_url: str, rounds: int) -> list[Figure]:
-    clock = time.perf_counter
-
     def ask(client: Any, messages: Any) -> float:
-        begun = clock()
-        client.chat.completions.create(model=MODEL, messages=messages)
-        return clock() - begun
+        create = client.chat.completions.create
+        return call_time(lambda: create(model=MODEL, messages=messages))
 
     def read(client: Any) -> float:
-        stream = client.chat.completions.create(model=MODEL, messages=LINE, stream=True)
-        chunks = iter(stream)
-        next(chunks)
-        begun = clock()
-        for _ in chunks:
-            pass
-        return clock() - begun
+        return chunks_time(client.chat.completions.create(model=MODEL, messages=LINE, stream=True))
 
     figures = []
     with openai.OpenAI(base_url=base_url, api_key="unused") as bare:
@@ -185,21 +222,14 @@ def _sync_figures(base_url: str, rounds: int) -> list[Figure]:
 
 
 async def _async_figures(base_url: str, rounds: int) -> list[Figure]:
-    clock = time.perf_counter
-
     async def ask(client: Any, messages: Any) -> float:
-        begun = clock()
-        await client.chat.completions.create(model=MODEL, messages=messages)
-        return clock() - begun
+        create = client.chat.completions.create
+        return await atime(lambda: create(model=MODEL, messages=messages))
 
     async def read(client: Any) -> float:
-        stream = await client.chat.completions.create(model=MODEL, messages=LINE, stream=True)
-        chunks = aiter(stream)
-        await anext(chunks)
-        begun = clock()
-        async for _ in chunks:
-            pass
-        return clock() - begun
+        return await achunks_time(
+            await client.chat.completions.create(model=MODEL, messages=LINE, stream=True)
+        )
 
     figures = []
     async with openai.AsyncOpenAI(base_url=base_url, api_key="unused") as bare:

@@ -1,26 +1,36 @@
-"""A budget for each request of a FastAPI app: what does not fit is answered with 429.
+"""A budget for each request of a FastAPI app, and one for each of its users.
 
-Serve it with `uvicorn examples.fastapi_budget:app`. Run as a program, it makes three requests to
-itself: `python examples/fastapi_budget.py --simulated`. Needs the extra `fastapi`.
+What does not fit is answered with 429, and whoever has spent everything is nobody else's concern.
+Serve it with `uvicorn examples.fastapi_budget:app`. Run as a program, it makes requests to itself:
+`python examples/fastapi_budget.py --simulated`. Needs the extra `fastapi`.
 """
 
-import uuid
 from functools import cache
+from typing import Annotated
 
 import openai
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
+from starlette.requests import HTTPConnection
 
-from tokenfence_integrations import Budget, BudgetExceeded, async_guard
+from tokenfence_integrations import Budget, async_guard
+from tokenfence_integrations.web import RequestBudgets, request_budget
+
+
+def user_of(request: HTTPConnection) -> str | None:
+    # In your app: the user that your authentication has found. Never trust a header as this does.
+    return request.headers.get("x-user")
+
 
 service = Budget("$20.00", name="service")
+spend = request_budget("$0.005", parent=service, key=user_of, per_user="$0.02")
 app = FastAPI()
+app.add_middleware(RequestBudgets)
 
 
 @cache
 def client() -> openai.AsyncOpenAI:
-    # One client for all requests, without a budget of its own: the scope of the request counts.
+    # One client for all requests, without a budget of its own: that of the request counts.
     return async_guard(openai.AsyncOpenAI(), on_limit="raise")
 
 
@@ -29,10 +39,8 @@ class Job(BaseModel):
 
 
 @app.post("/answers")
-async def answers(job: Job) -> dict[str, object]:
-    budget = service.child(f"request-{uuid.uuid4()}", "$0.005")
-    with budget.scope():
-        texts = [await ask(question) for question in job.questions]
+async def answers(job: Job, budget: Annotated[Budget, Depends(spend)]) -> dict[str, object]:
+    texts = [await ask(question) for question in job.questions]
     return {"answers": texts, "spent": budget.spent}
 
 
@@ -43,18 +51,14 @@ async def ask(question: str) -> str:
     return completion.choices[0].message.content or ""
 
 
-@app.exception_handler(BudgetExceeded)
-async def too_many(request: Request, error: BudgetExceeded) -> JSONResponse:
-    detail = {"detail": "budget exceeded", "limit": error.limit, "spent": error.spent}
-    return JSONResponse(detail, status_code=429)
-
-
 if __name__ == "__main__":
     from fastapi.testclient import TestClient
     from simulated import simulated_if_asked
 
     with simulated_if_asked(), TestClient(app) as browser:
-        for count in (1, 2, 9):
-            reply = browser.post("/answers", json={"questions": ["Why is the sky blue?"] * count})
-            print(f"{count} questions: {reply.status_code} {reply.text[:70]}")
+        for user, count in (("ann", 1), ("ann", 2), ("bob", 9), ("ann", 1)):
+            job = {"questions": ["Why is the sky blue?"] * count}
+            reply = browser.post("/answers", json=job, headers={"x-user": user})
+            cost, left = (reply.headers[f"x-budget-{of}"] for of in ("spent", "remaining"))
+            print(f"{user}, {count} questions: {reply.status_code}, cost ${cost}, ${left} left")
         print(f"{service.name}: spent ${service.spent:.9f} in {service.calls} calls")

@@ -21,6 +21,7 @@ def simulated_if_asked(**behavior: Any) -> Iterator[None]:
         return
     with SimulatedProvider(output_tokens=120, latency=0.05, **behavior) as provider:
         os.environ["OPENAI_BASE_URL"] = provider.base_url
+        os.environ["OPENAI_API_BASE"] = provider.base_url  # as LlamaIndex calls it
         os.environ["OPENAI_API_KEY"] = "unused"
         yield
         provider.idle()

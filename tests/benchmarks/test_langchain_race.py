@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.langchain_race import CONTENDERS, WAYS, Contender, Way, race
+from benchmarks.langchain_race import CONTENDERS, WAYS, race
+from benchmarks.layers import Contender, Way
 
 OURS = [contender for contender in CONTENDERS if contender.name.startswith("ours")]
 BARE, CHECKED = CONTENDERS[:2]

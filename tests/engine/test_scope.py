@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tokenfence_integrations import Budget, NoBudgetError
-from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.scope import budget_here, budget_in_scope
 
 
 def test_outside_of_any_scope_there_is_none() -> None:
@@ -81,3 +81,25 @@ def test_threads_that_run_in_a_copied_context_inherit_it() -> None:
             thread.start()
             thread.join()
     assert found == [budget, None]
+
+
+def test_a_scope_narrows_what_counts_against_a_budget_above_it() -> None:
+    team, other = Budget(1, name="team"), Budget(1, name="other")
+    request = team.child("request", 1).child("step", 1)
+    assert budget_here(team) is team
+    with request.scope():
+        assert budget_here(None) is request
+        assert budget_here(team) is request  # which charges the team too
+        assert budget_here(other) is other
+    with team.scope():
+        assert budget_here(request) is request  # a scope never widens
+    with team.child("sibling", 1).scope():
+        assert budget_here(request) is request
+    with pytest.raises(NoBudgetError):
+        budget_here(None)
+
+
+def test_two_trees_of_one_name_are_not_mistaken_for_each_other() -> None:
+    one, other = Budget(1, name="team"), Budget(1, name="team")
+    with other.child("request", 1).scope():
+        assert budget_here(one) is one

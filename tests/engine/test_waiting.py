@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.helpers import FakeClock, charged, listen, reserve, small, spend
+from tests.engine.helpers import FakeClock, charged, listen, nano, reserve, small, spend
 from tests.engine.waiters import Worker, ask, idle
 from tokenfence_integrations import Budget, BudgetExceeded, Call, Usage
 from tokenfence_integrations.engine import waiting
@@ -78,6 +78,41 @@ async def test_who_comes_while_the_line_is_closed_is_served_after_it() -> None:
     for _ in range(waiting.PATIENCE):
         await ask(budget, 10)
     late = asyncio.create_task(ask(budget, 10))
+    await idle()
+    assert not late.done()
+    held.release()
+    await asyncio.gather(large, late)
+
+
+@pytest.mark.parametrize("size", [10, None])
+async def test_who_waits_for_its_own_budget_holds_up_nobody_beside_it(size: int | None) -> None:
+    root = small(10**6)
+    one, other = root.child("one", nano(100)), root.child("other")
+    held = reserve(one, 90).admit()
+    large = [asyncio.create_task(ask(one, 50)) for _ in range(5)]
+    await idle()
+    for _ in range(3 * waiting.PATIENCE):
+        assert await ask(other, size, "at once", wait=0.1) == "at once"
+    assert not any(task.done() for task in large)
+    # They go on holding up those who would take what they wait for.
+    for _ in range(waiting.PATIENCE):
+        await ask(one, 10)
+    late = asyncio.create_task(ask(one, 10))
+    await idle()
+    assert not late.done()
+    held.release()
+    await asyncio.gather(*large, late)
+
+
+async def test_who_waits_for_the_parents_money_is_ahead_of_its_other_children() -> None:
+    root = small(100)
+    one, other = root.child("one"), root.child("other")
+    held = reserve(root, 90).admit()
+    large = asyncio.create_task(ask(one, 100))
+    await idle()
+    for _ in range(waiting.PATIENCE):
+        await ask(other, 10)
+    late = asyncio.create_task(ask(other, 10))
     await idle()
     assert not late.done()
     held.release()

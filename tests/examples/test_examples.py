@@ -11,18 +11,29 @@ from pathlib import Path
 import httpx
 import pytest
 
-from examples import fastapi_budget
+from examples import fastapi_budget, llama_index_rag
 from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.testing import SimulatedProvider
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ["agent_tiers", "fastapi_budget", "gather", "langchain_agents", "low_level", "streaming"]
+NAMES = [
+    "agent_tiers",
+    "fastapi_budget",
+    "gather",
+    "langchain_agents",
+    "llama_index_rag",
+    "low_level",
+    "streaming",
+]
+# LlamaIndex's workflows look at every attribute of an agent, deprecated ones of pydantic's too.
+WARNINGS = ["-W", "error", "-W", "ignore::DeprecationWarning:inspect"]
 
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedProvider]:
     with SimulatedProvider(output_tokens=300) as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.base_url)
+        monkeypatch.setenv("OPENAI_API_BASE", provider.base_url)
         monkeypatch.setenv("OPENAI_API_KEY", "unused")
         yield provider
 
@@ -30,7 +41,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedProvider]:
 def run(name: str, *arguments: str) -> str:
     """What an example prints; warnings go to its standard error, which must stay empty."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", *arguments],
+        [sys.executable, *WARNINGS, EXAMPLES / f"{name}.py", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -79,9 +90,18 @@ def test_each_fastapi_request_has_its_own_budget(provider: SimulatedProvider) ->
     # At most 150 output tokens of gpt-4o cost $0.0015, so $0.005 pay for three questions.
     output = run("fastapi_budget")
 
-    assert re.findall(r"questions: (\d+)", output) == ["200", "200", "429"]
-    assert dollars("service: spent", output) == provider.billed
-    assert len(provider.bill) == 1 + 2 + 3
+    assert re.findall(r"(\w+), \d questions: (\d+)", output) == [
+        ("ann", "200"),
+        ("ann", "200"),
+        ("bob", "429"),
+        ("ann", "200"),
+    ]
+    costs = [parse_usd(cost) for cost in re.findall(r"cost (\$[0-9.]+)", output)]
+    left = [parse_usd(amount) for amount in re.findall(r"(\$[0-9.]+) left", output)]
+    assert left[3] == parse_usd("$0.02") - costs[0] - costs[1] - costs[3]
+    assert left[2] == parse_usd("$0.02") - costs[2]
+    assert sum(costs) == dollars("service: spent", output) == provider.billed
+    assert len(provider.bill) == 1 + 2 + 3 + 1
 
 
 async def test_concurrent_fastapi_requests_do_not_share(provider: SimulatedProvider) -> None:
@@ -90,7 +110,13 @@ async def test_concurrent_fastapi_requests_do_not_share(provider: SimulatedProvi
     transport = httpx.ASGITransport(fastapi_budget.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
         job = {"questions": ["Why?", "How?"]}
-        replies = await asyncio.gather(*[browser.post("/answers", json=job) for _ in range(8)])
+        replies = await asyncio.gather(
+            *[
+                browser.post("/answers", json=job, headers={"x-user": user})
+                for user in ("ann", "bob")
+                for _ in range(4)
+            ]
+        )
     await fastapi_budget.client().close()
 
     assert [reply.status_code for reply in replies] == [200] * 8
@@ -128,6 +154,25 @@ def test_langchain_agents_keep_their_own_budgets_and_the_projects(
     # Half of the researchers' budget is spent before all of them are done.
     assert "downgraded: project/team/researchers gpt-4o gpt-4o-mini" in output
     assert {line.model for line in provider.bill} == {"gpt-4o", "gpt-4o-mini"}
+
+
+def test_each_query_of_an_index_keeps_its_own_budget(provider: SimulatedProvider) -> None:
+    provider.script = llama_index_rag.answer
+    output = run("llama_index_rag")
+
+    assert dollars("project:", output) == provider.billed <= parse_usd("$0.20")
+    told = dict(re.findall(r"^([a-z_-]+): (\d+) calls", output, re.MULTILINE))
+    # One call embeds the question; refine and accumulate ask for each of four passages.
+    wanted = {"compact": 2, "refine": 5, "tree_summarize": 2, "accumulate": 5, "router": 3}
+    wanted |= {"indexing": 2, "citation": 2, "chat": 6, "agent": 4}
+    assert {name: int(calls) for name, calls in told.items() if name in wanted} == wanted
+    # What an answer to all of the sub-questions costs does not fit: some of them are left out.
+    assert 2 <= int(told["sub-question"]) < 8
+    assert "refused: project/" in output
+    queries = [dollars(rf"budget-{number}:", output) for number in range(1, 8)]
+    assert all(0 < cost <= parse_usd("$0.016") for cost in queries)
+    others = [dollars(f"─ {name}:", output) for name in ("indexing", "chat", "agent")]
+    assert sum(queries) + sum(others) == provider.billed
 
 
 def test_low_level_calls_are_reserved_and_settled(provider: SimulatedProvider) -> None:

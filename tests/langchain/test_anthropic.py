@@ -1,7 +1,6 @@
 """ChatAnthropic under a budget: its SDK's retries, its caches' prices, its streams."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
@@ -9,71 +8,11 @@ import httpx2
 import pytest
 from langchain_anthropic import ChatAnthropic
 
+from tests.clients.anthropic_server import COST, MODEL, Server
 from tests.clients.helpers import outcomes
 from tokenfence_integrations import Budget, guard
 
-MODEL = "claude-sonnet-4-6"  # $3 and $15 a million tokens, $0.30 cached, $3.75 written to the cache
-USAGE = {
-    "input_tokens": 100,
-    "cache_read_input_tokens": 1_000,
-    "cache_creation_input_tokens": 200,
-    "output_tokens": 10,
-}
-COST = 100 * 3_000 + 1_000 * 300 + 200 * 3_750 + 10 * 15_000
 LONG = "word " * 400
-
-
-class Server:
-    """Answers as told, in turn; the last answer stays."""
-
-    def __init__(self) -> None:
-        self.turns: list[Any] = [200]
-        self.bodies: list[dict[str, Any]] = []
-        self.final_usage = USAGE
-
-    def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        self.bodies.append(json.loads(request.content))
-        turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
-        if isinstance(turn, Exception):
-            raise turn
-        if turn != 200:
-            error = {"type": "error", "error": {"type": "api_error", "message": f"told {turn}"}}
-            return httpx2.Response(turn, json=error)
-        if self.bodies[-1].get("stream"):
-            events = "".join(
-                f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
-                for event in _events(self.final_usage)
-            )
-            return httpx2.Response(
-                200, content=events, headers={"content-type": "text/event-stream"}
-            )
-        return httpx2.Response(200, json=_message(USAGE, [{"type": "text", "text": "hello"}]))
-
-    async def later(self, request: httpx2.Request) -> httpx2.Response:
-        return self(request)
-
-
-def _message(usage: dict[str, int], content: list[Any]) -> dict[str, Any]:
-    return {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": MODEL,
-        "content": content,
-        "stop_reason": "end_turn",
-        "usage": usage,
-    }
-
-
-def _events(final_usage: dict[str, int]) -> Iterator[dict[str, Any]]:
-    yield {"type": "message_start", "message": _message({**USAGE, "output_tokens": 1}, [])}
-    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-    delta = {"type": "text_delta", "text": "hello"}
-    yield {"type": "content_block_delta", "index": 0, "delta": delta}
-    yield {"type": "content_block_stop", "index": 0}
-    end = {"stop_reason": "end_turn", "stop_sequence": None}
-    yield {"type": "message_delta", "delta": end, "usage": final_usage}
-    yield {"type": "message_stop"}
 
 
 @pytest.fixture(autouse=True)
@@ -95,12 +34,8 @@ def chat(server: Server) -> Callable[..., Any]:
         model: Any = ChatAnthropic(
             **{"model": MODEL, "api_key": "unused", "max_tokens": 50, **options}
         )
-        sync = httpx2.Client(transport=httpx2.MockTransport(server))
-        later = httpx2.AsyncClient(transport=httpx2.MockTransport(server.later))
-        model.__dict__["_client"] = anthropic.Anthropic(api_key="unused", http_client=sync)
-        model.__dict__["_async_client"] = anthropic.AsyncAnthropic(
-            api_key="unused", http_client=later
-        )
+        model.__dict__["_client"] = server.sync_client()
+        model.__dict__["_async_client"] = server.async_client()
         return model
 
     return make

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,14 +95,12 @@ def test_an_error_of_the_provider(
 def test_each_retry_of_the_sdk_is_an_attempt(
     make_chat: Callable[..., ChatOpenAI], budget: Budget, provider: SimulatedProvider
 ) -> None:
-    def first_fails(request: Any) -> Any:
-        return provider.behavior if request.index else {"drop": "before"}
-
-    provider.script = first_fails
+    dropped = replace(provider.behavior, drop="before")
+    provider.script = lambda request: provider.behavior if request.index else dropped
     guard(make_chat(max_retries=2), budget=budget).invoke("hello")
 
     assert outcomes(budget) == ["uncertain", "settled"]
-    assert provider.requests == 2
+    assert provider.requests == len(provider.bill) == 2
     check_covered(budget, provider)
 
 

@@ -126,6 +126,19 @@ def test_engines_of_engines_are_metered_whole(
     assert cost["spent"] == pytest.approx(billed(provider), abs=1e-12)
 
 
+def test_a_fallback_is_the_llms_where_only_the_embeddings_are_guarded(
+    make: Callable[..., Any], documents: list[Document], provider: SimulatedProvider, budget: Budget
+) -> None:
+    embed_model = guard(make(models.openai_embedding), budget=budget)
+    index = VectorStoreIndex.from_documents(documents, embed_model=embed_model)
+    plain = index.as_query_engine(llm=make(models.openai_llm), response_mode="accumulate")
+    provider.clear()
+    before = budget.snapshot().spent.usd
+    budget_for(plain, "$1", fallback="gpt-4o-mini", threshold=0.0001).query("What of the sea?")
+    assert {line.model for line in provider.bill} >= {"gpt-4o", "gpt-4o-mini"}
+    assert budget.snapshot().spent.usd - before == provider.billed
+
+
 def test_a_fallback_takes_over_within_one_query(
     make: Callable[..., Any], documents: list[Document], provider: SimulatedProvider
 ) -> None:

@@ -13,6 +13,7 @@ from tokenfence_integrations.stores.base import (
     Amount,
     Book,
     Command,
+    Drop,
     End,
     Limits,
     Open,
@@ -223,6 +224,21 @@ async def test_the_async_form_does_the_same(store: Store) -> None:
     assert (await store.aexecute(End(PATH, 1, Amount(4), NOTHING))).done
     [state] = (await store.aexecute(Read((ROOT,)))).states
     assert parts(state) == (Amount(4), NOTHING, NOTHING)
+
+
+def test_a_dropped_account_is_gone_and_its_parents_keep_what_was_charged(store: Store) -> None:
+    open_path(store)
+    store.execute(Reserve(PATH, 1, Amount(10, 1)))
+    assert not store.execute(Drop(LEAF)).done
+    assert parts(read(store)) == (NOTHING, Amount(10, 1), NOTHING)
+    store.execute(End(PATH, 1, Amount(7, 1), NOTHING))
+    assert store.execute(Drop(LEAF)).done
+    with pytest.raises(KeyError, match="leaf"):
+        read(store)
+    assert parts(read(store, ROOT)) == (Amount(7, 1), NOTHING, NOTHING)
+    assert not store.execute(Drop(LEAF)).done
+    assert store.execute(Open(LEAF, Limits(usd=5))).done
+    assert parts(read(store)) == (NOTHING, NOTHING, NOTHING)
 
 
 def test_what_is_peeked_is_what_is_read(store: Store) -> None:

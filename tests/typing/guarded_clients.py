@@ -4,9 +4,13 @@ from typing import assert_type
 
 import openai
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from llama_index.core import MockEmbedding
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.llms.openai import OpenAI as LlamaOpenAI
 
 from tokenfence_integrations import Budget, async_guard, guard
 from tokenfence_integrations.langchain import BudgetedChatModel
+from tokenfence_integrations.llama_index import BudgetedLLM, budget_for
 
 sync: openai.OpenAI = guard(openai.OpenAI(), budget="$5.00")
 azure: openai.AzureOpenAI = guard(openai.AzureOpenAI(), budget=5)
@@ -52,8 +56,24 @@ assert_type(guard(OpenAIEmbeddings(), budget=1), OpenAIEmbeddings)
 if isinstance(model, BudgetedChatModel):
     assert_type(model.tokenfence, Budget)
 
+# LLMs, embeddings and engines of LlamaIndex.
+
+llm = guard(
+    LlamaOpenAI(model="gpt-4o"), budget=1, fallback={0.5: "gpt-4o-mini", 0.9: LlamaOpenAI()}
+)
+assert_type(llm, LlamaOpenAI)
+assert_type(guard(MockEmbedding(3), budget=1), MockEmbedding)
+if isinstance(llm, BudgetedLLM):
+    assert_type(llm.tokenfence, Budget)
+
+
+def answer(engine: RetrieverQueryEngine) -> None:
+    assert_type(budget_for(engine, "$0.05", fallback="gpt-4o-mini"), RetrieverQueryEngine)
+
+
 # Each of these has to be an error.
 guard(ChatOpenAI(model="gpt-4o"), fallback=5)  # expect: call-overload
+guard(LlamaOpenAI(model="gpt-4o"), fallback=ChatOpenAI())  # expect: call-overload
 guard(openai.OpenAI(), budgett="$5.00")  # expect: call-overload
 guard(openai.OpenAI(), on_limit="explode")  # expect: call-overload
 guard(openai.OpenAI(), wait="long")  # expect: call-overload

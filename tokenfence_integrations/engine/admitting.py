@@ -10,6 +10,7 @@ from tokenfence_integrations.engine.admission import (
     Decision,
     Option,
     Wait,
+    affordable,
     bound,
     decide,
     headroom,
@@ -71,7 +72,7 @@ class Admission:
                     if states is None:
                         return
                 elif type(decision) is Wait:
-                    yield from self._wait()
+                    yield from self._wait(states, options.first)
                     states = None
                 else:
                     yield from self._refuse(states, options.first)
@@ -81,14 +82,14 @@ class Admission:
             if self._waiter is not None:
                 line.leave(self._waiter, admitted=self._admitted)
             elif self._admitted and line.waiting:
-                line.arrived()
+                line.arrived(self._path)
 
     def _arrive(self) -> Flow[None]:
         """Queue behind others, or let those who come at the same moment arrive."""
         line, request = self._tree.line, self._call.request
         if not self._patient:
             return
-        if line.must_queue():
+        if line.must_queue(self._path):
             waiter = self._join()
             self._begun_at = self._now()
             line.freed()
@@ -143,7 +144,10 @@ class Admission:
         decision = decide(
             options,
             room,
-            rivals=len(tree.line.waiting) - (self._waiter is not None),
+            # A call with a maximum of its own shares with nobody.
+            rivals=tree.line.rivals(self._path, self._waiter)
+            if call.request.max_output_tokens is None
+            else 0,
             patient=self._patient,
             min_output_tokens=call.policy.min_output_tokens if call.request.cappable else ENOUGH,
         )
@@ -170,10 +174,11 @@ class Admission:
         self._call.admitted(key, self._call.book.card(option.model), output_tokens, amount)
         return None
 
-    def _wait(self) -> Flow[None]:
+    def _wait(self, states: States, option: Option) -> Flow[None]:
         """Sleep until it is this call's turn again, for as long as it may wait in all."""
         line, now = self._tree.line, self._now()
         waiter = self._waiter or self._join()
+        waiter.short = self._short(states, option)
         if self._begun_at is None:
             self._begun_at = now
         if not waiter.blocked:
@@ -192,8 +197,19 @@ class Admission:
             expiry = self._tree.leases.seconds_left()
             yield Sleep(waiter, left if expiry is None else min(left, expiry))
 
+    def _short(self, states: States, option: Option) -> Path:
+        """The accounts that have no room for what it asks for; all, if none is short by itself."""
+        wish = min(option.tail, option.ceiling) if option.wish is None else option.wish
+        rooms = [headroom((state,), NONE_STUCK).now for state in states]
+        short = [
+            name
+            for name, room in zip(self._path, rooms, strict=True)
+            if affordable(option, room) < wish
+        ]
+        return tuple(short) or self._path
+
     def _join(self) -> Waiter:
-        waiter = self._waiter = self._make_waiter(self._owner)
+        waiter = self._waiter = self._make_waiter(self._owner, self._path)
         self._tree.line.join(waiter)
         return waiter
 

@@ -7,6 +7,8 @@ from itertools import count
 from math import inf
 from threading import Lock
 from typing import Any
+from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine import scope as scopes
 from tokenfence_integrations.engine.events import Event, Listener
@@ -58,6 +60,9 @@ class Budget:
         output_tokens: Output tokens.
         name: Its name; below a parent it must be unique there. No ``/``.
         parent: The budget that this one is part of: what is reserved or spent here is so there too.
+        kept: Whether the parent remembers it for ever (about a kilobyte). False: only while
+            something uses it, such as a scope or a call in flight; what it spent stays in the
+            parents' books. With a name, its account stays too, for the next one of this name.
         threshold: Share of the limit (0.0 to 1.0) from which `should_downgrade` is true, and from
             which fallbacks take over.
         store: Keeps the accounts; a root's choice, in memory by default. A URL, such as
@@ -91,6 +96,7 @@ class Budget:
         output_tokens: int | None = None,
         name: str | None = None,
         parent: "Budget | None" = None,
+        kept: bool = True,
         threshold: float = 0.8,
         store: Store | str | None = None,
         ledger_size: int = 10_000,
@@ -107,7 +113,9 @@ class Budget:
         parse_fallback(None, threshold)
         self.threshold = threshold
         self.parent = parent
+        self._passes = False
         self._children: dict[str, Budget] = {}
+        self._passing: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         self._making = Lock()
         self._crossed = False
         if parent is None:
@@ -120,16 +128,27 @@ class Budget:
             if store is not None or sink is not None or clock is not None:
                 raise ValueError("store, sink and clock belong to the root budget, not to a child")
             self._tree = parent._tree
-            self._own_name = _name(parent._free_name() if name is None else name)
-            if self._own_name in parent._children:
+            self._tree.settle_orphans()
+            if name is None:
+                name = parent._free_name() if kept else f"passing-{uuid4().hex}"
+                self._passes = not kept
+            self._passes = self._passes or parent._passes  # its name is below one that passes
+            self._own_name = _name(name)
+            if self._own_name in parent._children or self._own_name in parent._passing:
                 raise ValueError(
                     f"budget {parent.name!r} already has a child {self._own_name!r}; "
                     f"use parent.child({self._own_name!r}) to get it"
                 )
             self.path = (f"{parent.name}/{self._own_name}", *parent.path)
-            parent._children[self._own_name] = self
+            (parent._children if kept else parent._passing)[self._own_name] = self
         self._given = limits
+        self._tree.ledger.open(self.path[0])
         self._tree.store.note(Open(self.path[0], limits))
+
+    def __del__(self) -> None:
+        # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
+        if getattr(self, "_passes", False) and hasattr(self, "path"):
+            self._tree.passed.append(self.path)
 
     def __repr__(self) -> str:
         return f"<Budget {described(self._own_name, self._state())}>"
@@ -142,29 +161,35 @@ class Budget:
     @property
     def children(self) -> Mapping[str, "Budget"]:
         """The budgets directly below, by name."""
-        return dict(self._children)
+        passing = [reference() for reference in self._passing.valuerefs()]
+        return self._children | {b._own_name: b for b in passing if b is not None}
 
-    def child(self, name: str, usd: Dollars | None = None, **limits: Any) -> "Budget":
+    def child(
+        self, name: str, usd: Dollars | None = None, *, kept: bool = True, **limits: Any
+    ) -> "Budget":
         """The child of this name: made now, or the one that exists.
 
         Args:
             name: Its name here.
             usd: Its dollar limit; None: only the parents' limits hold.
+            kept: Whether it is remembered for ever, if it is made now; as for `Budget`.
             limits: Other limits, as for `Budget`.
 
         Raises:
             ValueError: It exists with other limits, or a limit is not valid.
         """
         with self._making:  # two threads that ask for the same child get the same one
-            existing = self._children.get(name)
+            existing = self._children.get(name) or self._passing.get(name)
             if existing is None:
-                return Budget(usd, name=name, parent=self, threshold=self.threshold, **limits)
+                return Budget(
+                    usd, name=name, parent=self, kept=kept, threshold=self.threshold, **limits
+                )
         if usd is not None or limits:
-            kept = existing._given
+            has = existing._given
             asked = Limits(None if usd is None else parse_usd(usd), **limits)
-            if kept != asked:
+            if has != asked:
                 raise ValueError(
-                    f"budget {existing.name!r} exists with {kept}, not with {asked}; get it with "
+                    f"budget {existing.name!r} exists with {has}, not with {asked}; get it with "
                     f"child({name!r}) and change it with top_up()"
                 )
         return existing
@@ -468,7 +493,7 @@ class Budget:
 
     def _free_name(self) -> str:
         names = (f"budget-{number}" for number in count(1))
-        return next(name for name in names if name not in self._children)
+        return next(name for name in names if name not in self.children)
 
     def _below(self) -> list["Budget"]:
         found = [self]

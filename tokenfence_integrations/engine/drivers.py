@@ -13,7 +13,7 @@ from tokenfence_integrations.engine.waiting import (
     SyncWaiter,
     Waiter,
 )
-from tokenfence_integrations.stores.base import NOTHING, Command, Reply, Reserve, Store
+from tokenfence_integrations.stores.base import NOTHING, Command, Path, Reply, Reserve, Store
 
 __all__ = ["Flow", "Pause", "Sleep", "aexecute", "arun", "execute", "run"]
 
@@ -34,7 +34,7 @@ class Pause(NamedTuple):
 
 
 Flow: TypeAlias = Generator[Command | Sleep | Pause, Reply | None, T]
-WaiterFactory: TypeAlias = Callable[[Owner], Waiter]
+WaiterFactory: TypeAlias = Callable[[Owner, Path], Waiter]
 
 
 def run(flow: Callable[[WaiterFactory], Flow[T]], store: Store) -> T:

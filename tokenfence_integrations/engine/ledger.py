@@ -86,7 +86,18 @@ class Ledger:
         self._full = size + BLOCK
         self._sink = sink
         self._left: dict[tuple[str, ...], tuple[int, int]] = {}
+        self._open: set[str] = set()
         self._leaving = Lock()
+
+    def open(self, account: str) -> None:
+        """Keep a sum of this account's own, beyond the records, until it is closed."""
+        self._open.add(account)
+
+    def close(self, path: tuple[str, ...]) -> None:
+        """Count what records of this account that have left added up to as its parent's."""
+        self._open.discard(path[0])
+        with self._leaving:
+            self._leave(path, *self._left.pop(path, (0, 0)))
 
     def append(self, record: Fields) -> None:
         """Add a record; the oldest leaves if the ring is full."""
@@ -122,6 +133,8 @@ class Ledger:
 
     def _leave(self, accounts: tuple[str, ...], cost: int, uncertain: int) -> None:
         if cost or uncertain:
+            while len(accounts) > 1 and accounts[0] not in self._open:
+                accounts = accounts[1:]
             before = self._left.get(accounts, (0, 0))
             self._left[accounts] = (before[0] + cost, before[1] + uncertain)
 

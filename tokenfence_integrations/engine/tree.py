@@ -11,7 +11,7 @@ from tokenfence_integrations.engine.forecast import OutputForecast
 from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
-from tokenfence_integrations.stores.base import AccountState, Amount, Path, Store
+from tokenfence_integrations.stores.base import AccountState, Amount, Drop, Path, Store
 
 __all__ = ["NONE_STUCK", "Clock", "Live", "Orphan", "Tree"]
 
@@ -61,6 +61,7 @@ class Tree:
         self.numbers = NUMBERS
         self.listeners: list[tuple[str, Listener]] = []
         self.orphans: deque[Orphan] = deque()
+        self.passed: deque[Path] = deque()
         self._forecasts: dict[str, OutputForecast] = {}
 
     def forecast(self, model: str) -> OutputForecast:
@@ -123,7 +124,8 @@ class Tree:
     def settle_orphans(self) -> None:
         """End the calls that nobody else will end; every budget operation begins with this.
 
-        Those are the ones that finalizers left a note of, and those whose lease is over.
+        Those are the ones that finalizers left a note of, and those whose lease is over. Passing
+        budgets that are gone are forgotten as well.
         """
         if self.leases:
             self.leases.expire()
@@ -133,6 +135,20 @@ class Tree:
             except IndexError:  # another thread was faster
                 return
             orphan.abandon()
+        while self.passed:
+            try:
+                path = self.passed.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self._drop(path)
+
+    def _drop(self, path: Path) -> None:
+        """Forget a passing budget, of which nothing is in use any more."""
+        for entry in self.listeners.copy():
+            if entry[0] == path[0]:
+                self.listeners.remove(entry)
+        self.ledger.close(path)
+        self.store.note(Drop(path[0]))
 
     def tell(self, path: Path, event: Event) -> None:
         """Tell the listeners of every budget of the path."""

@@ -5,6 +5,10 @@ its place; then the next in line has the turn, so small calls may pass a large o
 not fit. A waiter that has been passed `PATIENCE` times closes the line behind it: from then on what
 is freed gathers for it. Calls that arrive while others wait queue behind them.
 
+All that holds only between calls that *compete*: a waiter is passed by, and ahead of, those calls
+alone that would take from the accounts in which it is `short`. A user who has used up a budget of
+their own, and waits for what is in flight there, holds up nobody else below the same parent.
+
 `freed` and `leave` may run inside a finalizer while this very thread holds the lock, so neither
 ever waits for it: they leave a note that its holder acts on as it lets go.
 """
@@ -19,6 +23,8 @@ from queue import Empty, SimpleQueue
 from threading import Lock, local
 from typing import Any, TypeAlias
 from weakref import ref
+
+from tokenfence_integrations.stores.base import Path
 
 __all__ = [
     "AsyncWaiter",
@@ -81,10 +87,21 @@ def waited_for() -> Iterator[None]:
 class Waiter:
     """One call in the line; the subclasses know how it sleeps and is woken."""
 
-    __slots__ = ("blocked", "blocks_thread", "owner", "parents", "passed", "turn_since")
+    __slots__ = (
+        "blocked",
+        "blocks_thread",
+        "owner",
+        "parents",
+        "passed",
+        "path",
+        "short",
+        "turn_since",
+    )
 
-    def __init__(self, owner: Owner, *, blocks_thread: bool) -> None:
+    def __init__(self, owner: Owner, path: Path, *, blocks_thread: bool) -> None:
         self.owner = owner
+        self.path = path
+        self.short = path  # the accounts without room for it; until it has looked, any may be
         self.parents = parents.get()
         self.blocks_thread = blocks_thread
         self.blocked = False  # has looked, and found that it has to wait
@@ -94,6 +111,12 @@ class Waiter:
     def wake(self) -> None:
         """Have it look again; callable from any thread and from finalizers."""
         raise NotImplementedError
+
+    def competes(self, path: Path) -> bool:
+        """Whether a call on this path would take what this waiter waits for."""
+        short = self.short
+        # Most often there is one account alone, or it is the root that has no room.
+        return short[-1] == path[-1] or any(account in path for account in short)
 
     def is_stuck(self, owner: Owner) -> bool:
         """Whether calls of ``owner`` cannot go on while this waiter sleeps."""
@@ -107,8 +130,8 @@ class SyncWaiter(Waiter):
 
     __slots__ = ("_wakes",)
 
-    def __init__(self, owner: Owner) -> None:
-        super().__init__(owner, blocks_thread=True)
+    def __init__(self, owner: Owner, path: Path) -> None:
+        super().__init__(owner, path, blocks_thread=True)
         self._wakes: SimpleQueue[None] = SimpleQueue()
 
     def wake(self) -> None:
@@ -130,10 +153,10 @@ class AsyncWaiter(Waiter):
 
     __slots__ = ("_future", "_loop", "_woken")
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, path: Path) -> None:
         import asyncio
 
-        super().__init__(owner, blocks_thread=False)
+        super().__init__(owner, path, blocks_thread=False)
         self._loop = asyncio.get_running_loop()
         self._future: Any = None
         self._woken = False
@@ -211,37 +234,51 @@ class WaitingLine:
             for ahead in self.waiting.copy():
                 if ahead is waiter:
                     break
-                ahead.passed += 1
+                ahead.passed += ahead.competes(waiter.path)
         self._gone.put(waiter)
         self._freed = True
         self._act()
 
-    def arrived(self) -> None:
-        """A call that never queued was admitted: it has passed everybody."""
+    def arrived(self, path: Path) -> None:
+        """A call that never queued was admitted: it has passed everybody whom it competes with."""
         for waiter in self.waiting.copy():
-            waiter.passed += 1
+            waiter.passed += waiter.competes(path)
 
-    def must_queue(self) -> bool:
+    def rivals(self, path: Path, waiter: Waiter | None) -> int:
+        """How many others wait for what a call on this path would take; ``waiter`` is its own."""
+        waiting = self.waiting.copy()
+        return sum(other is not waiter and other.competes(path) for other in waiting)
+
+    def must_queue(self, path: Path) -> bool:
         """Whether a new call has to take a place in line before it looks at the budget."""
-        line = self.waiting
-        return bool(line) and (self._freed or self._turn is not None or self._closed(line[0]))
+        first = self._first(path, None)
+        return first is not None and (self._freed or self._turn is not None or self._closed(first))
 
     def may_look(self, waiter: Waiter) -> bool:
         """Whether a waiter may take room now, or has to leave it to those ahead of it.
 
         It is theirs if the line is closed, and if it was freed after they had looked.
         """
-        line = self.waiting
-        return not line or line[0] is waiter or not (self._freed or self._closed(line[0]))
+        first = self._first(waiter.path, waiter)
+        return first is None or not (self._freed or self._closed(first))
 
     def is_behind_closed(self, waiter: Waiter) -> bool:
-        """Whether a waiter will not have a turn before the head of the line has left."""
-        line = self.waiting
-        return bool(line) and line[0] is not waiter and self._closed(line[0])
+        """Whether a waiter will not have a turn before one that is ahead of it has left."""
+        first = self._first(waiter.path, waiter)
+        return first is not None and self._closed(first)
+
+    def _first(self, path: Path, waiter: Waiter | None) -> Waiter | None:
+        """The first in line, ahead of the waiter, that a call on this path competes with."""
+        for ahead in self.waiting.copy():
+            if ahead is waiter:
+                return None
+            if ahead.competes(path):
+                return ahead
+        return None
 
     @staticmethod
-    def _closed(head: Waiter) -> bool:
-        return head.passed >= PATIENCE
+    def _closed(first: Waiter) -> bool:
+        return first.passed >= PATIENCE
 
     def _act(self) -> None:
         while self._pending() and self._lock.acquire(blocking=False):
@@ -271,8 +308,6 @@ class WaitingLine:
             self._turn = None
 
     def _give_turn_after(self, waiter: Waiter) -> None:
-        if self.waiting and self.waiting[0] is waiter and self._closed(waiter):
-            return
         if waiter in self.waiting:
             self._give_turn_from(self.waiting.index(waiter) + 1)
 
@@ -281,7 +316,8 @@ class WaitingLine:
         while index < len(self.waiting):
             waiter = self.waiting[index]
             cannot_run = not waiter.blocks_thread and waiter.owner[0] in asleep
-            if cannot_run or waiter.turn_since is not None:  # or was woken, and will look anyway
+            woken = waiter.turn_since is not None  # and will look anyway
+            if cannot_run or woken or self.is_behind_closed(waiter):
                 index += 1
                 continue
             waiter.turn_since = self._clock()

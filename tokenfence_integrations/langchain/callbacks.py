@@ -5,12 +5,9 @@ of every end. So it can neither cap an answer nor fall back, and what it has res
 Where a model can be guarded, `guard` is the better way; both together charge once.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
-from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -19,24 +16,26 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
+from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy
-from tokenfence_integrations.engine.scope import budget_here
+from tokenfence_integrations.engine.policy import OnLimit, OnUnknown
 from tokenfence_integrations.langchain.allocations import Allocations
 from tokenfence_integrations.langchain.batches import Batch, Run
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.prompts import exact_count, prompt_bound
 from tokenfence_integrations.langchain.starts import Start, read_options
 from tokenfence_integrations.langchain.terms import Terms, guard_number, terms_of_guard
-from tokenfence_integrations.log import logger
-from tokenfence_integrations.pricing.book import PriceBook, book_of
+from tokenfence_integrations.models.callbacks import (
+    LEASE,
+    Handling,
+    counts_against,
+    end_quietly,
+    forget_ended,
+    on_event_loop,
+)
 from tokenfence_integrations.pricing.rates import Price
 
 __all__ = ["LEASE", "BudgetCallbackHandler", "budget_callbacks"]
-
-LEASE = 600.0
-"""Seconds that a call may take before it is no longer waited for: the provider's own time-out."""
 
 
 class BudgetCallbackHandler(BaseCallbackHandler):
@@ -90,34 +89,26 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         lease: float = LEASE,
     ) -> None:
         super().__init__()
-        if on_limit == "stop":
-            raise ValueError(
-                'a callback has no reply to give: on_limit must be "raise" or "warn"; guard the '
-                'model to have on_limit="stop"'
-            )
-        expected = expected_output_tokens
-        if expected is not None and (type(expected) is not int or expected < 1):
-            raise ValueError(f"expected_output_tokens must be 1 or more, got {expected!r}")
-        if isinstance(lease, bool) or not isfinite(lease) or lease <= 0:
-            raise ValueError(f"lease must be a number of seconds above 0, got {lease!r}")
-        self._policy = Policy(on_limit, wait=wait, on_unknown=on_unknown)
-        self._without_waiting = replace(self._policy, wait=0)
-        self._budget = None if budget is None else as_budget(budget, 0.8)
+        self._handling = Handling(
+            budget,
+            expected_output_tokens=expected_output_tokens,
+            prices=prices,
+            on_limit=on_limit,
+            wait=wait,
+            on_unknown=on_unknown,
+            lease=lease,
+        )
         self._allocations = Allocations(allocations or {})
-        if self._budget is not None:
-            self._allocations.check(self._budget)
-        self._expected = expected
-        self._prices = dict(prices or {})
-        self._books: dict[str, PriceBook] = {}
+        if self._handling.budget is not None:
+            self._allocations.check(self._handling.budget)
         self._exact_input = exact_input
-        self._lease = lease
         self._runs: dict[UUID, Run] = {}
         self._around: BudgetCallbackHandler | None = None
 
     @property
     def tokenfence(self) -> Budget:
         """The budget that calls made here and now count against."""
-        return budget_here(self._budget)
+        return self._handling.budget_now
 
     # Starts
 
@@ -173,24 +164,21 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         try:
             budget = self._allocations.account(self.tokenfence, start.metadata, tags)
             terms = _guard_of(start)
-            if terms is not None and _counts_against(terms.budget_now(), budget):
+            if terms is not None and counts_against(terms.budget_now(), budget):
                 return
             if batch.charges_run(run_id, budget):
                 return
-            call = self._call(budget, start, prompt, chat=chat).admit()
+            call = self._handling.reserve(self._call(budget, start, prompt, chat=chat))
         except BaseException:
             batch.cancel()
             raise
-        # A guarded model that takes the call sends its own maximum; there is none of ours to send.
-        call.max_output_tokens = None
-        call.tree.leases.add(call, self._lease)
-        self._forget_ended_runs()
+        forget_ended(self._runs)
         self._runs[run_id] = Run(run_id, self, call, batch, chat=chat, terms=terms)
 
     def _call(
         self, budget: Budget, start: Start, prompt: Sequence[BaseMessage], *, chat: bool
     ) -> Call:
-        book = self._book(start.provider)
+        book = self._handling.book(start.provider)
         card = book.card(start.model)
         options = read_options(start.params)
         bound = prompt_bound(prompt, options)
@@ -199,29 +187,8 @@ class BudgetCallbackHandler(BaseCallbackHandler):
             # At once, not only near the limit: on an event loop a call cannot wait until those
             # before it have settled for less than their bytes.
             bound = count(card) or bound
-        request = start.request(card, bound, self._expected)
-        policy = self._without_waiting if _on_event_loop() else self._policy
-        return Call(budget, request, policy, book, LangChainBudgetExceeded)
-
-    def _book(self, provider: str) -> PriceBook:
-        if not self._prices:
-            return book_of(provider)
-        book = self._books.get(provider)
-        if book is None:
-            book = self._books.setdefault(provider, PriceBook(self._prices, provider))
-        return book
-
-    def _forget_ended_runs(self) -> None:
-        """Let go of the oldest runs whose end was never told, but whose lease is over."""
-        while self._runs:
-            try:
-                run_id = next(iter(self._runs))
-            except (RuntimeError, StopIteration):  # another thread was faster
-                return
-            run = self._runs.get(run_id)
-            if run is not None and run.call.open:
-                return
-            self._runs.pop(run_id, None)
+        request = start.request(card, bound, self._handling.expected)
+        return Call(budget, request, self._handling.policy_now, book, LangChainBudgetExceeded)
 
     # Ends
 
@@ -240,7 +207,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         run = self._runs.pop(run_id, None)
         if run is not None:
             run.batch.over()
-            _end(run.finished, response)
+            end_quietly(run.finished, response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """End a call that failed: released if it was surely free, else of unknown outcome."""
@@ -250,8 +217,8 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         if run is None:
             return
         run.batch.over()
-        _end(run.failed, error, kwargs.get("response"))
-        if run.chat and not _on_event_loop():
+        end_quietly(run.failed, error, kwargs.get("response"))
+        if run.chat and not on_event_loop():
             self._break_off(run)
 
     def _answers(self, run_id: UUID) -> None:
@@ -270,10 +237,10 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         before, after = run.batch.others(run)
         for other in before:
             if self._runs.pop(other.run_id, None) is not None:
-                _end(other.unheard)
+                end_quietly(other.unheard)
         for other in after:
             if self._runs.pop(other.run_id, None) is not None:
-                _end(other.never_made)
+                end_quietly(other.never_made)
 
 
 _handler: "ContextVar[BudgetCallbackHandler | None]" = ContextVar(
@@ -321,20 +288,3 @@ def _guard_of(start: Start) -> Terms | None:
     """What the model of a run is guarded with; None if it is not."""
     number = guard_number(start.metadata)
     return None if number is None else terms_of_guard(number)
-
-
-def _counts_against(guarded: Budget, budget: Budget) -> bool:
-    """Whether what is charged to one budget is charged to the other as well."""
-    return guarded._tree is budget._tree and budget.name in guarded.path
-
-
-def _on_event_loop() -> bool:
-    return asyncio._get_running_loop() is not None
-
-
-def _end(end: Callable[..., None], *told: Any) -> None:
-    """End a call; whatever goes wrong must not cost the caller an answer that is paid for."""
-    try:
-        end(*told)
-    except Exception:
-        logger().exception("a call could not be settled; its lease will end it")

@@ -98,15 +98,14 @@ class Start(NamedTuple):
         return max([1, *[n for n in wanted if _is_count(n)]])
 
     def request(
-        self, card: Card, input_bound: Callable[[Card], int] | int, expected: int | None
+        self, card: Card, input_bound: Callable[[Card], int] | int, expected: Callable[[int], int]
     ) -> CallRequest:
         """What to reserve.
 
         Args:
             card: The model's prices and limits.
             input_bound: The most input tokens; or a function that tells them for a model.
-            expected: Output tokens per choice to reserve for, if more are possible; None: all that
-                are possible.
+            expected: Tells for how many output tokens per choice to reserve, of those possible.
         """
         tier = self.params.get("service_tier")
         request = CallRequest(
@@ -120,8 +119,7 @@ class Start(NamedTuple):
             tags={name: self.metadata[name] for name in TAGS if name in self.metadata} or None,
         )
         # Not left open even where nothing is sent: admission would look for a cap.
-        most = self.output_maximum or request.most_output(card)
-        request.max_output_tokens = most if expected is None else min(most, expected)
+        request.max_output_tokens = expected(self.output_maximum or request.most_output(card))
         return request
 
 

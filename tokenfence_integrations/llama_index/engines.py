@@ -76,9 +76,12 @@ def budget_for(
 
     The engine stays as it is: its parts are copied, as far as LLMs and embedding models are in
     them, and those are guarded. Where they are guarded already, the budget of each query is a child
-    of theirs. What a query cost stands in ``response.metadata["tokenfence"]``: ``budget``,
-    ``spent`` and ``uncertain`` in dollars, ``calls``, ``input_tokens``, ``output_tokens``; of a
-    streamed response when it has been read.
+    of theirs. A model that is hidden in a function, or in an object of a class that is not built on
+    LlamaIndex's, is not seen: guard it yourself, without a budget, and the query's counts.
+
+    What a query cost stands in ``response.metadata["tokenfence"]``: ``budget``, ``spent`` and
+    ``uncertain`` in dollars, ``calls``, ``input_tokens``, ``output_tokens``; of a streamed response
+    when it has been read.
 
     Args:
         query_engine: Any query engine, engines of engines included.
@@ -115,7 +118,7 @@ def budget_for(
         raise ValueError("each query needs a limit: dollars, calls or tokens")
     Budget(**limits)  # bad limits fail here, and not at the first query
     guarded = [model for model in models_of(query_engine) if hasattr(model, "tokenfence_terms")]
-    if guarded and fallback is not None:
+    if fallback is not None and any(isinstance(model, LLM) for model in guarded):
         raise ValueError(
             "the LLMs of this engine are guarded already: give the fallback to guard(), where "
             "they are"

@@ -11,7 +11,8 @@ class LlamaIndexBudgetExceeded(BudgetExceeded):
     """A `BudgetExceeded` that says how far an index has come.
 
     Attributes:
-        completed: How many different texts of a list that met the limit are embedded, and paid for.
+        completed: How many texts (of an index: nodes) of the list that met the limit are embedded,
+            and will not be paid for again. Equal texts count each.
     """
 
     completed: int = 0

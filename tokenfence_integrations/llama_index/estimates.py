@@ -197,7 +197,7 @@ class DryRun:
     def _part(self, part: Any) -> Any:
         """The dry form of a part of an engine."""
         if isinstance(part, CallbackManager):
-            return CallbackManager([])
+            return _unheard()
         if isinstance(part, StructuredLLM):
             return part
         if isinstance(part, LLM):
@@ -258,7 +258,15 @@ def _dry(thing: Any, mixin: type, run: DryRun) -> Any:
     below = getattr(thing, "tokenfence_metered_below", False)
     copied = guarded_copy(thing, cls, terms, metered_below=below)
     copied.tokenfence_run = run
+    copied.callback_manager = _unheard()
     return copied
+
+
+def _unheard() -> CallbackManager:
+    """A callback manager without handlers: made without any, it takes those of the settings."""
+    manager = CallbackManager()
+    manager.set_handlers([])
+    return manager
 
 
 def _dry_names(cls: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tokenfence_integrations.usage import Usage
 if TYPE_CHECKING:
     from tokenfence_integrations.llama_index.llms import BudgetedLLM
 
-__all__ = ["Exchange", "call_for", "may_stop", "request_for"]
+__all__ = ["Exchange", "call_for", "may_stop", "new_call", "request_for"]
 
 
 class Exchange(exchange.Exchange):
@@ -83,8 +83,13 @@ def call_for(
         content: The prompt or the messages that are sent.
         options: The call's keyword arguments.
     """
+    exact = llm.tokenfence_terms.exact_input
+    return new_call(llm, request_for(llm, content, options, exact=exact))
+
+
+def new_call(llm: "BudgetedLLM", request: CallRequest) -> Call:
+    """A call to reserve for a request, on an LLM's terms."""
     terms = llm.tokenfence_terms
-    request = request_for(llm, content, options, exact=terms.exact_input)
     request.sublimits = terms.sublimits
     return Call(terms.budget_now(), request, terms.policy, terms.book, terms.error)
 

@@ -139,6 +139,7 @@ class Guarding(guarding.Guarding):
         if None in metered.values():
             self.check_retries(llm)
         else:
+            guarded.tokenfence_metered_below = True
             for name, client in metered.items():
                 setattr(guarded, name, client)
         return guarded

@@ -9,25 +9,31 @@ Each way to an answer is a flow (see `models.flows`), written once for sync and 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llama_index.core.llms import LLM, ChatMessage, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
+from tokenfence_integrations.clients.openai.replies import refusal_text
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
-from tokenfence_integrations.llama_index.replies import refusal_response, refusal_stream
+from tokenfence_integrations.llama_index.partials import Material, material, remember
+from tokenfence_integrations.llama_index.providers import copied
+from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
 from tokenfence_integrations.llama_index.streams import Responses
+from tokenfence_integrations.llama_index.structured import Asked, decided_before, predicted
 from tokenfence_integrations.llama_index.terms import Terms
 from tokenfence_integrations.llama_index.tools import TOOLS_KEY, adapted_options, same_family
 from tokenfence_integrations.models.exchange import runs
 from tokenfence_integrations.models.flows import Flow, arun, run
+from tokenfence_integrations.models.subclasses import no_travel
 
 __all__ = ["BudgetedLLM", "llm_names"]
 
@@ -46,10 +52,37 @@ ASYNC = Way("aadmit")
 
 Content = str | Sequence[ChatMessage]
 
-_refusals: "ContextVar[list[BudgetExceeded] | None]" = ContextVar(
-    "tokenfence_refusals", default=None
-)
-"""What was raised in this context, under LlamaIndex's code that makes a text of any exception."""
+
+class Refusals:
+    """What was refused under LlamaIndex's code that drops it: exceptions, and texts without calls.
+
+    Attributes:
+        raised: What was raised.
+        said: What was answered with a text.
+    """
+
+    __slots__ = ("raised", "said")
+
+    def __init__(self) -> None:
+        self.raised: list[BudgetExceeded] = []
+        self.said: list[BudgetExceeded] = []
+
+    def told(self, response: Any) -> Any:
+        """An ``AgentChatResponse`` that says what was refused, if anything was.
+
+        Raises:
+            BudgetExceeded: A refusal was raised, and LlamaIndex has made a text of it.
+        """
+        if self.raised:
+            raise self.raised[0]
+        if self.said:
+            text = refusal_text(self.said[0])
+            if text not in response.response:
+                return replace(response, response=f"{response.response}\n\n{text}".strip())
+        return response
+
+
+_refusals: "ContextVar[Refusals | None]" = ContextVar("tokenfence_refusals", default=None)
 
 if TYPE_CHECKING:
     _LLM = LLM
@@ -94,6 +127,9 @@ class BudgetedLLM(_LLM):
             }
         )
 
+    def __reduce__(self) -> NoReturn:
+        no_travel(self)
+
     # Where the provider is called
 
     def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
@@ -109,19 +145,19 @@ class BudgetedLLM(_LLM):
         return await arun(self._answer(ASYNC, "acomplete", prompt, args, kwargs))
 
     def stream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = run(self._opened(SYNC, "stream_chat", messages, args, kwargs))
+        stream = run(self._answer(SYNC, "stream_chat", messages, args, kwargs))
         return stream.read() if isinstance(stream, Responses) else stream
 
     def stream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = run(self._opened(SYNC, "stream_complete", prompt, args, kwargs))
+        stream = run(self._answer(SYNC, "stream_complete", prompt, args, kwargs))
         return stream.read() if isinstance(stream, Responses) else stream
 
     async def astream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = await arun(self._opened(ASYNC, "astream_chat", messages, args, kwargs))
+        stream = await arun(self._answer(ASYNC, "astream_chat", messages, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
     async def astream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = await arun(self._opened(ASYNC, "astream_complete", prompt, args, kwargs))
+        stream = await arun(self._answer(ASYNC, "astream_complete", prompt, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
     # The ways, each written once
@@ -129,7 +165,7 @@ class BudgetedLLM(_LLM):
     def _answer(
         self, way: Way, method: str, content: Content, args: Any, options: dict[str, Any]
     ) -> Flow[Any]:
-        """One whole answer: admitted, made, settled."""
+        """An answer, whole or a stream: admitted, made, and settled when all of it has come."""
         if runs(self):
             return (yield partial(self._own(method), content, *args, **options))
         call = _given(self) or call_for(self, content, options)
@@ -146,32 +182,13 @@ class BudgetedLLM(_LLM):
                 exchange.failed(error)
                 raise
         except BudgetExceeded as refusal:
-            return refusal_response(method, _checked(refusal, call, options))
+            told = _checked(refusal, call, options)
+            made_up = refusal_stream if "stream" in method else refusal_response
+            return made_up(method, told)
+        if "stream" in method:
+            return Responses(method, response, exchange, partial(self._signed, call=call))
         exchange.finished(response)
         return self._signed(response, call)
-
-    def _opened(
-        self, way: Way, method: str, content: Content, args: Any, options: dict[str, Any]
-    ) -> Flow[Any]:
-        """A stream that is admitted, and will be settled when it ends, however it does."""
-        if runs(self):
-            return (yield partial(self._own(method), content, *args, **options))
-        call = _given(self) or call_for(self, content, options)
-        try:
-            if not call.open:
-                yield getattr(call, way.admit)
-            llm, options = self._chosen(call, options)
-            exchange = Exchange(llm, options, call)
-            own = exchange.model._own(method)
-            try:
-                with exchange:
-                    inner = yield partial(own, content, *args, **exchange.options)
-            except BaseException as error:
-                exchange.failed(error)
-                raise
-        except BudgetExceeded as refusal:
-            return refusal_stream(method, _checked(refusal, call, options))
-        return Responses(method, inner, exchange)
 
     def _own(self, method: str) -> Any:
         """The class's own method."""
@@ -200,33 +217,85 @@ class BudgetedLLM(_LLM):
     # What goes past the eight methods, or must not be answered with a text
 
     def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._raising()._own("structured_predict")(*args, **kwargs)
+        return run(self._predicted(SYNC, "structured_predict", args, kwargs))
 
     async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return await self._raising()._own("astructured_predict")(*args, **kwargs)
+        return await arun(self._predicted(ASYNC, "astructured_predict", args, kwargs))
 
     def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return self._raising()._own("stream_structured_predict")(*args, **kwargs)
+        return run(self._predicted(SYNC, "stream_structured_predict", args, kwargs))
 
     async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return await self._raising()._own("astream_structured_predict")(*args, **kwargs)
+        return await arun(self._predicted(ASYNC, "astream_structured_predict", args, kwargs))
+
+    def _predicted(self, way: Way, method: str, args: Any, kwargs: dict[str, Any]) -> Flow[Any]:
+        """An object; where one is wanted, a refusal raises: a made-up object would be a lie."""
+        llm = self._raising()
+        if runs(self) or not decided_before(llm, method):
+            return (yield partial(llm._own(method), *args, **kwargs))
+        asked = Asked.of(method, *args, **kwargs)
+        call = _given(self) or asked.call(llm)
+        if not call.open:
+            yield getattr(call, way.admit)
+        target, options = llm._chosen(call, asked.options)
+        return (yield from predicted(target._raising(), call, asked.but(options)))
+
+    def predict(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            if found.empty:
+                return found.notice
+            answer = self._for(prompt)._own("predict")(prompt, **found.given)
+        return self._remembered(answer, found)
+
+    async def apredict(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            if found.empty:
+                return found.notice
+            answer = await self._for(prompt)._own("apredict")(prompt, **found.given)
+        return self._remembered(answer, found)
+
+    def stream(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            tokens = self._own("stream")(prompt, **found.given)
+        return found.told_after(tokens) if found.notice else tokens
+
+    async def astream(self, prompt: Any, **given: Any) -> Any:
+        with self._handed(prompt, given) as found:
+            tokens = await self._own("astream")(prompt, **found.given)
+        return found.atold_after(tokens) if found.notice else tokens
 
     def predict_and_call(self, *args: Any, **kwargs: Any) -> Any:
-        with _telling_refusals():
-            return self._own("predict_and_call")(*args, **kwargs)
+        with _noted_refusals() as noted:
+            response = self._own("predict_and_call")(*args, **kwargs)
+        return noted.told(response)
 
     async def apredict_and_call(self, *args: Any, **kwargs: Any) -> Any:
-        with _telling_refusals():
-            return await self._own("apredict_and_call")(*args, **kwargs)
+        with _noted_refusals() as noted:
+            response = await self._own("apredict_and_call")(*args, **kwargs)
+        return noted.told(response)
+
+    def _for(self, prompt: Any) -> "BudgetedLLM":
+        """The LLM that answers a prompt: where its answer is parsed, a refusal raises."""
+        parsed = self.output_parser is not None or prompt.output_parser is not None
+        return self._raising() if parsed else self
+
+    def _handed(self, prompt: Any, given: Mapping[str, Any]) -> AbstractContextManager[Material]:
+        """What a prompt hands on of answers and refusals before it."""
+        return material(self.tokenfence_terms.answers, prompt, given)
+
+    def _remembered(self, answer: str, found: Material) -> str:
+        """An answer that a prompt to come may hand on, and what was refused before it."""
+        terms = self.tokenfence_terms
+        if terms.policy.on_limit == "stop" and not found.refused:
+            remember(terms.answers, answer)
+        return found.told(answer)
 
     def _raising(self) -> "BudgetedLLM":
-        """The same, where a refusal raises: a made-up object would be a lie."""
+        """The same, where a refusal raises."""
         terms = self.tokenfence_terms.raising()
-        return (
-            self
-            if terms is self.tokenfence_terms
-            else self.model_copy(update={"tokenfence_terms": terms})
-        )
+        if terms is self.tokenfence_terms:
+            return self
+        return copied(self, {"tokenfence_terms": terms})  # type: ignore[no-any-return]
 
 
 def llm_names(cls: Any) -> dict[str, Any]:
@@ -259,6 +328,8 @@ def _get_tool_calls(cls: Any) -> Any:
 
     @wraps(cls.get_tool_calls_from_response)
     def get_tool_calls(self: Any, response: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_refusal(response):
+            return []
         name = response.additional_kwargs.get(ANSWERED_BY)
         target = None if name is None else self.tokenfence_terms.targets.get(name)
         if target is not None and target is not self:
@@ -282,22 +353,21 @@ def _checked(refusal: BudgetExceeded, call: Call, options: Mapping[str, Any]) ->
     Raises:
         BudgetExceeded: It may not.
     """
+    noted = _refusals.get()
     if may_stop(call, options):
+        if noted is not None:
+            noted.said.append(refusal)
         return refusal
-    told = _refusals.get()
-    if told is not None:
-        told.append(refusal)
+    if noted is not None:
+        noted.raised.append(refusal)
     raise refusal
 
 
 @contextmanager
-def _telling_refusals() -> Iterator[None]:
-    """Raise what was refused in this block, even if LlamaIndex has made a text of it."""
-    told: list[BudgetExceeded] = []
-    token = _refusals.set(told)
+def _noted_refusals() -> Iterator[Refusals]:
+    """Take note of what is refused in this block."""
+    token = _refusals.set(noted := Refusals())
     try:
-        yield
+        yield noted
     finally:
         _refusals.reset(token)
-    if told:
-        raise told[0]

@@ -97,11 +97,13 @@ def _guarded(thing: Any, name: str, make: Any) -> Any:
     """
     shared: dict[str, tuple[Any, Any]] = thing.tokenfence_clients
     known = shared.get(name)
-    if known is not None and getattr(thing, name) is None:
-        setattr(thing, name, known[0])
+    if known is not None and thing.reuse_client:
+        held = getattr(thing, name)
+        if held is None:
+            setattr(thing, name, known[0])
+        if held is None or held is known[0]:
+            return known[1]
     plain = make(thing)
-    if known is not None and known[0] is plain:
-        return known[1]
     guarded = thing.tokenfence_terms.guard_client(plain)
     if thing.reuse_client:
         shared[name] = plain, guarded

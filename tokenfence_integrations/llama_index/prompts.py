@@ -1,11 +1,13 @@
 """The most input tokens that a provider can count for LlamaIndex messages and their options."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from llama_index.core.llms import LLM, ChatMessage
 
 from tokenfence_integrations.clients.openai.content import PER_TOOL, Content, plain
+from tokenfence_integrations.llama_index.providers import may_have, member
 from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import REQUEST_OVERHEAD, byte_bound, count_chat
@@ -32,16 +34,21 @@ def options_of(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:
         options: The keyword arguments of the call.
     """
     sent = {name: value for name, value in options.items() if name not in OWN}
-    extra = getattr(llm, "additional_kwargs", None)
+    extra = member(llm, "additional_kwargs")
     if extra:
         sent |= extra
-    for name in STANDING:
-        value = getattr(llm, name, None)
+    for name in _standing(type(llm)):
+        value = getattr(llm, name)
         if value:
             sent[name] = [*sent.get(name, ()), *value] if isinstance(value, list) else value
-    if sent.pop("built_in_tools", None) or getattr(llm, "_previous_response_id", None):
+    if sent.pop("built_in_tools", None) or member(llm, "_previous_response_id"):
         sent["previous_response_id"] = "unseen"  # what these bring in, only the provider knows
     return sent
+
+
+@cache
+def _standing(cls: type) -> tuple[str, ...]:
+    return tuple(name for name in STANDING if may_have(cls, name))
 
 
 def prompt_bound(

@@ -9,9 +9,14 @@ from llama_index.core.llms import LLM
 from tokenfence_integrations.pricing.book import provider_of_url
 
 __all__ = [
+    "CAP_FIELDS",
     "can_cap",
+    "cap_field",
     "choices_of",
+    "copied",
     "is_of",
+    "may_have",
+    "member",
     "model_name",
     "output_maximum",
     "provider_of",
@@ -87,6 +92,26 @@ def provider_of(thing: Any, kind: str = "llms") -> str:
     return PRICE_LISTS.get(package, package.removesuffix("_like"))
 
 
+@cache
+def may_have(cls: Any, name: str) -> bool:
+    """Whether LLMs of a class can have something under a name."""
+    return (
+        name in cls.model_fields
+        or name in cls.__private_attributes__
+        or hasattr(cls, name)
+        or cls.model_config.get("extra") == "allow"
+    )
+
+
+def member(llm: LLM, name: str) -> Any:
+    """What an LLM has under a name, a field of its own or a private one; None if it has none.
+
+    Not ``getattr``: with a default it costs microseconds on a pydantic model that lacks the field,
+    and this runs for many names in every call.
+    """
+    return getattr(llm, name, None) if may_have(type(llm), name) else None
+
+
 def model_name(llm: LLM, options: Mapping[str, Any]) -> str:
     """The name of the model that a call asks for, one given for this call included."""
     asked = options.get("model")
@@ -135,20 +160,22 @@ def output_maximum(llm: LLM, options: Mapping[str, Any]) -> int | None:
     call decide. What stands in ``additional_kwargs`` wins over both.
     """
     extra = _extra(llm)
-    standing: list[int] = [extra[name] for name in CAP_FIELDS if type(extra.get(name)) is int]
-    if standing:
-        return max(standing)
-    field = _cap_field(type(llm))
+    if extra:
+        standing: list[int] = [extra[name] for name in CAP_FIELDS if type(extra.get(name)) is int]
+        if standing:
+            return max(standing)
+    field = cap_field(type(llm))
     own: Any = None if field is None else getattr(llm, field)
-    asked: list[int] = [options[name] for name in CAP_FIELDS if type(options.get(name)) is int]
-    if asked and (own is None or not is_of(type(llm), "llama_index.llms.openai")):
-        return max(asked)
+    if options and (own is None or not is_of(type(llm), "llama_index.llms.openai")):
+        asked: list[int] = [options[name] for name in CAP_FIELDS if type(options.get(name)) is int]
+        if asked:
+            return max(asked)
     return own if type(own) is int and own > 0 else None
 
 
 def can_cap(llm: LLM) -> bool:
     """Whether an output maximum can be set on this class of LLMs."""
-    return _cap_field(type(llm)) is not None
+    return cap_field(type(llm)) is not None
 
 
 def with_output_maximum(llm: LLM, options: dict[str, Any], most: int) -> tuple[LLM, dict[str, Any]]:
@@ -162,18 +189,28 @@ def with_output_maximum(llm: LLM, options: dict[str, Any], most: int) -> tuple[L
     changed = {name: most for name in CAP_FIELDS if options.get(name) is not None}
     extra = _extra(llm)
     again = {name: most for name in CAP_FIELDS if extra.get(name) is not None}
-    field = _cap_field(type(llm))
+    field = cap_field(type(llm))
     update: dict[str, Any] = {} if field is None else {field: most}
     if again:
         update["additional_kwargs"] = {**extra, **again}
-    return llm.model_copy(update=update), {**options, **changed}
+    return copied(llm, update), {**options, **changed}
+
+
+def copied(llm: Any, update: Mapping[str, Any]) -> Any:
+    """A copy for one call: what it notes in private attributes, the LLM itself knows afterwards.
+
+    OpenAIResponses keeps the id of its last answer there, others the client that they have made.
+    """
+    copy = llm.model_copy(update=update)
+    object.__setattr__(copy, "__pydantic_private__", llm.__pydantic_private__)
+    return copy
 
 
 def _sent(llm: LLM, options: Mapping[str, Any], name: str) -> Any:
     extra = _extra(llm).get(name)
     if extra is not None:
         return extra
-    return options.get(name) or getattr(llm, name, None)
+    return options.get(name) or member(llm, name)
 
 
 def _extra(llm: LLM) -> Mapping[str, Any]:
@@ -182,6 +219,7 @@ def _extra(llm: LLM) -> Mapping[str, Any]:
 
 
 @cache
-def _cap_field(cls: type) -> str | None:
+def cap_field(cls: type) -> str | None:
+    """The field in which a class of LLMs keeps its output maximum."""
     fields: Mapping[str, Any] = getattr(cls, "model_fields", {})
     return next((field for field in CAP_FIELDS if field in fields), None)

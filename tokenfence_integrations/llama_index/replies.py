@@ -7,6 +7,7 @@ from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse,
 
 from tokenfence_integrations.clients.openai.replies import MODEL, refusal_text
 from tokenfence_integrations.errors import BudgetExceeded
+from tokenfence_integrations.llama_index.partials import with_kept
 
 __all__ = ["FINISH_REASON", "is_refusal", "refusal_response", "refusal_stream"]
 
@@ -15,6 +16,8 @@ FINISH_REASON = "budget_exceeded"
 
 def refusal_response(method: str, refusal: BudgetExceeded) -> ChatResponse | CompletionResponse:
     """A response without tool calls that gives the budget and what is spent of it.
+
+    It also gives back the answers that the prompt at hand was to work on, see `partials`.
 
     Args:
         method: The method that was called, such as ``"achat"`` or ``"stream_complete"``.
@@ -25,7 +28,7 @@ def refusal_response(method: str, refusal: BudgetExceeded) -> ChatResponse | Com
         >>> reply.additional_kwargs["finish_reason"]
         'budget_exceeded'
     """
-    text = refusal_text(refusal)
+    text = with_kept(refusal_text(refusal))
     told: dict[str, Any] = {
         "finish_reason": FINISH_REASON,
         "prompt_tokens": 0,

@@ -1,6 +1,6 @@
 """The responses of a guarded LLM's stream: every way that it can end, ends its call once."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from tokenfence_integrations.errors import BudgetExceeded
@@ -18,16 +18,21 @@ class Responses:
         method: The method that made the stream.
         inner: The stream.
         exchange: What meters it.
+        signed: Notes in a response who gave it.
     """
 
-    __slots__ = ("_exchange", "_inner", "_method", "_started")
+    __slots__ = ("_call", "_exchange", "_inner", "_method", "_signed", "_started")
 
-    def __init__(self, method: str, inner: Any, exchange: Exchange) -> None:
+    def __init__(
+        self, method: str, inner: Any, exchange: Exchange, signed: Callable[[Any], Any]
+    ) -> None:
+        self._signed = signed
         self._method = method
         self._inner = inner
         self._exchange: Exchange | None = exchange
         self._started = False
-        if not exchange.taken and exchange.model.tokenfence_metered_below:
+        self._call = exchange.call
+        if not exchange.sent:
             # Its client is called in the first step: a stream that nobody reads is free.
             exchange.call.at_most = NOTHING
 
@@ -49,7 +54,7 @@ class Responses:
                     continue
                 if exchange is not None:
                     exchange.see(response)
-                yield response
+                yield self._signed(response)
             self._exhausted()
         except BaseException as error:
             self._failed(error)
@@ -58,6 +63,7 @@ class Responses:
             close = getattr(self._inner, "close", None)
             if close is not None:
                 close()
+            self._left()
 
     async def aread(self) -> AsyncGenerator[Any, None]:
         """The stream, for an async method."""
@@ -77,7 +83,7 @@ class Responses:
                     continue
                 if exchange is not None:
                     exchange.see(response)
-                yield response
+                yield self._signed(response)
             self._exhausted()
         except BaseException as error:
             self._failed(error)
@@ -86,6 +92,7 @@ class Responses:
             close = getattr(self._inner, "aclose", None)
             if close is not None:
                 await close()
+            self._left()
 
     def _before_step(self) -> Exchange | None:
         """What has to surround the next step; None if the client below meters all the rest."""
@@ -115,3 +122,9 @@ class Responses:
     def _failed(self, error: BaseException) -> None:
         if self._exchange is not None:
             self._exchange.failed(error)
+
+    def _left(self) -> None:
+        """End what is still open: the client's own stream, deep in LlamaIndex's async generators,
+        would be closed by the garbage collector, and others wait for calls in flight.
+        """
+        self._call.lose()

@@ -1,11 +1,13 @@
 """What an LLM was guarded with, and the LLMs that may answer in its place."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
+from tokenfence_integrations.llama_index.partials import REMEMBERED, Answers
 from tokenfence_integrations.llama_index.tools import same_family
 from tokenfence_integrations.models import terms
 
@@ -23,12 +25,14 @@ class Terms(terms.Terms):
 
     Args:
         guard_client: Makes the OpenAI client to use of the one that an LLM has.
-        kept_vectors: Embeddings by text that were paid for, of a list that met the limit.
+        kept_vectors: Embeddings by model and text that were paid for, of lists that met the limit.
+        answers: What was answered lately, see `partials`.
     """
 
     error: type[BudgetExceeded] = LlamaIndexBudgetExceeded
     guard_client: Callable[[Any], Any] = as_it_is
-    kept_vectors: dict[str, list[float]] = field(default_factory=dict)
+    kept_vectors: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    answers: Answers = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
     def foreign(self, llm: object) -> bool:
         """Whether a fallback is of another provider than the LLM, and takes options unlike it."""

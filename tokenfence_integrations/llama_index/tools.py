@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokenfence_integrations.llama_index.providers import CAP_FIELDS, cap_field
+
 __all__ = ["TOOLS_KEY", "adapted_options", "same_family", "without_notes"]
 
 TOOLS_KEY = "tokenfence_tools"
 """The option in which a call keeps its tools as they were given; never sent."""
 
-COMMON = frozenset({"formatted", "max_tokens", "temperature", "top_p"})
+COMMON = frozenset({"formatted", "temperature", "top_p"})
 """Options that every provider's class takes by the same name."""
 
 
@@ -39,6 +41,11 @@ def adapted_options(options: Mapping[str, Any], llm: Any, target: Any) -> dict[s
     if same_family(llm, target):
         return {name: value for name, value in options.items() if name != "model"}
     adapted = {name: value for name, value in options.items() if name in COMMON}
+    most = [options[name] for name in CAP_FIELDS if type(options.get(name)) is int]
+    cls: type = type(target)
+    field = cap_field(cls)
+    if most and field is not None:
+        adapted[field] = max(most)
     noted = options.get(TOOLS_KEY)
     if noted is not None:
         tools, choices = noted

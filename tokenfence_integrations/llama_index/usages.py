@@ -6,7 +6,7 @@ from typing import Any
 from tokenfence_integrations.clients.openai.reported import get, members, token_usage
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["anthropic_usage", "response_usage", "service_tier", "was_cut"]
+__all__ = ["CUT", "anthropic_usage", "response_usage", "service_tier", "tier_in", "was_cut"]
 
 CUT = frozenset({"length", "max_tokens", "MAX_TOKENS"})
 """Finish reasons that mean "ended at its output maximum", over the providers."""
@@ -84,7 +84,11 @@ def _google_usage(reported: Any) -> Usage | None:
 
 def service_tier(response: Any) -> str | None:
     """The service tier that the provider says it used."""
-    raw = response.raw
+    return tier_in(response.raw)
+
+
+def tier_in(raw: Any) -> str | None:
+    """The service tier in a provider's own answer; None for the usual one."""
     tier = get(raw, "service_tier") or get(get(raw, "usage"), "service_tier")
     return tier if isinstance(tier, str) and tier not in ("default", "standard") else None
 

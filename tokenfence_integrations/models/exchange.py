@@ -11,7 +11,7 @@ from tokenfence_integrations.models.flows import Flow
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["Exchange", "running", "runs"]
+__all__ = ["Exchange", "running", "runs", "settle_call"]
 
 running: "ContextVar[Exchange | None]" = ContextVar("tokenfence_running", default=None)
 """The exchange whose model's own code runs in this context: what that calls of its own methods
@@ -36,7 +36,8 @@ class Exchange:
         model: The guarded model.
         options: The call's keyword arguments.
         call: What is reserved, or will be.
-        metered_below: Whether a guarded client takes the call before it sends anything.
+        metered_below: Whether a guarded client takes the call before it sends anything, or tells
+            of each attempt before it makes it.
     """
 
     __slots__ = (
@@ -49,6 +50,9 @@ class Exchange:
         "model",
         "options",
     )
+
+    reads_answers = False
+    """Whether an answer is settled where the client receives it, since nobody above sees it."""
 
     def __init__(
         self, model: Any, options: dict[str, Any], call: Call, *, metered_below: bool
@@ -97,14 +101,29 @@ class Exchange:
                 self.call.release()
             else:
                 self.call.lose()
+        elif self.reads_answers:
+            self.answered((yield response.json))
         return response
 
     # Ends
+
+    def answered(self, body: Any) -> None:
+        """Settle by an answer as the client received it; called if `reads_answers`.
+
+        Args:
+            body: The answer's JSON.
+        """
+        raise NotImplementedError
 
     @property
     def taken(self) -> bool:
         """Whether a guarded client has taken the call over, and ends it."""
         return not self._handover.has(self.call)
+
+    @property
+    def sent(self) -> bool:
+        """Whether anything may have been sent by now."""
+        return self.taken or self._attempted or not self._metered_below
 
     def settle(self, usage: Usage | None, tier: str | None, truncated: bool) -> None:
         """End it by what an answer reports.
@@ -114,22 +133,33 @@ class Exchange:
             tier: The service tier that it names.
             truncated: Whether it ended at its output maximum.
         """
-        call = self.call
-        if usage is None:
-            call.lose()
-        elif usage.input_tokens:
-            call.settle(usage, service_tier=tier, truncated=truncated)
-        else:
-            # No prompt is of no tokens: a stream whose last event tells the output only.
-            into, card = call.bound.input_tokens, call.card
-            usd = 0 if card is None else card.bound(into, usage.output_tokens, service_tier=tier)
-            call.lose(Amount(usd, 1, into, usage.output_tokens))
+        settle_call(self.call, usage, tier, truncated)
 
     def failed(self, error: BaseException) -> None:
         """End it after a failure, an abandoned stream or a cancelled task."""
         if self.taken:
             return
-        if self._metered_below:
-            self.call.release()  # its client would have taken the call before it sent anything
-        else:
+        if self.sent:
             self.call.fail(error)
+        else:
+            self.call.release()
+
+
+def settle_call(call: Call, usage: Usage | None, tier: str | None, truncated: bool) -> None:
+    """End a call by what its answer reports.
+
+    Args:
+        call: What was reserved.
+        usage: What it consumed; None: the answer does not tell.
+        tier: The service tier that it names.
+        truncated: Whether it ended at its output maximum.
+    """
+    if usage is None:
+        call.lose()
+    elif usage.input_tokens:
+        call.settle(usage, service_tier=tier, truncated=truncated)
+    else:
+        # No prompt is of no tokens: a stream whose last event tells the output only.
+        into, card = call.bound.input_tokens, call.card
+        usd = 0 if card is None else card.bound(into, usage.output_tokens, service_tier=tier)
+        call.lose(Amount(usd, 1, into, usage.output_tokens))

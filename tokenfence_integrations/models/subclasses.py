@@ -4,11 +4,11 @@ The subclass is made when the first instance of a class is guarded, and is named
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, Field
 
-__all__ = ["guarded_class", "guarded_copy", "no_names"]
+__all__ = ["guarded_class", "guarded_copy", "no_names", "no_travel"]
 
 HIDDEN: Mapping[str, Any] = {"tokenfence_terms": None, "tokenfence_metered_below": False}
 """What every guarded copy carries, with defaults: fields that are neither shown nor dumped."""
@@ -19,6 +19,18 @@ _CLASSES: dict[tuple[type, type], Any] = {}
 def no_names(cls: Any) -> dict[str, Any]:
     """Nothing to add to a class."""
     return {}
+
+
+def no_travel(thing: object) -> NoReturn:
+    """Refuse to pickle a guarded model.
+
+    Raises:
+        TypeError: Always.
+    """
+    raise TypeError(
+        f"a guarded {type(thing).__name__} cannot be pickled: its budget is kept in this process. "
+        f"Give the plain one to another process, or use threads or async"
+    )
 
 
 def guarded_class(

@@ -66,6 +66,9 @@ class Terms:
         """The same with some changes."""
         return replace(self, **changes)
 
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # the copy of a model spends from the same budget
+
     def raising(self) -> Self:
         """The same, where a refusal raises: a made-up object would be a lie."""
         if self.policy.on_limit != "stop":

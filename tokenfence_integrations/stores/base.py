@@ -17,6 +17,7 @@ __all__ = [
     "Amount",
     "Book",
     "Command",
+    "Drop",
     "End",
     "Limits",
     "Open",
@@ -179,7 +180,16 @@ class Reset(NamedTuple):
     accounts: tuple[str, ...]
 
 
-Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset
+class Drop(NamedTuple):
+    """Forget an account that nobody will name again; its parents keep what was charged.
+
+    While something is reserved in it, or if there is no such account, nothing happens.
+    """
+
+    account: str
+
+
+Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop
 
 
 class Reply(NamedTuple):
@@ -238,7 +248,7 @@ class Store(ABC):
         """
         return self.execute(End(path, key, spent, uncertain))
 
-    def note(self, command: Open | End | Book) -> None:
+    def note(self, command: Open | End | Book | Drop) -> None:
         """Apply a command whose reply nobody needs: now, or as soon as that can be without waiting.
 
         It neither waits nor fails, so it may be called on an event loop and from a finalizer, and

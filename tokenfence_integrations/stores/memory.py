@@ -12,6 +12,7 @@ from tokenfence_integrations.stores.base import (
     Amount,
     Book,
     Command,
+    Drop,
     End,
     Open,
     Path,
@@ -59,6 +60,7 @@ class MemoryStore(Store):
             Book: self._book,
             Adjust: self._adjust,
             Reset: self._reset,
+            Drop: self._drop,
         }
 
     def execute(self, command: Command) -> Reply:
@@ -154,6 +156,14 @@ class MemoryStore(Store):
                 account[SPENT:RESERVED] = [0] * (RESERVED - SPENT)
                 account[UNCERTAIN:COUNTED] = [0] * (COUNTED - UNCERTAIN)
             return Reply(True, before)
+
+    def _drop(self, command: Drop) -> Reply:
+        with self._lock:
+            account = self._accounts.get(command.account)
+            if account is None or any(account[RESERVED:UNCERTAIN]):
+                return NOT_DONE
+            del self._accounts[command.account]
+            return DONE
 
     def _states(self, path: Path) -> tuple[AccountState, ...]:
         # tuple.__new__ is three times as fast as the class itself, and this runs for every call.

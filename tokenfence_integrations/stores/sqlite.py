@@ -25,6 +25,7 @@ from tokenfence_integrations.stores.base import (
     Amount,
     Book,
     Command,
+    Drop,
     End,
     Open,
     Path,
@@ -74,7 +75,7 @@ new = tuple.__new__
 class Note(NamedTuple):
     """A command whose reply nobody waits for, and what an `End` had reserved."""
 
-    command: Open | End | Book
+    command: Open | End | Book | Drop
     reserved: Amount = NOTHING
 
 
@@ -217,7 +218,7 @@ class SQLiteStore(Store):
         self._write_soon()
         return DONE
 
-    def note(self, command: Open | End | Book) -> None:
+    def note(self, command: Open | End | Book | Drop) -> None:
         if type(command) is End:
             self.end(*command)
             return
@@ -292,6 +293,9 @@ class SQLiteStore(Store):
         self._made_room = True
         return Reply(True, self._transact(books, Books.reset, command.accounts))
 
+    def _drop(self, books: Books, command: Drop) -> Reply:
+        return Reply(self._transact(books, Books.drop, command))
+
     def _write(self, books: Books, what: object = None) -> bool:
         """Write what is noted, or at least a sign of life; False in the midst of a command."""
         if self._depth > 1:
@@ -330,7 +334,7 @@ class SQLiteStore(Store):
         limits = next((each for each in reversed(given) if each != UNLIMITED), state.limits)
         spent, reserved, uncertain = state.spent, state.reserved, state.uncertain
         for command, amount in noted:
-            if type(command) is Open or account not in command.path:  # type: ignore[union-attr]
+            if type(command) in (Open, Drop) or account not in command.path:  # type: ignore[union-attr]
                 continue
             spent = spent.plus(command.spent)  # type: ignore[union-attr]
             if type(command) is End:
@@ -363,6 +367,8 @@ class SQLiteStore(Store):
                     books.open(command)
                 elif type(command) is Book:
                     books.book(command)
+                elif type(command) is Drop:
+                    books.drop(command)
             except (KeyError, OverflowError) as error:  # it would fail again for ever
                 self._unsayable.append(f"{command} cannot be written to {self.path}: {error!r}")
             self._written += 1
@@ -612,6 +618,7 @@ _WAYS: dict[type[Any], Way] = {
     Book: SQLiteStore._book,
     Adjust: SQLiteStore._adjust,
     Reset: SQLiteStore._reset,
+    Drop: SQLiteStore._drop,
 }
 
 

@@ -12,6 +12,7 @@ from tokenfence_integrations.stores.base import (
     Adjust,
     Amount,
     Book,
+    Drop,
     End,
     Limits,
     Open,
@@ -35,7 +36,7 @@ REMEMBERED = 10_000
 
 TABLES = f"""
 CREATE TABLE accounts (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, -- the id of one that was dropped is given to no other
     name TEXT NOT NULL UNIQUE,
     given TEXT NOT NULL,
     limit_usd INTEGER, limit_calls INTEGER, limit_tokens INTEGER,
@@ -189,8 +190,9 @@ class Books:
         ids, _ = self.known(path)
         rows = self.execute(_select(len(ids)), ids).fetchall()
         by_id = {row[0]: AccountState._make(row[1:]) for row in rows}
-        if len(by_id) < len(ids):
-            raise Damaged("accounts of it have disappeared")
+        if len(by_id) < len(ids):  # another process has dropped one, and perhaps made it again
+            del self._paths[path]
+            return self.states(path)
         return tuple([by_id[number] for number in ids])
 
     def version(self) -> int:
@@ -295,6 +297,13 @@ class Books:
                 (",".join(kept), owner, key),
             )
         return before
+
+    def drop(self, command: Drop) -> bool:
+        """Forget an account in which nothing is reserved; whether it was done."""
+        nothing = " AND ".join(f"{c} = 0" for c in AccountState._fields if c[:8] == "reserved")
+        done = self.execute(f"DELETE FROM accounts WHERE name = ? AND {nothing}", command)
+        self._paths.clear()
+        return done.rowcount == 1
 
     # Leases
 

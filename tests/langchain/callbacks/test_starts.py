@@ -342,6 +342,6 @@ class TestArguments:
 
     def test_books_are_made_once(self) -> None:
         handler = BudgetCallbackHandler("$1", prices={"flat": Price(input=0, output=1)})
-        book = handler._book("openai")
+        book = handler._handling.book("openai")
         assert isinstance(book, PriceBook)
-        assert handler._book("openai") is book
+        assert handler._handling.book("openai") is book

@@ -1,0 +1,109 @@
+"""What each request may spend: a dependency of FastAPI, and what the middleware opens."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import HTTPConnection
+
+from tokenfence_integrations.engine.budget import Budget, Dollars
+from tokenfence_integrations.engine.scope import budget_here, scoped_budget
+from tokenfence_integrations.web.exchange import exchange_of
+from tokenfence_integrations.web.users import Key, Users
+
+__all__ = ["RequestBudget", "request_budget"]
+
+
+class RequestBudget:
+    """A fresh budget for each request; made by `request_budget`.
+
+    Call it to use it as a dependency of FastAPI, or give it to `RequestBudgets`.
+    """
+
+    def __init__(self, limits: dict[str, Any], parent: Budget | None, users: Users | None) -> None:
+        self._limits = limits
+        self._parent = parent
+        self._users = users
+
+    async def __call__(self, connection: HTTPConnection) -> AsyncIterator[Budget]:
+        """Open a budget for this request, until the last byte and background task of it."""
+        async with self.opened(connection) as budget:
+            yield budget
+
+    @asynccontextmanager
+    async def opened(self, connection: HTTPConnection) -> AsyncIterator[Budget]:
+        """Make a budget for this request, and let the block's calls count against it."""
+        own, user = self._parent, None
+        if self._users is not None:
+            user = await self._users.known(connection)
+            own = user or self._users.anonymous()
+        # A request's budget that is in scope already (the middleware's) holds as well.
+        parent = scoped_budget() if own is None else budget_here(own)
+        if parent is None:
+            # No other budget may have this name: refusals by it tell their numbers to the client.
+            budget = Budget(**self._limits, name=f"request-{uuid4().hex}")
+        else:  # nothing remembers it once the request is over
+            budget = Budget(**self._limits, parent=parent, kept=False)
+        exchange = exchange_of(connection.scope)
+        if exchange is not None:
+            exchange.opened(budget, user)
+        with budget.scope():
+            yield budget
+
+
+def request_budget(
+    usd: Dollars | None = None,
+    *,
+    calls: int | None = None,
+    tokens: int | None = None,
+    parent: Budget | None = None,
+    key: Key | None = None,
+    per_user: Dollars | None = None,
+    anonymous: Dollars | None = None,
+) -> RequestBudget:
+    """A fresh budget for each request, for all that is called for it.
+
+    It is the ambient budget (`Budget.scope`) of the path function, of the streamed body and of
+    background tasks. Refusals become 429s, and responses tell what they cost, if the app has the
+    middleware `RequestBudgets`. Make it once for all routes that share users.
+
+    Args:
+        usd: What one request may cost, in dollars (``"$0.25"``, ``0.25``).
+        calls: How many provider calls one request may make.
+        tokens: How many tokens one request may use.
+        parent: The budget of all requests together. Default: the one in scope, if there is one.
+        key: A function of the request, sync or async, that returns the key of its user: text or a
+            number that nobody else has and that may stand in logs; None if there is no user. A sync
+            one runs in the event loop.
+        per_user: What all requests of one user may cost together, in dollars; needs ``key``.
+        anonymous: What all requests without a user may cost together, in dollars; 0 refuses their
+            calls. Default: as one user.
+
+    Returns:
+        What goes into ``Depends(...)``, or into `RequestBudgets`.
+
+    Raises:
+        ValueError: A limit is not valid, there is none, or of ``key`` and ``per_user`` one is
+            missing.
+
+    Example:
+        >>> spend = request_budget("$0.25", key=user_id, per_user="$5")  # doctest: +SKIP
+        >>> @app.post("/answers")  # doctest: +SKIP
+        ... async def answers(budget: Annotated[Budget, Depends(spend)]) -> str: ...
+    """
+    limits: dict[str, Any] = {"usd": usd, "calls": calls, "tokens": tokens}
+    if set(limits.values()) == {None}:
+        raise ValueError("each request needs a limit: dollars, calls or tokens")
+    Budget(**limits)  # bad limits fail here, and not at the first request
+    if key is None:
+        if per_user is not None or anonymous is not None:
+            raise ValueError("per_user and anonymous need key=, which tells whose request it is")
+        return RequestBudget(limits, parent, None)
+    if per_user is None:
+        raise ValueError("key= needs per_user=, what each user may spend")
+    if anonymous is None:
+        anonymous = per_user
+    Budget(per_user)
+    Budget(anonymous)
+    return RequestBudget(limits, parent, Users(key, per_user, anonymous, parent))

@@ -1,0 +1,104 @@
+"""The budgets of users, found by a key of the request, and forgotten when nothing is in them."""
+
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from threading import Lock
+from typing import TypeAlias
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+from starlette.requests import HTTPConnection
+
+from tokenfence_integrations.engine.budget import Budget, Dollars
+from tokenfence_integrations.stores.base import NOTHING
+
+__all__ = ["Key", "Users"]
+
+Key: TypeAlias = Callable[[HTTPConnection], "str | int | Awaitable[str | int | None] | None"]
+"""A function of the request, sync or async, that returns its user's key; None if it has no user."""
+
+FEW = 1_024
+"""Up to so many users, nobody looks whether some of them can be forgotten."""
+
+RECORDS = 1_000
+"""How many ledger records a user's own tree of budgets keeps."""
+
+
+class Users:
+    """The budgets of all users, each made at the user's first request.
+
+    Which users are idle is looked at whenever there are twice as many as after the last look. Those
+    are forgotten of whom no request, scope or call in flight is left, and of whom nothing was
+    charged; or whose account is kept in the parent's store, with all that was charged.
+
+    Args:
+        key: The key of a request's user.
+        per_user: Dollars of each user.
+        anonymous: Dollars of all requests without a user together.
+        parent: The budget of all users together; None: each user's is a tree of its own.
+    """
+
+    def __init__(
+        self, key: Key, per_user: Dollars, anonymous: Dollars, parent: Budget | None
+    ) -> None:
+        self._key = key
+        self._per_user = per_user
+        self._anonymous = anonymous
+        self._parent = parent
+        self._kept: dict[str, Budget] = {}
+        self._alive: WeakValueDictionary[str, Budget] = WeakValueDictionary()
+        self._making = Lock()
+        self._look_at = FEW
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def known(self, connection: HTTPConnection) -> Budget | None:
+        """The budget of the request's user; None if it has none."""
+        found = self._key(connection)
+        key = await found if isawaitable(found) else found
+        if key is None or key == "":
+            return None
+        if not isinstance(key, str | int):
+            raise TypeError(
+                f"key must return a user's key, a str or an int, or None; got {type(key).__name__}"
+            )
+        # A name has no "/", and no user's is another's or that of an ordinary child.
+        return self._budget(f"user:{quote(str(key), safe='@')}", self._per_user)
+
+    def anonymous(self) -> Budget:
+        """The budget that all requests without a user share."""
+        return self._budget("anonymous", self._anonymous)
+
+    def _budget(self, name: str, usd: Dollars) -> Budget:
+        with self._making:  # two threads that ask for the same user get the same budget
+            user = self._alive.get(name)
+            if user is None:
+                user = self._made(name, usd)
+                self._alive[name] = user
+            if name not in self._kept:
+                if len(self._kept) >= self._look_at:
+                    self._forget_idle()
+                self._kept[name] = user
+            return user
+
+    def _made(self, name: str, usd: Dollars) -> Budget:
+        if self._parent is None:
+            return Budget(usd, name=name, ledger_size=RECORDS)
+        try:
+            return self._parent.child(name, usd, kept=False)
+        except ValueError:  # another route's user as well, whose limit was raised meanwhile
+            return self._parent.child(name)
+
+    def _forget_idle(self) -> None:
+        self._kept = {name: user for name, user in self._kept.items() if not self._idle(user)}
+        self._look_at = max(FEW, 2 * len(self._kept))
+
+    @staticmethod
+    def _idle(user: Budget) -> bool:
+        if user.children:  # a request's budget, which is there as long as anything uses it
+            return False
+        now = user.snapshot()
+        if now.reserved != NOTHING:
+            return False
+        return user.parent is not None or now.spent == now.uncertain == NOTHING
