@@ -33,7 +33,7 @@ async def test_the_books_are_the_bill(
     kind: Callable[..., Any],
     fallback: str | None,
 ) -> None:
-    # With a threshold of nothing, the fallback answers from the second call on.
+    # From a threshold of nothing on the fallback answers.
     threshold = 0.0 if fallback else None
     llm = guard(make(kind), budget=budget, fallback=fallback, threshold=threshold)
     messages = [ChatMessage("Why?")]
@@ -46,6 +46,7 @@ async def test_the_books_are_the_bill(
     [_ async for _ in await llm.astream_chat(messages)]
     [_ async for _ in await llm.astream_complete("Why?")]
     assert provider.requests == 8
+    assert {line.model for line in provider.bill} == {fallback or "gpt-4o"}
     assert budget.snapshot().spent.usd == provider.billed
     assert budget.snapshot().spent.calls == 8
     assert budget.snapshot().uncertain.usd == 0

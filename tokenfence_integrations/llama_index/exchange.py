@@ -16,7 +16,7 @@ from tokenfence_integrations.llama_index.providers import (
     service_tier_of,
     with_output_maximum,
 )
-from tokenfence_integrations.llama_index.tools import TOOLS_KEY, without_notes
+from tokenfence_integrations.llama_index.tools import without_notes
 from tokenfence_integrations.llama_index.usages import response_usage, service_tier, was_cut
 from tokenfence_integrations.models import exchange
 from tokenfence_integrations.usage import Usage
@@ -39,7 +39,7 @@ class Exchange(exchange.Exchange):
     __slots__ = ("_last", "_usage")
 
     def __init__(self, llm: "BudgetedLLM", options: Mapping[str, Any], call: Call) -> None:
-        sent = without_notes(options) if TOOLS_KEY in options else dict(options)
+        sent = without_notes(options)
         super().__init__(llm, sent, call, metered_below=llm.tokenfence_metered_below)
         self._usage: Usage | None = None
         self._last: Any = None
@@ -105,7 +105,7 @@ def request_for(
         options: The call's keyword arguments.
         exact: Whether its server counts text as OpenAI does.
     """
-    sent = options_of(llm, without_notes(options))
+    sent = options_of(llm, options)
     return CallRequest(
         model_name(llm, options),
         prompt_bound(content, sent),

@@ -13,6 +13,7 @@ from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded, refusal_class
 from tokenfence_integrations.llama_index.llms import BudgetedLLM, llm_names
 from tokenfence_integrations.llama_index.openai_clients import (
+    HELD,
     client_names,
     counts_exactly,
     guard_held_clients,
@@ -132,10 +133,7 @@ class Guarding(guarding.Guarding):
         if has_clients(type(llm)):
             guard_held_clients(guarded)
             return guarded
-        metered = {
-            name: with_metered_attempts(getattr(llm, name, None))
-            for name in ("_client", "_aclient")
-        }
+        metered = {name: with_metered_attempts(getattr(llm, name, None)) for name in HELD}
         if None in metered.values():
             self.check_retries(llm)
         else:

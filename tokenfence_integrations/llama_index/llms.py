@@ -8,12 +8,12 @@ own are, which run inside: events and spans are told once.
 Each way to an answer is a flow (see `models.flows`), written once for sync and async.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llama_index.core.llms import LLM, ChatMessage, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -40,15 +40,6 @@ __all__ = ["BudgetedLLM", "llm_names"]
 ANSWERED_BY = "tokenfence_answered_by"
 """Names the fallback of another provider in a response, whose tool calls only it can read."""
 
-
-class Way(NamedTuple):
-    """A sync or an async way: the method by which a call is admitted on it."""
-
-    admit: str
-
-
-SYNC = Way("admit")
-ASYNC = Way("aadmit")
 
 Content = str | Sequence[ChatMessage]
 
@@ -133,37 +124,37 @@ class BudgetedLLM(_LLM):
     # Where the provider is called
 
     def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        return run(self._answer(SYNC, "chat", messages, args, kwargs))
+        return run(self._answer("chat", messages, args, kwargs))
 
     def complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        return run(self._answer(SYNC, "complete", prompt, args, kwargs))
+        return run(self._answer("complete", prompt, args, kwargs))
 
     async def achat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        return await arun(self._answer(ASYNC, "achat", messages, args, kwargs))
+        return await arun(self._answer("achat", messages, args, kwargs))
 
     async def acomplete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        return await arun(self._answer(ASYNC, "acomplete", prompt, args, kwargs))
+        return await arun(self._answer("acomplete", prompt, args, kwargs))
 
     def stream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = run(self._answer(SYNC, "stream_chat", messages, args, kwargs))
+        stream = run(self._answer("stream_chat", messages, args, kwargs))
         return stream.read() if isinstance(stream, Responses) else stream
 
     def stream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = run(self._answer(SYNC, "stream_complete", prompt, args, kwargs))
+        stream = run(self._answer("stream_complete", prompt, args, kwargs))
         return stream.read() if isinstance(stream, Responses) else stream
 
     async def astream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = await arun(self._answer(ASYNC, "astream_chat", messages, args, kwargs))
+        stream = await arun(self._answer("astream_chat", messages, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
     async def astream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = await arun(self._answer(ASYNC, "astream_complete", prompt, args, kwargs))
+        stream = await arun(self._answer("astream_complete", prompt, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
     # The ways, each written once
 
     def _answer(
-        self, way: Way, method: str, content: Content, args: Any, options: dict[str, Any]
+        self, method: str, content: Content, args: Any, options: dict[str, Any]
     ) -> Flow[Any]:
         """An answer, whole or a stream: admitted, made, and settled when all of it has come."""
         if runs(self):
@@ -171,7 +162,7 @@ class BudgetedLLM(_LLM):
         call = _given(self) or call_for(self, content, options)
         try:
             if not call.open:
-                yield getattr(call, way.admit)
+                yield _admission(method, call)
             llm, options = self._chosen(call, options)
             exchange = Exchange(llm, options, call)
             own = exchange.model._own(method)
@@ -217,18 +208,18 @@ class BudgetedLLM(_LLM):
     # What goes past the eight methods, or must not be answered with a text
 
     def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return run(self._predicted(SYNC, "structured_predict", args, kwargs))
+        return run(self._predicted("structured_predict", args, kwargs))
 
     async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return await arun(self._predicted(ASYNC, "astructured_predict", args, kwargs))
+        return await arun(self._predicted("astructured_predict", args, kwargs))
 
     def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return run(self._predicted(SYNC, "stream_structured_predict", args, kwargs))
+        return run(self._predicted("stream_structured_predict", args, kwargs))
 
     async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
-        return await arun(self._predicted(ASYNC, "astream_structured_predict", args, kwargs))
+        return await arun(self._predicted("astream_structured_predict", args, kwargs))
 
-    def _predicted(self, way: Way, method: str, args: Any, kwargs: dict[str, Any]) -> Flow[Any]:
+    def _predicted(self, method: str, args: Any, kwargs: dict[str, Any]) -> Flow[Any]:
         """An object; where one is wanted, a refusal raises: a made-up object would be a lie."""
         llm = self._raising()
         if runs(self) or not decided_before(llm, method):
@@ -236,7 +227,7 @@ class BudgetedLLM(_LLM):
         asked = Asked.of(method, *args, **kwargs)
         call = _given(self) or asked.call(llm)
         if not call.open:
-            yield getattr(call, way.admit)
+            yield _admission(method, call)
         target, options = llm._chosen(call, asked.options)
         return (yield from predicted(target._raising(), call, asked.but(options)))
 
@@ -337,6 +328,11 @@ def _get_tool_calls(cls: Any) -> Any:
         return cls.get_tool_calls_from_response(self, response, *args, **kwargs)
 
     return get_tool_calls
+
+
+def _admission(method: str, call: Call) -> Callable[[], Any]:
+    """How a call is admitted on the way of a method; async ones have names that begin with an a."""
+    return call.aadmit if method.startswith("a") else call.admit
 
 
 def _given(llm: BudgetedLLM) -> Call | None:

@@ -78,10 +78,7 @@ def guard_held_clients(guarded: Any) -> None:
     Args:
         guarded: The copy, changed in place.
     """
-    if (
-        hasattr(type(guarded), "tokenfence_clients")
-        or "tokenfence_clients" in type(guarded).model_fields
-    ):
+    if "tokenfence_clients" in type(guarded).model_fields:
         guarded.tokenfence_clients = {}
         return
     for name in HELD:

@@ -8,6 +8,7 @@ from llama_index.core.llms import LLM, ChatMessage
 
 from tokenfence_integrations.clients.openai.content import PER_TOOL, Content, plain
 from tokenfence_integrations.llama_index.providers import may_have, member
+from tokenfence_integrations.llama_index.tools import TOOLS_KEY
 from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import REQUEST_OVERHEAD, byte_bound, count_chat
@@ -17,8 +18,8 @@ __all__ = ["exact_count", "options_of", "prompt_bound"]
 PER_MESSAGE = 40
 """Bytes that stand for the JSON around a message, which is more than the tokens it costs."""
 
-OWN = frozenset({"formatted", "use_chat_completions", "verbose"})
-"""Options that LlamaIndex reads and never sends."""
+OWN = frozenset({"formatted", "use_chat_completions", "verbose", TOOLS_KEY})
+"""Options that LlamaIndex, or this library, reads and never sends."""
 
 STANDING = ("instructions", "tools", "built_in_tools", "mcp_servers", "functions")
 """Fields of LLMs that are sent with each call, and read by the model."""

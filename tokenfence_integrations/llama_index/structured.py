@@ -144,9 +144,8 @@ def predicted(llm: "BudgetedLLM", call: Call, asked: Asked) -> Flow[Any]:
     if "stream" not in asked.method:
         _withdraw(handover, call)
         return answer
-    call.at_most = (
-        NOTHING  # the LLM is called in the first step: a stream that nobody reads is free
-    )
+    # The LLM is called in the first step: a stream that nobody reads is free.
+    call.at_most = NOTHING
     read = _aread if asked.method.startswith("a") else _read
     return read(answer, handover, call)
 

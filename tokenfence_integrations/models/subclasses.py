@@ -8,17 +8,12 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, Field
 
-__all__ = ["guarded_class", "guarded_copy", "no_names", "no_travel"]
+__all__ = ["guarded_class", "guarded_copy", "no_travel"]
 
 HIDDEN: Mapping[str, Any] = {"tokenfence_terms": None, "tokenfence_metered_below": False}
 """What every guarded copy carries, with defaults: fields that are neither shown nor dumped."""
 
 _CLASSES: dict[tuple[type, type], Any] = {}
-
-
-def no_names(cls: Any) -> dict[str, Any]:
-    """Nothing to add to a class."""
-    return {}
 
 
 def no_travel(thing: object) -> NoReturn:
@@ -34,14 +29,14 @@ def no_travel(thing: object) -> NoReturn:
 
 
 def guarded_class(
-    cls: Any, mixin: type, names: Callable[[Any], Mapping[str, Any]] = no_names
+    cls: Any, mixin: type, names: Callable[[Any], Mapping[str, Any]] = lambda cls: {}
 ) -> Any:
     """The guarded subclass of a class; made once.
 
     Args:
         cls: The class of what is guarded.
         mixin: What overrides its methods.
-        names: Tells what else the subclass defines; ``__annotations__`` included.
+        names: Tells what else the subclass defines; ``__annotations__`` included. Default: nothing.
     """
     known = _CLASSES.get((cls, mixin))
     if known is not None:

@@ -6,34 +6,13 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI
 
-from tests.engine.helpers import FakeClock
+from tests.callbacks import budget, clock, provider
 from tests.langchain.callbacks.helpers import PRICES, chat
 from tokenfence_integrations import Budget
 from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
 from tokenfence_integrations.testing import SimulatedProvider
 
-
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the SDK's retries follow at once, and not after half a second."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
-
-
-@pytest.fixture
-def provider() -> Iterator[SimulatedProvider]:
-    with SimulatedProvider(prices={"flat": (0, 10)}) as provider:
-        yield provider
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def budget(clock: FakeClock) -> Budget:
-    """Enough for anything that is not about the limit."""
-    return Budget("$100", clock=clock.clock)
+__all__ = ["budget", "clock", "provider"]
 
 
 @pytest.fixture

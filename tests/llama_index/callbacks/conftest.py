@@ -1,17 +1,18 @@
 """A provider, LLMs that call it, a budget whose clock stands still, and LlamaIndex's settings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from llama_index.core import Settings
 from llama_index.core.callbacks import CallbackManager
 
-from tests.engine.helpers import FakeClock
+from tests.callbacks import budget, clock, provider
 from tests.llama_index.callbacks.helpers import PRICES, flat_llm
 from tokenfence_integrations import Budget
 from tokenfence_integrations.llama_index import BudgetCallbackHandler
-from tokenfence_integrations.testing import SimulatedProvider
+
+__all__ = ["budget", "clock", "provider"]
 
 
 @pytest.fixture(autouse=True)
@@ -19,23 +20,6 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that no other test sees; `_llm` and others are set by LlamaIndex itself."""
     for name in ("_callback_manager", "_llm", "_embed_model"):
         monkeypatch.setattr(Settings, name, None)
-
-
-@pytest.fixture
-def provider() -> Iterator[SimulatedProvider]:
-    with SimulatedProvider(prices={"flat": (0, 10)}) as provider:
-        yield provider
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def budget(clock: FakeClock) -> Budget:
-    """Enough for anything that is not about the limit."""
-    return Budget("$100", clock=clock.clock)
 
 
 @pytest.fixture
