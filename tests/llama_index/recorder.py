@@ -9,6 +9,7 @@ from typing import Any
 from llama_index.core import Settings
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
+from llama_index.core.chat_engine.types import StreamingAgentChatResponse
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import NullSpanHandler
@@ -58,7 +59,12 @@ class Spans(NullSpanHandler):
         self._seen.append(("enter", _span(id_), _span(parent_id)))
 
     def span_exit(self, id_: str, **kwargs: Any) -> None:
-        self._seen.append(("exit", _span(id_), shown(kwargs.get("result"))))
+        result = kwargs.get("result")
+        told = shown(result)
+        if isinstance(result, StreamingAgentChatResponse):
+            name, fields = told
+            told = name, {k: v for k, v in fields.items() if k not in WRITTEN_MEANWHILE}
+        self._seen.append(("exit", _span(id_), told))
 
     def span_drop(self, id_: str, err: Any = None, **kwargs: Any) -> None:
         self._seen.append(("drop", _span(id_), type(err).__name__))
@@ -111,6 +117,20 @@ PASSING = frozenset(
     }
 )
 """What is different in every run."""
+
+WRITTEN_MEANWHILE = frozenset(
+    {
+        "aqueue",
+        "exception",
+        "is_function",
+        "is_function_false_event",
+        "is_writing_to_memory",
+        "new_item_event",
+        "response",
+        "unformatted_response",
+    }
+)
+"""What a thread or task may or may not have written yet in a streamed answer when it is told of."""
 
 
 def shown(thing: Any) -> Any:
