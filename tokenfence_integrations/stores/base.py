@@ -15,7 +15,9 @@ __all__ = [
     "AccountState",
     "Adjust",
     "Amount",
+    "Anchor",
     "Book",
+    "Charge",
     "Command",
     "Drop",
     "End",
@@ -26,6 +28,7 @@ __all__ = [
     "Reply",
     "Reserve",
     "Reset",
+    "Resolve",
     "Store",
     "Waiting",
 ]
@@ -134,7 +137,8 @@ class Reserve(NamedTuple):
     """Set an amount aside in every account of the path, or in none.
 
     ``force`` reserves even where a limit is passed (``on_limit="warn"``). ``times`` reserves only
-    where so many of the amount would fit.
+    where so many of the amount would fit. ``what`` is kept with it, so that a `Charge` tells what
+    it was for: the model.
     """
 
     path: Path
@@ -142,6 +146,7 @@ class Reserve(NamedTuple):
     amount: Amount
     force: bool = False
     times: int = 1
+    what: str = ""
 
 
 class End(NamedTuple):
@@ -189,7 +194,28 @@ class Drop(NamedTuple):
     account: str
 
 
-Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop
+class Resolve(NamedTuple):
+    """Replace an uncertain charge by what the call did cost; nothing: it was free.
+
+    ``done`` is False if there is no such charge (any more). A `Reset` forgets the charges of an
+    account, and the true end of a call whose lease was over resolves its charge by itself.
+    """
+
+    id: str
+    spent: Amount
+
+
+class Anchor(NamedTuple):
+    """Keep the moment from which an account's windows are counted: the first that is given stays.
+
+    Answered with it, as ``at``; ``done`` tells that it was the first. The account need not be open.
+    """
+
+    account: str
+    at: float
+
+
+Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop | Resolve | Anchor
 
 
 class Reply(NamedTuple):
@@ -197,6 +223,25 @@ class Reply(NamedTuple):
 
     done: bool
     states: tuple[AccountState, ...] = ()
+    at: float = 0.0
+
+
+class Charge(NamedTuple):
+    """A call that is charged although nobody knows whether it was billed.
+
+    Attributes:
+        id: Names it in its store, for `Resolve`.
+        path: The accounts that it is charged to.
+        amount: What is charged.
+        at: Unix time, by the store's clock, at which it was reserved, or turned uncertain.
+        what: What it was for: the model.
+    """
+
+    id: str
+    path: Path
+    amount: Amount
+    at: float
+    what: str
 
 
 class Waiting(Protocol):
@@ -236,10 +281,16 @@ class Store(ABC):
         """
 
     def reserve(
-        self, path: Path, key: int, amount: Amount, force: bool = False, times: int = 1
+        self,
+        path: Path,
+        key: int,
+        amount: Amount,
+        force: bool = False,
+        times: int = 1,
+        what: str = "",
     ) -> Reply:
         """`Reserve`, without the detour over a command."""
-        return self.execute(Reserve(path, key, amount, force, times))
+        return self.execute(Reserve(path, key, amount, force, times, what))
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
         """`End`, without the detour over a command, and as `note`: it never waits nor fails.
@@ -264,6 +315,17 @@ class Store(ABC):
         became of the command: it was applied, or never will be.
         """
         return self.execute(command)
+
+    def charges(self, account: str | None = None) -> tuple[Charge, ...]:
+        """The uncertain charges of an account and all below it, oldest first; of all accounts.
+
+        Args:
+            account: The account whose path they are charged along; None: any.
+
+        Raises:
+            StoreError: The accounts cannot be read.
+        """
+        raise NotImplementedError
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
         """The states of the path as far as known without a round trip; None if unknown.

@@ -203,9 +203,15 @@ class SQLiteStore(Store):
         return await self._in_thread(way, command) if reply is None else reply
 
     def reserve(
-        self, path: Path, key: int, amount: Amount, force: bool = False, times: int = 1
+        self,
+        path: Path,
+        key: int,
+        amount: Amount,
+        force: bool = False,
+        times: int = 1,
+        what: str = "",
     ) -> Reply:
-        command = new(Reserve, (path, key, amount, force, times))
+        command = new(Reserve, (path, key, amount, force, times, what))
         reply: Reply | None = self._try(SQLiteStore._reserve, command)
         return self.execute(command) if reply is None else reply
 

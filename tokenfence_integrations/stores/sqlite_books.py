@@ -231,7 +231,7 @@ class Books:
 
     def reserve(self, command: Reserve) -> bool:
         """Reserve in all accounts of a path or in none; whether it was done."""
-        path, key, amount, force, times = command
+        path, key, amount, force, times, _ = command
         ids, text = self.known(path)
         usd, calls, into, out = amount
         if force:
