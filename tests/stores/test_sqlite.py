@@ -415,6 +415,28 @@ def test_a_file_that_is_truncated_admits_nothing_more(file: Path) -> None:
             reserve(budget, 50).admit()
 
 
+@pytest.mark.parametrize("heir", [None, b"", "anew"])
+def test_a_file_that_is_deleted_or_replaced_in_use_admits_nothing_more(
+    file: Path, heir: bytes | str | None
+) -> None:
+    """SQLite goes on in the file that is gone, and two processes would spend twice as much."""
+    store = SQLiteStore(file)
+    budget = small(100, store=store)
+    spend(budget, 90)
+    held = reserve(budget, 10).admit()
+    for name in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
+        name.rename(name.with_name(f"old-{name.name}"))
+    if heir == "anew":
+        SQLiteStore(file).close()
+    elif isinstance(heir, bytes):
+        file.write_bytes(heir)
+    held.release()
+    with pytest.raises(StoreError, match=r"disappeared|emptied or replaced|not there any more"):
+        reserve(budget, 10).admit()
+    if heir is None:
+        assert not file.exists()
+
+
 def test_a_file_whose_middle_is_torn_out_admits_nothing_more(file: Path) -> None:
     store = SQLiteStore(file)
     budget = small(100, store=store)

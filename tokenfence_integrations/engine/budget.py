@@ -11,6 +11,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine import scope as scopes
+from tokenfence_integrations.engine.drivers import execute
 from tokenfence_integrations.engine.events import Event, Listener
 from tokenfence_integrations.engine.ledger import Ledger, LedgerRecord, LedgerView, Sink
 from tokenfence_integrations.engine.meter import Call
@@ -342,7 +343,7 @@ class Budget:
             if by and limit is None:
                 raise ValueError(f"budget {self.name!r} has no limit of {quantity} to raise")
         change = Amount(added.usd or 0, calls, input_tokens, output_tokens)
-        self._tree.store.execute(Adjust(self.path, change, tokens))
+        execute(self._tree.store, Adjust(self.path, change, tokens))
         self._crossed = self.should_downgrade
         self._tree.line.freed()
 
@@ -352,7 +353,8 @@ class Budget:
         The parents keep what was spent: it was.
         """
         below = self._below()
-        states = self._tree.store.execute(Reset(tuple(budget.name for budget in below))).states
+        names = tuple(budget.name for budget in below)
+        states = execute(self._tree.store, Reset(names)).states
         for budget, state in zip(below, states, strict=True):
             undone = [Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)]
             self._note("recorded", budget.path[:1], *undone)
@@ -468,7 +470,7 @@ class Budget:
         tree.settle_orphans()
         states = tree.store.peek(self.path[:1]) if tree.store.instant else None
         if states is None:
-            states = tree.store.execute(Read(self.path[:1])).states
+            states = execute(tree.store, Read(self.path[:1])).states
         return states[0]
 
     def _note(self, outcome: Any, accounts: Path, spent: Amount, uncertain: Amount) -> None:

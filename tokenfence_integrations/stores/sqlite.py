@@ -405,6 +405,8 @@ class SQLiteStore(Store):
 
     def _commit(self, books: Books) -> None:
         books.commit()
+        if not books.is_current():  # it may be gone with the file, and can be written again
+            raise Damaged("it was emptied or replaced while it was written to; restore a copy")
         for _ in range(self._written):
             self._noted.popleft()
         self._failing = False

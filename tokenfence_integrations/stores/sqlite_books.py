@@ -1,5 +1,6 @@
 """The tables of a file of budgets, and each command as the SQL that it is."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -88,7 +89,10 @@ class Books:
     """
 
     def __init__(self, path: str, owner: int, *, make: bool) -> None:
+        if not make and not os.path.exists(path):
+            raise Damaged("it has disappeared since it was opened; restore a copy")
         self.owner = owner
+        self.path = path
         self._paths: dict[Path, Known] = {}
         self._made_some = False
         # No waiting in here: who waits for a locked file must not hold the store's own lock.
@@ -100,6 +104,7 @@ class Books:
         self._run = self.connection.cursor().execute
         try:
             self._prepare(make)
+            self._file = os.stat(path)
         except BaseException:
             self.close()
             raise
@@ -141,6 +146,19 @@ class Books:
             raise Damaged("it is a database of something else")
         for statement in TABLES.split(";\n"):
             self.execute(statement)
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was opened, and has lost nothing of its length.
+
+        SQLite notices neither: it goes on with what it has in its cache, and in a file that others
+        do not see.
+        """
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        was, self._file = self._file, now
+        return os.path.samestat(now, was) and now.st_size >= was.st_size
 
     def close(self) -> None:
         """Close the connection."""
