@@ -1,0 +1,17 @@
+-- Forgets an account in which nothing is reserved. ARGV 5: its name.
+
+--@ begin
+--@ numbers
+--@ accounts
+--@ answer
+--@ charges
+--@ forget
+local account = account_of(KEYS[5])
+if is_repeated or not account then return '0' end
+for i = RESERVED + 1, RESERVED + 4 do
+  if account[i] ~= '0' then return '0' end
+end
+redis.call('DEL', KEYS[5])
+forget_charges({ [ARGV[5]] = true })
+note_number()
+return '1'
