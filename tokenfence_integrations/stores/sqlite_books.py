@@ -110,6 +110,9 @@ class Books:
             raise
 
     def _prepare(self, make: bool) -> None:
+        if not make and self._version() == 0:
+            # Before anything is written: somebody may be about to put a copy in its place.
+            raise Damaged("its tables have disappeared since it was opened; restore a copy")
         # A commit writes whole pages, and ours hold a row or two that have changed.
         self.execute("PRAGMA page_size = 1024")
         [mode] = self.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -124,10 +127,8 @@ class Books:
             return
         self.begin()
         try:
-            if self._version() == 0 and make:
+            if make and self._version() == 0:
                 self._make_tables()
-            elif self._version() == 0:
-                raise Damaged("its tables have disappeared since it was opened; restore a copy")
             elif self._version() != VERSION:
                 raise Damaged(
                     f"it was written by another version of this library (its format is "
