@@ -26,6 +26,12 @@ class Site(Protocol):
     def expire(self, workers: Sequence[Worker]) -> None:
         """Have the leases of workers who have died be over, and be seen to be."""
 
+    def deliver(self) -> None:
+        """Have whatever is still on its way arrive."""
+
+    def close(self) -> None:
+        """Stop what it runs."""
+
 
 class Fault(NamedTuple):
     """What happens, and what it means for those who call meanwhile.
@@ -36,14 +42,16 @@ class Fault(NamedTuple):
         strike: Begins it, for a site and workers, and ends it.
         points: Where it strikes.
         bites: Whether no call can be admitted while it lasts.
+        tries: Calls of which the last one is answered, once it has ended.
         together: Whether it strikes all points at once, because it takes long.
     """
 
     name: str
-    site: Callable[[Path], Any]
+    site: Callable[[Path], Site]
     strike: Callable[[Any, Sequence[Worker]], AbstractContextManager[None]]
     points: Sequence[Point]
     bites: bool = False
+    tries: int = 1
     together: bool = False
 
     def __str__(self) -> str:

@@ -5,7 +5,9 @@ has ended. The books are read from the store itself, and compared with the provi
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ import pytest
 from tests.crashes.faults import Fault, Site, killed
 from tests.crashes.files import FILE_FAULTS
 from tests.crashes.points import Held, Point
+from tests.crashes.redis_servers import REDIS_FAULTS
 from tests.crashes.worker import ANSWERED, Worker
 from tokenfence_integrations.testing import SimulatedProvider
 
@@ -31,7 +34,7 @@ _numbers = count(1)
 
 CASES = [
     pytest.param(fault, points, id=f"{fault}-{points[0] if len(points) == 1 else 'all points'}")
-    for fault in FILE_FAULTS
+    for fault in (*FILE_FAULTS, *REDIS_FAULTS)
     for points in ([fault.points] if fault.together else [(point,) for point in fault.points])
 ]
 
@@ -56,6 +59,12 @@ class Start(Protocol):
 
 
 @pytest.fixture
+def site(fault: Fault, tmp_path: Path) -> Iterator[Site]:
+    with closing(fault.site(tmp_path)) as site:
+        yield site
+
+
+@pytest.fixture
 def start(provider: SimulatedProvider) -> Iterator[Start]:
     started: list[Worker] = []
 
@@ -75,84 +84,97 @@ DIED = [case for case in CASES if case.values[0].strike is killed]
 
 @pytest.mark.parametrize(("fault", "points"), LIVED)
 def test_a_store_may_fail_at_any_point_of_a_call(
-    fault: Fault, points: Sequence[Point], provider: SimulatedProvider, start: Start, tmp_path: Path
+    fault: Fault, points: Sequence[Point], provider: SimulatedProvider, site: Site, start: Start
 ) -> None:
-    site = fault.site(tmp_path)
     workers = [start(site) for _ in points]
-    answered = [1 for _ in workers]
     go_ons = brought(site, workers, points)
     with fault.strike(site, workers):
         for go_on in go_ons:
             go_on()
-        for index, point in enumerate(points):
-            ended = workers[index].said()
-            # No trouble of a store's costs anybody an answer that is paid for.
-            assert ended == ANSWERED or (failed_closed(ended) and not point.sent)
-            answered[index] += ended == ANSWERED
-        if fault.bites:
-            for index, worker in enumerate(workers):
-                answered[index] += calls_until_it_fails_closed(worker)
-    for index, worker in enumerate(workers):
-        assert worker.call() == ANSWERED, "it did not go on by itself"
+        ends = [worker.said() for worker in workers]
+        meanwhile = calls_until_none_is_answered(workers) if fault.bites else Counter()
+    for point, ended in zip(points, ends, strict=True):
+        # No trouble of a store's costs anybody an answer that is paid for.
+        assert ended == ANSWERED or (failed_closed(ended) and not point.sent)
+    until_all_are_answered(workers, tries=fault.tries)
+    site.deliver()
+    for worker, point, ended in zip(workers, points, ends, strict=True):
         wait_until(lambda worker=worker: site.held(worker).reserved == 0)
-        assert site.held(worker) == Held((answered[index] + 1) * COST, 0, 0)
+        answered = 1 + (ended == ANSWERED) + meanwhile[worker] + 1
+        assert site.held(worker) == Held(answered * COST, 0, 0), point
+        assert answered * COST <= LIMIT
     provider.idle()
     assert provider.billed == sum(site.held(worker).spent for worker in workers)
-    assert all(site.held(worker).spent <= LIMIT for worker in workers)
 
 
 @pytest.mark.parametrize(("fault", "points"), DIED)
 def test_a_worker_may_die_at_any_point_of_a_call(
-    fault: Fault, points: Sequence[Point], provider: SimulatedProvider, start: Start, tmp_path: Path
+    fault: Fault, points: Sequence[Point], provider: SimulatedProvider, site: Site, start: Start
 ) -> None:
-    site = fault.site(tmp_path)
     workers = [start(site) for _ in points]
     others = [start(site, worker.account) for worker in workers]
     brought(site, workers, points)
     bounds = [site.held(worker).reserved for worker in workers]
     with fault.strike(site, workers):
-        assert [other.call() for other in others] == [ANSWERED] * len(others)
+        assert calls(others) == [ANSWERED] * len(others)
     site.expire(others)
+    assert calls(others) == [ANSWERED] * len(others)
     for point, other, bound in zip(points, others, bounds, strict=True):
-        spent = (3 if point.settled else 2) * COST
-        assert site.held(other) == Held(spent, 0, bound)
+        other.look()
+        spent = (4 if point.settled else 3) * COST
+        assert site.held(other) == Held(spent, 0, bound), point
         assert spent + bound <= LIMIT
-        assert other.call() == ANSWERED
-        assert site.held(other) == Held(spent + COST, 0, bound)
     provider.idle(requests=sum(3 + point.sent for point in points))
-    charged = [sum(site.held(other)) for other in others]
     assert len(provider.bill) == sum(3 + point.sent for point in points)
-    assert provider.billed <= sum(charged)
-    assert max(charged) <= LIMIT
+    assert provider.billed <= sum(sum(site.held(other)) for other in others)
 
 
 def brought(
     site: Site, workers: Sequence[Worker], points: Sequence[Point]
 ) -> list[Callable[[], None]]:
     """Have each worker make one call, and another up to its point, where the books tell of it."""
+    assert calls(workers) == [ANSWERED] * len(workers)
     go_ons = []
     for worker, point in zip(workers, points, strict=True):
-        assert worker.call() == ANSWERED
+        worker.look()
         go_ons.append(site.bring(worker, point))
         spent, reserved, uncertain = site.held(worker)
-        assert spent == (2 if point.settled else 1) * COST
-        assert (reserved > 0) == point.reserved
+        assert spent == (2 if point.settled else 1) * COST, point
+        assert (reserved > 0) == point.reserved, point
         assert uncertain == 0
     return go_ons
+
+
+def calls(workers: Sequence[Worker]) -> list[str]:
+    """How a call of each ends; all are made at the same time."""
+    for worker in workers:
+        worker.ask()
+    return [worker.said() for worker in workers]
 
 
 def failed_closed(ended: str) -> bool:
     return ended.startswith("StoreError: ")
 
 
-def calls_until_it_fails_closed(worker: Worker) -> int:
-    """How many calls are answered before one is not: a full disk may have room for two writes."""
-    for answered in range(3):
-        ended = worker.call()
-        if ended != ANSWERED:
-            assert failed_closed(ended)
-            return answered
-    raise AssertionError("calls go on as if nothing had happened")
+def calls_until_none_is_answered(workers: Sequence[Worker]) -> "Counter[Worker]":
+    """How many of each are answered before one is not: a full disk may have room for two writes."""
+    answered = Counter[Worker]()
+    for _ in range(3):
+        ends = dict(zip(workers, calls(workers), strict=True))
+        workers = [worker for worker, ended in ends.items() if ended == ANSWERED]
+        answered.update(workers)
+        assert all(ended == ANSWERED or failed_closed(ended) for ended in ends.values())
+    assert not workers, "calls go on as if nothing had happened"
+    return answered
+
+
+def until_all_are_answered(workers: Sequence[Worker], *, tries: int) -> None:
+    """Calls go on by nobody's doing: at once, or after so many that still fail."""
+    for _ in range(tries):
+        ends = dict(zip(workers, calls(workers), strict=True))
+        workers = [worker for worker, ended in ends.items() if ended != ANSWERED]
+        assert all(ended == ANSWERED or failed_closed(ended) for ended in ends.values())
+    assert not workers, f"they did not go on by themselves: {ends}"
 
 
 def wait_until(reached: Callable[[], bool]) -> None:

@@ -22,6 +22,8 @@ __all__ = ["ANSWERED", "CALL", "Opening", "Stop", "Worker", "warm_up"]
 
 ANSWERED = "answered"
 
+LOOK = "look"
+
 CALL: dict[str, Any] = {
     "model": "gpt-4o",
     "messages": [{"role": "user", "content": "Why?"}],
@@ -70,6 +72,7 @@ class Worker:
 
     def __init__(self, opening: Opening, account: str, limit: int, base_url: str) -> None:
         self.account = account
+        self.opening = opening
         self._orders, theirs = _context.Pipe()
         self._process = _context.Process(
             target=_work, args=(theirs, Job(opening, account, limit, base_url)), daemon=True
@@ -101,6 +104,11 @@ class Worker:
         """A whole call, and how it ended."""
         self.ask()
         return self.said()
+
+    def look(self) -> None:
+        """Have it look at its budget: whatever it had told its store by then is done."""
+        self._orders.send(LOOK)
+        assert self.said() == LOOK
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -139,7 +147,11 @@ def _work(orders: Connection, job: Job) -> None:
             wanted = orders.recv()
         except EOFError:  # the test is over
             return
-        orders.send(_call(client))
+        if wanted == LOOK:
+            budget.snapshot()
+            orders.send(LOOK)
+        else:
+            orders.send(_call(client))
 
 
 def _call(client: openai.OpenAI) -> str:
