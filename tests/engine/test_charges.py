@@ -77,7 +77,7 @@ def test_the_truth_replaces_a_charge_once(budget: Budget, truth: Any, spent: Amo
     assert (record.cost, record.uncertain) == (spent.usd, -25)
     assert (record.accounts, record.model) == (charge.path, "model")
     assert record.usage == (truth if isinstance(truth, Usage) else None)
-    assert record.tags == {"charge": charge.id}
+    assert record.tags == {"charge": charge.id, "at": charge.at}
 
 
 def test_a_charge_of_another_budget_is_left_alone(budget: Budget) -> None:
@@ -121,7 +121,7 @@ def test_listeners_hear_of_it(budget: Budget) -> None:
     writer.resolve(charge, nano(7))
     [event] = events
     assert (event.kind, event.budget, event.model) == ("resolved", "team/writer", "model")
-    assert (event.bound, event.cost, event.tags) == (20, 7, {"charge": charge.id})
+    assert (event.bound, event.cost, event.tags) == (20, 7, {"charge": charge.id, "at": charge.at})
     assert others == []
 
 

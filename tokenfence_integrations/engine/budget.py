@@ -376,7 +376,7 @@ class Budget:
             if now is None or not tree.store.execute(Resolve(now.id, spent)).done:
                 return False
             undone = Amount(*[-part for part in now.amount])
-            tags = {"charge": now.id}
+            tags = {"charge": now.id, "at": now.at}
             self._note("resolved", now.path, spent, undone, now.what, usage, tags)
         budget: Budget | None = self
         while budget is not None:

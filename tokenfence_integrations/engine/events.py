@@ -32,7 +32,7 @@ class Event:
         kind: What happened.
         budget: Path of the budget, such as ``"team/researcher"``.
         call: Number of the call's attempt, unique in its budget tree; 0 for none, and for
-            ``resolved``, whose tags have the charge's id.
+            ``resolved``, whose tags have the charge's id and time.
         at: Unix time in seconds.
         model_asked: The model that the caller asked for.
         model: The model that the call goes to.
