@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.engine.helpers import charged, nano, reserve, spend
+from tests.stores.places import SQLitePlace, later
 from tests.stores.processes import start
-from tests.stores.test_sqlite_processes import later, processes, ready
+from tests.stores.test_processes import processes, ready
 from tokenfence_integrations import Budget
 from tokenfence_integrations.cli import main
 from tokenfence_integrations.reconcile import command
@@ -255,7 +256,13 @@ def test_a_killed_process_s_books_become_the_provider_s_bill(
     file, ledger, export = (tmp_path / name for name in ("budgets.db", "calls.csv", "usage.csv"))
     with SimulatedProvider(output_tokens=10) as provider:
         worker = start(
-            "die", file, point, ledger, OPENAI_BASE_URL=provider.base_url, OPENAI_API_KEY="unused"
+            "die",
+            f"sqlite:///{file}",
+            "acme",
+            point,
+            ledger,
+            OPENAI_BASE_URL=provider.base_url,
+            OPENAI_API_KEY="unused",
         )
         with processes(worker):
             ready(worker)
@@ -267,7 +274,7 @@ def test_a_killed_process_s_books_become_the_provider_s_bill(
             provider.release()
             provider.idle()
         bill, billed = provider.bill, provider.billed
-    [charge] = later(file).charges()
+    [charge] = later(SQLitePlace(tmp_path)).charges()
     assert charge.what == "gpt-4o"
     (write_export if kind == "requests" else write_sums)(export, bill, charge.at)
     from_export = (url, "--from", export, "--ledger", ledger)
