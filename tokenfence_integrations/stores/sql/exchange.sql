@@ -68,7 +68,7 @@ BEGIN
         WHERE o.id = owner;
     END IF;
     IF makes_room THEN
-        PERFORM tokenfence.tell(trees, owner);
+        PERFORM tokenfence.tell(trees);
     END IF;
     RETURN replies;
 END

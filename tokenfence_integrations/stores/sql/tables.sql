@@ -82,10 +82,33 @@ CREATE TABLE tokenfence.anchors (
     at double precision NOT NULL
 );
 
--- Processes that wait for room in a tree, and want to be told of it.
+-- Who waits for room in a tree, and wants to be told of it.
 CREATE TABLE tokenfence.waiting (
     tree text COLLATE "C" NOT NULL,
-    owner bigint NOT NULL,
+    listener bigint NOT NULL,
     until timestamptz NOT NULL,
-    PRIMARY KEY (tree, owner)
+    PRIMARY KEY (tree, listener)
 );
+
+-- One row an attempt of a call, from PostgresLedger. writer, number: so that none is there twice.
+-- Amounts are in nano-dollars; the view `calls` shows dollars.
+CREATE TABLE tokenfence.ledger (
+    writer bigint NOT NULL,
+    number bigint NOT NULL,
+    at timestamptz NOT NULL,
+    call bigint NOT NULL,
+    accounts text[] COLLATE "C" NOT NULL,
+    model_asked text NOT NULL,
+    model text NOT NULL,
+    outcome text NOT NULL,
+    usage jsonb,
+    cost bigint NOT NULL,
+    uncertain bigint NOT NULL,
+    bound bigint NOT NULL,
+    cap bigint,
+    truncated boolean NOT NULL,
+    waited double precision NOT NULL,
+    tags jsonb NOT NULL,
+    PRIMARY KEY (writer, number)
+);
+CREATE INDEX ON tokenfence.ledger (at);

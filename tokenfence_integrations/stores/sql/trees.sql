@@ -24,12 +24,18 @@ BEGIN
 END
 $$;
 
+-- Where it is told that room was made in a tree.
+CREATE FUNCTION tokenfence.channel(tree text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT 'tokenfence_' || left(encode(sha256(convert_to(tree, 'UTF8')), 'hex'), 32)
+$$;
+
 -- Tell those who wait for room in a tree that there may be some.
-CREATE FUNCTION tokenfence.tell(trees text[], owner bigint) RETURNS void
+CREATE FUNCTION tokenfence.tell(trees text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     -- Commits that notify wait for one another in all of the database: so only if somebody waits.
-    PERFORM pg_notify('tokenfence_' || md5(tree), tell.owner::text)
+    PERFORM pg_notify(tokenfence.channel(tree), '')
     FROM (
         SELECT DISTINCT w.tree FROM tokenfence.waiting w
         WHERE w.tree = ANY (trees) AND w.until > clock_timestamp()
@@ -37,12 +43,20 @@ BEGIN
 END
 $$;
 
--- Note that an owner waits for room in a tree.
-CREATE FUNCTION tokenfence.wait(owner bigint, tree text, seconds double precision) RETURNS void
+-- Note that a listener waits for room in these trees, and in no others; where it will be told.
+CREATE FUNCTION tokenfence.wait(listener bigint, trees text[], seconds double precision)
+RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 BEGIN
+    -- Whoever is at a tree just now may have looked already who waits: let them commit first.
+    PERFORM tokenfence.lock(trees);
+    DELETE FROM tokenfence.waiting w
+    WHERE w.listener = wait.listener AND w.tree <> ALL (trees) OR w.until < clock_timestamp();
     INSERT INTO tokenfence.waiting
-    VALUES (tree, owner, clock_timestamp() + make_interval(secs => seconds))
+    SELECT tree, wait.listener, clock_timestamp() + make_interval(secs => seconds)
+    FROM unnest(trees) AS tree
     ON CONFLICT ON CONSTRAINT waiting_pkey DO UPDATE SET until = excluded.until;
+    RETURN QUERY SELECT tokenfence.channel(tree) FROM unnest(trees) WITH ORDINALITY AS t (tree, place)
+    ORDER BY place;
 END
 $$;
