@@ -7,6 +7,7 @@ above it (`engine.admission`) from the states that the store reports.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol, TypeAlias
 
 __all__ = [
@@ -114,6 +115,13 @@ class AccountState(NamedTuple):
     def uncertain(self) -> Amount:
         """What is charged for calls of unknown outcome."""
         return Amount(*self[13:17])
+
+    def plus(
+        self, spent: Amount, reserved: Amount = NOTHING, uncertain: Amount = NOTHING
+    ) -> "AccountState":
+        """The state with so much more in its parts."""
+        parts = *spent, *reserved, *uncertain
+        return AccountState(*self[:5], *map(sum, zip(self[5:], parts, strict=True)))
 
 
 class Open(NamedTuple):
@@ -249,6 +257,10 @@ class Waiting(Protocol):
 
     def __bool__(self) -> bool:
         """Whether any does."""
+
+    @property
+    def paths(self) -> Iterable[Path]:
+        """The accounts that they wait for."""
 
     def freed(self) -> None:
         """There may be room: have them look again. Callable from any thread."""
