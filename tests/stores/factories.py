@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from tests.stores import postgres_servers
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.sqlite import SQLiteStore
@@ -22,5 +23,12 @@ def _sqlite() -> SQLiteStore:
     return SQLiteStore(_folders[0] / f"{next(_numbers)}.db")
 
 
-STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore, "sqlite": _sqlite}
+STORES: dict[str, Callable[[], Store]] = {
+    "memory": MemoryStore,
+    "sqlite": _sqlite,
+    "postgres": postgres_servers.newest,
+}
 """Each makes a new, empty store."""
+
+OLDER: dict[str, Callable[[], Store]] = {"postgres 16": postgres_servers.oldest}
+"""The same on servers of older versions: for the contract alone."""

@@ -1,0 +1,298 @@
+"""A connection to PostgreSQL: made, given up after a time, its schema made, its errors explained."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Generator
+from importlib.resources import files
+from math import inf
+from threading import Lock
+from typing import Any, TypeVar
+from weakref import finalize
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+
+from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.stores.wire import Unreachable
+
+__all__ = ["VERSION", "Link", "place"]
+
+VERSION = 1
+"""Of the tables and functions; kept in the table ``about``."""
+
+PARTS = ("tables", "trees", "accounts", "calls", "leases", "exchange", "views")
+"""The files of ``sql/`` in the order in which they are run."""
+
+NAME = re.compile(r"[a-z_][a-z0-9_]{0,29}")
+"""Names of schemas; the channels that begin with them may have 63 characters."""
+
+T = TypeVar("T")
+
+
+class _Late(Exception):
+    """No answer came in time."""
+
+
+class _Connection(psycopg.Connection[TupleRow]):
+    """A connection that waits for the server until `give_up_at` and no longer.
+
+    A server that was stopped keeps its connections open: without this a call would wait for ever.
+    """
+
+    give_up_at = inf
+
+    def wait(self, gen: Generator[Any, Any, T], *arguments: Any, **options: Any) -> T:
+        return super().wait(self._until(gen), *arguments, **options)
+
+    def _until(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() >= self.give_up_at:
+                    raise _Late
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+class Link:
+    """One connection to a schema of budgets, made when it is needed. For one thread at a time.
+
+    Args:
+        conninfo: As for libpq: a URL, or ``key=value`` pairs.
+        schema: The schema.
+        patience: Seconds to wait for an answer.
+        pooled: Whether a pooler gives each transaction another connection.
+    """
+
+    def __init__(self, conninfo: str, schema: str, patience: float, *, pooled: bool) -> None:
+        if not NAME.fullmatch(schema):
+            raise ValueError(
+                f"schema must be up to 30 lower-case letters, digits and underscores, got {schema!r}"
+            )
+        self.where, known = place(conninfo, schema)
+        options: dict[str, Any] = {
+            # libpq counts whole seconds, from 2 on.
+            "connect_timeout": max(2, round(patience)),
+            "application_name": "tokenfence",
+        }
+        self._conninfo = make_conninfo(conninfo, **{k: v for k, v in options.items() if k not in known})
+        self.schema = schema
+        self._patience = patience
+        self._prepare = None if pooled else 0
+        self._was_open = False
+        self._open: list[_Connection] = []  # one or none
+        finalize(self, _close, self._open)
+
+    def copy(self) -> "Link":
+        """Another one to the same schema."""
+        return Link(self._conninfo, self.schema, self._patience, pooled=self._prepare is None)
+
+    def sql(self, text: str) -> str:
+        """SQL that is written for the schema ``tokenfence``, for this one."""
+        return re.sub(r"\btokenfence(?=[._'])", self.schema, text)
+
+    def run(self, query: str, parameters: tuple[Any, ...] = ()) -> list[TupleRow]:
+        """One statement, in a transaction of its own.
+
+        Args:
+            query: Written by `sql`.
+            parameters: Of the statement.
+
+        Returns:
+            The rows.
+
+        Raises:
+            Unreachable: No answer came.
+            StoreError: The database cannot be used before somebody has seen to it.
+            psycopg.DataError: The server cannot take what it was given.
+        """
+        return self.use(lambda connection: _rows(connection.execute(query, parameters)))
+
+    def use(self, work: Callable[[_Connection], T]) -> T:
+        """Do something with the connection; raises as `run`. It is closed if that fails."""
+        try:
+            if not self._open:
+                self._connect()
+            [connection] = self._open
+            connection.give_up_at = time.monotonic() + self._patience
+            return work(connection)
+        except psycopg.DataError:
+            raise
+        except (psycopg.Error, _Late) as error:
+            self.close()
+            raise self._explained(error) from error
+        except BaseException:  # interrupted in the midst of something
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection; the next statement makes another one."""
+        _close(self._open)
+
+    def forget(self) -> None:
+        """As `close`, in a forked process, whose parent goes on using the connection."""
+        while self._open:
+            connection = self._open.pop()
+            os.close(connection.pgconn.socket)
+            _of_parents.append(connection)
+
+    def _connect(self) -> None:
+        connection = _Connection.connect(
+            self._conninfo, autocommit=True, prepare_threshold=self._prepare
+        )
+        self._open.append(connection)
+        connection.give_up_at = time.monotonic() + self._patience
+        # Tables that have disappeared meanwhile are not made again: that would forget what was
+        # spent.
+        version = self._version(connection)
+        if version is None and not self._was_open:
+            self._make(connection)
+            version = self._version(connection)
+        if version != VERSION:
+            raise StoreError(self.where, _other_version(version))
+        self._was_open = True
+
+    def _version(self, connection: _Connection) -> int | None:
+        exists = "SELECT to_regclass(%s) IS NOT NULL"
+        [(found,)] = connection.execute(exists, (f"{self.schema}.about",))
+        if not found:
+            return None
+        [(version,)] = connection.execute(self.sql("SELECT version FROM tokenfence.about"))
+        return int(version)
+
+    def _make(self, connection: _Connection) -> None:
+        """Make the schema, if nobody else is faster."""
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self.where,))
+            if self._version(connection) is not None:
+                return
+            # IF NOT EXISTS asks for the right to make schemas even if there is nothing to make.
+            [(there,)] = connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", (self.schema,))
+            if not there:
+                connection.execute(f"CREATE SCHEMA {self.schema}")
+            for part in PARTS:
+                connection.execute(self.sql(_text(part)), prepare=False)
+            connection.execute(self.sql(f"INSERT INTO tokenfence.about VALUES ({VERSION})"))
+
+    def _explained(self, error: Exception) -> Exception:
+        if isinstance(error, _Late):
+            return Unreachable(f"it has not answered for {self._patience:g} s")
+        assert isinstance(error, psycopg.Error)
+        said = _said(error)
+        if error.sqlstate is None:
+            for words, advice in _CONNECTING.items():
+                if words in said:
+                    return StoreError(self.where, f"{advice} ({said})")
+            return Unreachable(said or "the connection broke")
+        state = error.sqlstate
+        if state in _PASSING or state[:2] in _PASSING:
+            return Unreachable(said)
+        advice = _ADVICE.get(state) or _ADVICE.get(state[:2], "")
+        return StoreError(self.where, f"{advice} ({said})" if advice else said)
+
+
+def place(conninfo: str, schema: str = "tokenfence") -> tuple[str, dict[str, Any]]:
+    """How errors name a database, without its password; and all that its address says.
+
+    Args:
+        conninfo: As for libpq.
+        schema: The schema; named if it is not the usual one.
+
+    Raises:
+        ValueError: It is no address of a PostgreSQL database.
+
+    Example:
+        >>> place("postgresql://acme:secret@db.example.com/app")[0]
+        'postgresql://acme@db.example.com/app'
+    """
+    try:
+        known: dict[str, Any] = conninfo_to_dict(conninfo)
+    except psycopg.Error:
+        # Not what libpq says of it: that may show the password.
+        raise ValueError(
+            "this is no address of a PostgreSQL database: give "
+            "'postgresql://user@host:5432/database', or 'host=... dbname=...'"
+        ) from None
+    user = f"{known['user']}@" if "user" in known else ""
+    host, port = str(known.get("host", "")), known.get("port")
+    where = f"postgresql://{user}{host}{f':{port}' if port else ''}/{known.get('dbname', '')}"
+    return where if schema == "tokenfence" else f"{where} (schema {schema})", known
+
+
+_PASSING = {
+    "08": "connection failures",
+    "40": "serialization failures, deadlocks",
+    "53300": "too many connections",
+    "55P03": "lock timeout",
+    "57014": "statement timeout",
+    "57P01": "shutdown",
+    "57P02": "crash",
+    "57P03": "starting up",
+}
+"""Classes and codes of errors that pass by themselves."""
+
+_CONNECTING = {
+    "authentication failed": "give the right user and password",
+    "no password supplied": "give a password",
+    "no pg_hba.conf entry": "the server lets nobody in from here; see its pg_hba.conf",
+    "does not exist": "make the database or the role, or give the name of one that exists",
+}
+
+_ADVICE = {
+    "25006": (
+        "it can only be read; connect to the primary: with several hosts in the URL, "
+        "target_session_attrs=read-write finds it"
+    ),
+    "42501": (
+        "this role lacks a right; a schema is made by a role that has CREATE on the database, and used "
+        "by all that have USAGE on it and all rights on its tables and functions"
+    ),
+    "3F": "its schema has disappeared since it was made; restore a copy",
+    "42P01": "its tables have disappeared since they were made; restore a copy",
+    "42883": "its functions have disappeared since they were made; restore a copy",
+    "53100": "the server's disk is full",
+    "53200": "the server is out of memory",
+}
+"""What to do, by class or code."""
+
+def _close(connections: list[_Connection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
+_of_parents: list[Any] = []
+"""Connections of the processes that this one was forked from: never to be closed from here."""
+
+_texts: dict[str, str] = {}
+_reading = Lock()
+
+
+def _text(part: str) -> str:
+    with _reading:
+        if part not in _texts:
+            _texts[part] = files(__package__).joinpath("sql", f"{part}.sql").read_text("utf-8")
+        return _texts[part]
+
+
+def _rows(cursor: Any) -> list[TupleRow]:
+    rows: list[TupleRow] = cursor.fetchall() if cursor.description else []
+    return rows
+
+
+def _said(error: psycopg.Error) -> str:
+    lines = [error.diag.message_primary or str(error), error.diag.message_hint or ""]
+    return "; ".join(" ".join(line.split()) for line in lines if line)
+
+
+def _other_version(version: int | None) -> str:
+    if version is None:
+        return "its tables have disappeared since they were made; restore a copy"
+    return (
+        f"its schema was made by another version of this library (it is of version {version}, known "
+        f"here is {VERSION}); use that version, or another schema"
+    )
