@@ -38,7 +38,9 @@ BEGIN
         PERFORM tokenfence.lock(trees);
     END IF;
     IF lease IS NOT NULL THEN
-        so_far := tokenfence.sign_of_life(owner, epoch, lease);
+        so_far := tokenfence.sign_of_life(
+            owner, epoch, lease, (orders->-1->0)::bigint
+        );
         IF so_far IS NULL THEN
             RETURN NULL;
         END IF;
@@ -62,10 +64,8 @@ BEGIN
         END IF;
         replies := replies || jsonb_build_array(reply);
     END LOOP;
-    IF place IS NOT NULL AND lease IS NOT NULL THEN
-        UPDATE tokenfence.owners o
-        SET number = greatest(so_far.number, place), answers = to_keep
-        WHERE o.id = owner;
+    IF to_keep <> '{}' THEN
+        UPDATE tokenfence.owners o SET answers = to_keep WHERE o.id = owner;
     END IF;
     IF makes_room THEN
         PERFORM tokenfence.tell(trees);

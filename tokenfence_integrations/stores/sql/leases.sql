@@ -1,23 +1,32 @@
 -- Leases, by the server's clock: a process that gives no sign of life for so long counts as dead.
 
--- Say that this owner lives, and lock it: what it is as yet; null if this comes too late.
+-- Say that this owner lives, and lock it: what it was before; null if this comes too late.
 CREATE FUNCTION tokenfence.sign_of_life(
-    owner bigint, epoch bigint, seconds double precision
+    owner bigint, epoch bigint, seconds double precision, number bigint
 ) RETURNS tokenfence.owners
 LANGUAGE plpgsql AS $$
 DECLARE
     until timestamptz := clock_timestamp() + make_interval(secs => seconds);
-    found_owner tokenfence.owners;
+    before tokenfence.owners;
 BEGIN
-    UPDATE tokenfence.owners o SET lease = until, gone = false, epoch = sign_of_life.epoch
-    WHERE o.id = owner AND o.epoch <= sign_of_life.epoch
-    RETURNING * INTO found_owner;
+    UPDATE tokenfence.owners o SET
+        lease = until,
+        gone = false,
+        epoch = sign_of_life.epoch,
+        number = greatest(was.number, sign_of_life.number),
+        answers = '{}'
+    FROM (SELECT * FROM tokenfence.owners WHERE id = owner FOR UPDATE) AS was
+    WHERE o.id = owner AND was.epoch <= sign_of_life.epoch
+    RETURNING was.* INTO before;
     IF NOT FOUND THEN
-        INSERT INTO tokenfence.owners VALUES (owner, until, false, epoch, 0, '{}')
-        ON CONFLICT DO NOTHING
-        RETURNING * INTO found_owner;
+        INSERT INTO tokenfence.owners
+        VALUES (owner, until, false, epoch, coalesce(number, 0), '{}')
+        ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            before := (owner, until, false, epoch, 0, '{}');
+        END IF;
     END IF;
-    RETURN found_owner;
+    RETURN before;
 END
 $$;
 
