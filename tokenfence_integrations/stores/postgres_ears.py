@@ -44,15 +44,12 @@ class PostgresEars:
         self._link.close()
 
     def _listen(self, trees: Sequence[str]) -> None:
-        names = [name for (name,) in self._link.run(self._wait, (self._listener, trees, 2 * RENEWED))]
-        channels = dict(zip(names, trees, strict=True))
-        for kind, those in (
-            ("LISTEN {}", channels.keys() - self._channels.keys()),
-            ("UNLISTEN {}", self._channels.keys() - channels.keys()),
-        ):
-            for name in those:
-                statement = sql.SQL(kind).format(sql.Identifier(name))
-                self._link.use(lambda connection, say=statement: connection.execute(say))
+        rows = self._link.run(self._wait, (self._listener, trees, 2 * RENEWED))
+        channels = dict(zip([name for (name,) in rows], trees, strict=True))
+        for name in channels.keys() - self._channels.keys():
+            self._link.run(sql.SQL("LISTEN {}").format(sql.Identifier(name)))
+        for name in self._channels.keys() - channels.keys():
+            self._link.run(sql.SQL("UNLISTEN {}").format(sql.Identifier(name)))
         self._channels = channels
         self._renew_at = time.monotonic() + RENEWED
 

@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL: made, given up after a time, its schema made, its errors explained."""
+"""A connection to PostgreSQL: made at need, with the schema; given up when no answer comes."""
 
 import os
 import re
@@ -13,9 +13,10 @@ from weakref import finalize
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
+from psycopg.sql import Composed
 
 from tokenfence_integrations.errors import StoreError
-from tokenfence_integrations.stores.wire import Unreachable
+from tokenfence_integrations.stores.postgres_errors import Late, explained
 
 __all__ = ["VERSION", "Link", "place"]
 
@@ -29,10 +30,6 @@ NAME = re.compile(r"[a-z_][a-z0-9_]{0,29}")
 """Names of schemas; the channels that begin with them may have 63 characters."""
 
 T = TypeVar("T")
-
-
-class _Late(Exception):
-    """No answer came in time."""
 
 
 class _Connection(psycopg.Connection[TupleRow]):
@@ -52,7 +49,7 @@ class _Connection(psycopg.Connection[TupleRow]):
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() >= self.give_up_at:
-                    raise _Late
+                    raise Late
                 wanted = gen.send(ready)
         except StopIteration as end:
             result: T = end.value
@@ -72,7 +69,8 @@ class Link:
     def __init__(self, conninfo: str, schema: str, patience: float, *, pooled: bool) -> None:
         if not NAME.fullmatch(schema):
             raise ValueError(
-                f"schema must be up to 30 lower-case letters, digits and underscores, got {schema!r}"
+                f"schema must be up to 30 lower-case letters, digits and underscores, "
+                f"got {schema!r}"
             )
         self.where, known = place(conninfo, schema)
         options: dict[str, Any] = {
@@ -80,7 +78,9 @@ class Link:
             "connect_timeout": max(2, round(patience)),
             "application_name": "tokenfence",
         }
-        self._conninfo = make_conninfo(conninfo, **{k: v for k, v in options.items() if k not in known})
+        self._conninfo = make_conninfo(
+            conninfo, **{k: v for k, v in options.items() if k not in known}
+        )
         self.schema = schema
         self._patience = patience
         self._prepare = None if pooled else 0
@@ -96,7 +96,7 @@ class Link:
         """SQL that is written for the schema ``tokenfence``, for this one."""
         return re.sub(r"\btokenfence(?=[._'])", self.schema, text)
 
-    def run(self, query: str, parameters: tuple[Any, ...] = ()) -> list[TupleRow]:
+    def run(self, query: str | Composed, parameters: tuple[Any, ...] = ()) -> list[TupleRow]:
         """One statement, in a transaction of its own.
 
         Args:
@@ -123,9 +123,9 @@ class Link:
             return work(connection)
         except psycopg.DataError:
             raise
-        except (psycopg.Error, _Late) as error:
+        except (psycopg.Error, Late) as error:
             self.close()
-            raise self._explained(error) from error
+            raise explained(self.where, error) from error
         except BaseException:  # interrupted in the midst of something
             self.close()
             raise
@@ -168,32 +168,20 @@ class Link:
     def _make(self, connection: _Connection) -> None:
         """Make the schema, if nobody else is faster."""
         with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self.where,))
+            connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self.where,)
+            )
             if self._version(connection) is not None:
                 return
             # IF NOT EXISTS asks for the right to make schemas even if there is nothing to make.
-            [(there,)] = connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", (self.schema,))
+            [(there,)] = connection.execute(
+                "SELECT to_regnamespace(%s) IS NOT NULL", (self.schema,)
+            )
             if not there:
                 connection.execute(f"CREATE SCHEMA {self.schema}")
             for part in PARTS:
                 connection.execute(self.sql(_text(part)), prepare=False)
             connection.execute(self.sql(f"INSERT INTO tokenfence.about VALUES ({VERSION})"))
-
-    def _explained(self, error: Exception) -> Exception:
-        if isinstance(error, _Late):
-            return Unreachable(f"it has not answered for {self._patience:g} s")
-        assert isinstance(error, psycopg.Error)
-        said = _said(error)
-        if error.sqlstate is None:
-            for words, advice in _CONNECTING.items():
-                if words in said:
-                    return StoreError(self.where, f"{advice} ({said})")
-            return Unreachable(said or "the connection broke")
-        state = error.sqlstate
-        if state in _PASSING or state[:2] in _PASSING:
-            return Unreachable(said)
-        advice = _ADVICE.get(state) or _ADVICE.get(state[:2], "")
-        return StoreError(self.where, f"{advice} ({said})" if advice else said)
 
 
 def place(conninfo: str, schema: str = "tokenfence") -> tuple[str, dict[str, Any]]:
@@ -224,42 +212,6 @@ def place(conninfo: str, schema: str = "tokenfence") -> tuple[str, dict[str, Any
     return where if schema == "tokenfence" else f"{where} (schema {schema})", known
 
 
-_PASSING = {
-    "08": "connection failures",
-    "40": "serialization failures, deadlocks",
-    "53300": "too many connections",
-    "55P03": "lock timeout",
-    "57014": "statement timeout",
-    "57P01": "shutdown",
-    "57P02": "crash",
-    "57P03": "starting up",
-}
-"""Classes and codes of errors that pass by themselves."""
-
-_CONNECTING = {
-    "authentication failed": "give the right user and password",
-    "no password supplied": "give a password",
-    "no pg_hba.conf entry": "the server lets nobody in from here; see its pg_hba.conf",
-    "does not exist": "make the database or the role, or give the name of one that exists",
-}
-
-_ADVICE = {
-    "25006": (
-        "it can only be read; connect to the primary: with several hosts in the URL, "
-        "target_session_attrs=read-write finds it"
-    ),
-    "42501": (
-        "this role lacks a right; a schema is made by a role that has CREATE on the database, and used "
-        "by all that have USAGE on it and all rights on its tables and functions"
-    ),
-    "3F": "its schema has disappeared since it was made; restore a copy",
-    "42P01": "its tables have disappeared since they were made; restore a copy",
-    "42883": "its functions have disappeared since they were made; restore a copy",
-    "53100": "the server's disk is full",
-    "53200": "the server is out of memory",
-}
-"""What to do, by class or code."""
-
 def _close(connections: list[_Connection]) -> None:
     while connections:
         connections.pop().close()
@@ -284,15 +236,10 @@ def _rows(cursor: Any) -> list[TupleRow]:
     return rows
 
 
-def _said(error: psycopg.Error) -> str:
-    lines = [error.diag.message_primary or str(error), error.diag.message_hint or ""]
-    return "; ".join(" ".join(line.split()) for line in lines if line)
-
-
 def _other_version(version: int | None) -> str:
     if version is None:
         return "its tables have disappeared since they were made; restore a copy"
     return (
-        f"its schema was made by another version of this library (it is of version {version}, known "
+        f"its schema was made by another version of this library (its format is {version}, known "
         f"here is {VERSION}); use that version, or another schema"
     )

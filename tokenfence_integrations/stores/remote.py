@@ -51,6 +51,7 @@ from tokenfence_integrations.stores.wire import (
     Batch,
     Order,
     Outcome,
+    Unapplied,
     Unreachable,
     Wire,
     accounts_of,
@@ -355,6 +356,9 @@ class RemoteStore(Store):
                 if type(command) is Reserve and not outcome.done:
                     self._held.pop(command.id, None)
                 order.outcome = outcome
+            elif isinstance(outcome, Unapplied):
+                order.number = 0
+                again.append(order)
             elif order.until is not None:
                 if type(command) is Reserve:
                     self._held.pop(command.id, None)
@@ -390,7 +394,10 @@ class RemoteStore(Store):
         if len(known) > REMEMBERED:
             known.clear()
         for account, raw in zip(accounts_of(command), answer.states, strict=False):
-            known[account] = raw
+            if raw is None:
+                known.pop(account, None)
+            else:
+                known[account] = raw
 
     def _pause(self) -> None:
         """Wait until it is time for the next try, if the last ones failed."""

@@ -30,6 +30,7 @@ __all__ = [
     "Ears",
     "Order",
     "Outcome",
+    "Unapplied",
     "Unreachable",
     "Wire",
     "accounts_of",
@@ -52,13 +53,18 @@ class Unreachable(Exception):
         self.reason = reason
 
 
+class Unapplied(Exception):
+    """The outcome of an order that was by chance not applied: it is sent again, as a new one."""
+
+
 class Answer(NamedTuple):
     """What a server answers to an order.
 
     Attributes:
         done: Whether it took effect, as in `Reply`.
-        states: Of each account of the command (see `accounts_of`), in the backend's own form. For
-            a `Reset` those before it. A backend may leave them out where they say nothing new.
+        states: Of each account of the command (see `accounts_of`), in the backend's own form; None
+            for one that does not exist. For a `Reset` those before it. A backend may leave them
+            out except for `Read`, `Adjust`, `Reset`, and a `Reserve` that was declined.
         at: For an `Anchor`.
     """
 
@@ -69,7 +75,7 @@ class Answer(NamedTuple):
 
 Outcome: TypeAlias = Answer | Exception
 """An answer, or why the order was not applied: `KeyError` for an account that was never opened,
-`StoreError` for what somebody has to see to."""
+`StoreError` for what somebody has to see to, `Unapplied`."""
 
 
 class Order:
