@@ -1,6 +1,8 @@
 """The scripts that the commands are on a Redis server, and what each of them is given."""
 
-from functools import cache
+import json
+import re
+from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeAlias
@@ -34,23 +36,33 @@ class Script(NamedTuple):
 
 @cache
 def scripts() -> dict[str, Script]:
-    """The scripts by name; each begins with what they have in common."""
-    folder = files("tokenfence_integrations.stores") / "lua"
-    common = (folder / "books.lua").read_text("utf-8")
-    found = {}
-    for name in (*NAMES.values(), "renew"):
-        source = f"{common}\n{(folder / f'{name}.lua').read_text('utf-8')}"
-        found[name] = Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
-    return found
+    """The scripts by name."""
+    return {name: _script(name) for name in (*NAMES.values(), "renew")}
+
+
+def _script(name: str) -> Script:
+    source = _source(name)
+    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _source(name: str) -> str:
+    """The text of a file, with that of others where it names them."""
+    text = (files("tokenfence_integrations.stores") / "lua" / f"{name}.lua").read_text("utf-8")
+    return re.sub(r"^ *--@ (\w+)\n", lambda found: _source(found[1]), text, flags=re.MULTILINE)
 
 
 def _reserve(command: Reserve, names: str) -> Arguments:
-    usd, calls, into, out = command.amount
-    needed = usd, calls, into + out, into, out
+    amount = command.amount
+    usd, calls, into, out = amount
+    # What is kept of it: as in `charges`, all of it text, for Lua's numbers are doubles.
+    kept = f'["{usd}","{calls}","{into}","{out}",{_as_json(command.what)},{_as_json(names)}]'
+    arguments = [command.id, "1" if command.force else "0", *amount, kept]
     if command.times != 1:
-        needed = tuple([part * command.times for part in needed])  # type: ignore[assignment]
-    force = "1" if command.force else "0"
-    return [command.id, force, usd, calls, into, out, *needed, command.what, names]
+        arguments += [part * command.times for part in (usd, calls, into + out, into, out)]
+    return arguments
+
+
+_as_json = lru_cache(1_000)(json.dumps)
 
 
 def _end(command: End, names: str) -> Arguments:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis import exceptions
@@ -11,7 +11,7 @@ from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.base import AccountState, Amount, Anchor, Charge, Path, Resolve
 from tokenfence_integrations.stores.redis_errors import code_of, failed, refused
 from tokenfence_integrations.stores.redis_nodes import Nodes
-from tokenfence_integrations.stores.redis_scripts import NAMES, WRITERS, Arguments, scripts
+from tokenfence_integrations.stores.redis_scripts import NAMES, WRITERS, scripts
 from tokenfence_integrations.stores.wire import (
     Answer,
     Batch,
@@ -38,17 +38,16 @@ class RedisWire(Wire):
         self._nodes = nodes
         self._prefix = prefix
         self._connections: dict[Any, Any] = {}
-        self._paths: dict[Path, tuple[str, list[bytes], str]] = {}
+        self._heads: dict[tuple[type[Any], Path], _Head] = {}
         self._scripts = scripts()
 
     def exchange(self, batch: Batch) -> Sequence[Outcome]:
         outcomes: list[Any] = [Answer(False)] * len(batch.orders)
-        asked: dict[Any, tuple[list[int], list[Arguments]]] = {}
-        for index, base, arguments in self._commands(batch):
-            pool = self._nodes.pool_of(base)
-            indices, commands = asked.setdefault(pool, ([], []))
+        asked: dict[Any, tuple[list[int], list[bytes]]] = {}
+        for index, base, command in self._commands(batch):
+            indices, commands = asked.setdefault(self._nodes.pool_of(base), ([], []))
             indices.append(index)
-            commands.append(arguments)
+            commands.append(command)
         for pool, (indices, commands) in asked.items():
             for index, reply in zip(indices, self._ask(pool, commands), strict=True):
                 if index >= 0:
@@ -67,7 +66,7 @@ class RedisWire(Wire):
         found = []
         for base in bases:
             pool = self._nodes.pool_of(base)
-            [flat] = self._ask(pool, [["HGETALL", f"{base}charges"]])
+            [flat] = self._ask(pool, [_packed("HGETALL", f"{base}charges")])
             if isinstance(flat, Exception):
                 raise flat
             tag = base[len(self._prefix) + 1 : -2]
@@ -92,53 +91,49 @@ class RedisWire(Wire):
     def forget(self) -> None:
         # redis-py's connections know the process that made them, and close no other's.
         self._connections.clear()
+        self._heads.clear()
 
     # Commands
 
-    def _commands(self, batch: Batch) -> Iterator[tuple[int, str, Arguments]]:
+    def _commands(self, batch: Batch) -> Iterator[tuple[int, str, bytes]]:
         """For each script to run: which order's (-1: none's), where, and as it is sent."""
-        owner, epoch, lease = str(batch.owner), str(batch.epoch), repr(batch.lease)
+        epoch, lease = batch.epoch, batch.lease
         for tree in batch.renew:
-            base = self._base(tree)
-            keys = self._common_keys(base, owner)
-            sha = self._scripts["renew"].sha
-            yield -1, base, ["EVALSHA", sha, 4, *keys, owner, epoch, 0, lease]
+            head = self._head("renew", self._base(tree), batch.owner)
+            yield -1, head.base, head.with_(epoch, 0, lease)
         for index, order in enumerate(batch.orders):
             command = order.command
             kind = type(command)
-            accounts: list[bytes] = []
-            names = ""
             if kind is Resolve:
                 tag = command.id.rpartition(":")[0]  # type: ignore[union-attr]
                 if not tag:
                     continue  # no charge's id: there is none
-                base = f"{self._prefix}{{{tag}}}:"
+                head = self._head("resolve", f"{self._prefix}{{{tag}}}:", batch.owner)
             else:
-                base, accounts, names = self._path(accounts_of(command))
-            script = ["EVALSHA", self._scripts[NAMES[kind]].sha, 4 + len(accounts)]
-            keys = self._common_keys(base, owner)
-            common = owner, epoch, order.number, lease
-            yield index, base, [*script, *keys, *accounts, *common, *WRITERS[kind](command, names)]
+                head = self._head_of(kind, accounts_of(command), batch.owner)
+            arguments = WRITERS[kind](command, head.names)
+            yield index, head.base, head.with_(epoch, order.number, lease, *arguments)
+
+    def _head_of(self, kind: type[Any], path: Path, owner: int) -> "_Head":
+        """What all commands of this kind on this path begin with."""
+        head = self._heads.get((kind, path))
+        if head is None:
+            if len(self._heads) >= REMEMBERED:
+                self._heads.clear()
+            base = self._base(tree_of(path[-1]))
+            head = self._heads[kind, path] = self._head(NAMES[kind], base, owner, path)
+        return head
+
+    def _head(self, script: str, base: str, owner: int, path: Path = ()) -> "_Head":
+        keys = [f"{base}owners", f"{base}held:{owner}", f"{base}seen:{owner}", f"{base}charges"]
+        keys += [f"{base}account:{name}" for name in path]
+        parts = ["EVALSHA", self._scripts[script].sha, len(keys), *keys, owner]
+        return _Head(base, len(parts), b"".join(map(_bulk, parts)), json.dumps(path))
 
     def _base(self, tree: str) -> str:
         # A hash tag ends at its first brace, and an empty one is none.
         tag = tree.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
         return f"{self._prefix}{{{tag}}}:"
-
-    @staticmethod
-    def _common_keys(base: str, owner: str) -> tuple[str, str, str, str]:
-        return f"{base}owners", f"{base}held:{owner}", f"{base}seen:{owner}", f"{base}charges"
-
-    def _path(self, path: Path) -> tuple[str, list[bytes], str]:
-        """What the keys of a path begin with, those of its accounts, and their names as JSON."""
-        known = self._paths.get(path)
-        if known is None:
-            if len(self._paths) >= REMEMBERED:
-                self._paths.clear()
-            base = self._base(tree_of(path[-1]))
-            keys = [f"{base}account:{name}".encode() for name in path]
-            known = self._paths[path] = base, keys, json.dumps(path)
-        return known
 
     def _outcome(self, order: Order, reply: Any) -> Outcome:
         if isinstance(reply, Exception):
@@ -154,7 +149,7 @@ class RedisWire(Wire):
 
     # The connection
 
-    def _ask(self, pool: Any, commands: Sequence[Arguments]) -> list[Any]:
+    def _ask(self, pool: Any, commands: Sequence[bytes]) -> list[Any]:
         """The replies of a server to a pipeline; `StoreError` for what it refused."""
         try:
             connection = self._connections.get(pool)
@@ -183,9 +178,8 @@ class RedisWire(Wire):
         return connection
 
     def _load_scripts(self, connection: Any) -> None:
-        for reply in _pipeline(
-            connection, [["SCRIPT", "LOAD", script.source] for script in self._scripts.values()]
-        ):
+        loads = [_packed("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
+        for reply in _pipeline(connection, loads):
             if isinstance(reply, Exception):
                 raise reply
 
@@ -193,8 +187,8 @@ class RedisWire(Wire):
         for pool in self._nodes.pools():
             cursor: Any = b"0"
             while True:
-                scan = ["SCAN", cursor, "MATCH", f"{self._prefix}{pattern}", "COUNT", 1000]
-                [reply] = self._ask(pool, [scan])
+                scan = "SCAN", cursor, "MATCH", f"{self._prefix}{pattern}", "COUNT", 1000
+                [reply] = self._ask(pool, [_packed(*scan)])
                 if isinstance(reply, Exception):
                     raise reply
                 cursor, keys = reply
@@ -247,9 +241,9 @@ class _RedisEars:
         self._pubsub.close()
 
 
-def _pipeline(connection: Any, commands: Sequence[Arguments]) -> list[Any]:
+def _pipeline(connection: Any, commands: Sequence[bytes]) -> list[Any]:
     """Send all commands, and read all replies; errors are replies."""
-    connection.send_packed_command(connection.pack_commands(commands))
+    connection.send_packed_command([b"".join(commands)])
     replies: list[Any] = []
     for _ in commands:
         try:
@@ -259,3 +253,37 @@ def _pipeline(connection: Any, commands: Sequence[Arguments]) -> list[Any]:
         except exceptions.ResponseError as error:
             replies.append(error)
     return replies
+
+
+# Commands as they are sent. redis-py does it as well, but anew for each of twenty parts, of which
+# most are the same as the last time.
+
+
+class _Head(NamedTuple):
+    """The first parts of a command.
+
+    Attributes:
+        base: What the keys begin with.
+        parts: How many they are.
+        sent: The parts as they are sent.
+        names: The accounts, as JSON.
+    """
+
+    base: str
+    parts: int
+    sent: bytes
+    names: str
+
+    def with_(self, *parts: Any) -> bytes:
+        """The whole command, with these as its last parts."""
+        count = self.parts + len(parts)
+        return b"*%d\r\n%b%b" % (count, self.sent, b"".join(map(_bulk, parts)))
+
+
+def _packed(*parts: Any) -> bytes:
+    return _Head("", 0, b"", "").with_(*parts)
+
+
+def _bulk(part: Any) -> bytes:
+    text = part if type(part) is bytes else str(part).encode()
+    return b"$%d\r\n%b\r\n" % (len(text), text)

@@ -26,6 +26,7 @@ from tokenfence_integrations.stores.base import (
     NOTHING,
     AccountState,
     Adjust,
+    Amount,
     Anchor,
     Book,
     Charge,
@@ -118,7 +119,8 @@ class RemoteStore(Store):
         self._held: dict[int, Reserve] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._renew_at = 0.0
-        self._known: dict[str, Any] = {}  # raw states, as of the last answer that told them
+        # Raw states as of the last answer that told them, and what was reserved here since.
+        self._known: dict[str, tuple[Any, Amount]] = {}
         self._called = False
         self._tender = Tender(self)
         self._listener = Listener(self._wire.listen)
@@ -197,8 +199,11 @@ class RemoteStore(Store):
         ]
         states = []
         for account in path:
-            raw = self._known.get(account)
-            state = with_notes(account, None if raw is None else self._wire.state(raw), notes)
+            known = self._known.get(account)
+            state = None
+            if known is not None:
+                state = self._wire.state(known[0]).plus(NOTHING, known[1])
+            state = with_notes(account, state, notes)
             if state is None:
                 return None
             states.append(state)
@@ -386,18 +391,23 @@ class RemoteStore(Store):
 
     def _learn(self, command: Command, answer: Answer) -> None:
         """Remember what is known of accounts now."""
-        known = self._known
+        known, accounts = self._known, accounts_of(command)
         if type(command) in (Reset, Drop):
-            for account in accounts_of(command):
+            for account in accounts:
                 known.pop(account, None)
-            return
-        if len(known) > REMEMBERED:
-            known.clear()
-        for account, raw in zip(accounts_of(command), answer.states, strict=False):
-            if raw is None:
-                known.pop(account, None)
-            else:
-                known[account] = raw
+        elif answer.states:
+            if len(known) > REMEMBERED:
+                known.clear()
+            for account, raw in zip(accounts, answer.states, strict=True):
+                if raw is None:
+                    known.pop(account, None)
+                else:
+                    known[account] = raw, NOTHING
+        elif type(command) is Reserve and answer.done:
+            for account in accounts:
+                if account in known:
+                    raw, since = known[account]
+                    known[account] = raw, since.plus(command.amount)
 
     def _pause(self) -> None:
         """Wait until it is time for the next try, if the last ones failed."""

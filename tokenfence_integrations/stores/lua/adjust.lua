@@ -1,14 +1,21 @@
 -- Changes the limits of the first account. ARGV 5..: by how much (5, as limited).
 
-local missing = unopened()
-if missing then return missing end
-if is_repeated then return answer(true) end
-for i, quantity in ipairs(LIMITED) do
-  if redis.call('HEXISTS', KEYS[5], 'limit_' .. quantity) == 1 then
-    redis.call('HINCRBY', KEYS[5], 'limit_' .. quantity, ARGV[4 + i])
-    redis.call('HINCRBY', KEYS[5], 'free_' .. quantity, ARGV[4 + i])
+--@ begin
+--@ numbers
+--@ accounts
+--@ answer
+--@ charges
+local accounts, missing = accounts_of_command()
+if not accounts then return missing end
+if not is_repeated then
+  local account = accounts[1]
+  for i = 1, 5 do
+    if account[i] then
+      account[i] = plus(account[i], ARGV[4 + i])
+      redis.call('HSET', KEYS[5], FIELDS[i], account[i])
+    end
   end
+  note_number()
+  tell()
 end
-note_number()
-tell()
-return answer(true)
+return answer(true, accounts)

@@ -1,8 +1,15 @@
 -- Adds to what is spent. ARGV 5..: spent (4).
 
-local missing = unopened()
-if missing then return missing end
-if is_repeated then return answer(true) end
-add_to_all(path(), 'spent', amount(5))
-note_number()
-return answer(true)
+--@ begin
+--@ numbers
+--@ accounts
+--@ amounts
+--@ answer
+local accounts, missing = accounts_of_command()
+if not accounts then return missing end
+if not is_repeated then
+  local spent = amount(5)
+  for i, account in ipairs(accounts) do change(KEYS[i + 4], account, spent) end
+  note_number()
+end
+return answer(true, accounts)

@@ -1,6 +1,14 @@
 -- Reports the states.
 
-local missing = unopened()
-if missing then return missing end
+--@ begin
+--@ numbers
+--@ accounts
+--@ amounts
+--@ answer
+--@ leases
+--@ charges
+--@ expire
+local accounts, missing = accounts_of_command()
+if not accounts then return missing end
 expire()
 return answer(true)

@@ -1,5 +1,6 @@
 -- Says that this owner lives.
 
-redis.call('ZADD', owners, as_time(now() + lease), owner)
-note_epoch()
+--@ begin
+--@ leases
+renew()
 return '1'

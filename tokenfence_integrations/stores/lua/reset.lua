@@ -1,21 +1,22 @@
 -- Forgets what is spent and uncertain; answered with the states before. ARGV 5: names.
 
-local missing = unopened()
-if missing then return missing end
+--@ begin
+--@ numbers
+--@ accounts
+--@ answer
+--@ charges
+--@ forget
+local accounts, missing = accounts_of_command()
+if not accounts then return missing end
 if is_repeated then
-  return redis.call('HGET', seen, 'reply:' .. number) or answer(true)
+  return redis.call('HGET', seen, 'reply:' .. number) or answer(true, accounts)
 end
-local before = answer(true)
+local before = answer(true, accounts)
 local gone = {}
 for i, name in ipairs(cjson.decode(ARGV[5])) do
-  local account = KEYS[4 + i]
-  local free = free_in(account)
-  for _, part in ipairs({ 'spent', 'uncertain' }) do
-    local of = redis.call('HMGET', account,
-      part .. '_usd', part .. '_calls', part .. '_input', part .. '_output')
-    for j = 1, 4 do of[j] = of[j] or '0' end
-    add(account, free, part, of, true)
-  end
+  redis.call('HDEL', KEYS[4 + i],
+    'spent_usd', 'spent_calls', 'spent_input', 'spent_output',
+    'uncertain_usd', 'uncertain_calls', 'uncertain_input', 'uncertain_output')
   gone[name] = true
 end
 forget_charges(gone)

@@ -1,13 +1,17 @@
 -- Replaces an uncertain charge by what was spent. ARGV 5..: its id, spent (4).
 
+--@ begin
+--@ numbers
+--@ accounts
+--@ amounts
+--@ answer
+--@ charges
 if is_repeated then return redis.call('HGET', seen, 'reply:' .. number) or '0' end
 local record = redis.call('HGET', charges, ARGV[5])
 if not record then return '0' end
 redis.call('HDEL', charges, ARGV[5])
 local r = cjson.decode(record)
-local accounts = keys_of(r[8])
-add_to_all(accounts, 'uncertain', r, true)
-add_to_all(accounts, 'spent', amount(6))
+change_all(r[8], amount(6), nil, minus(r))
 note_number()
 redis.call('HSET', seen, 'reply:' .. number, '1')
 tell()
