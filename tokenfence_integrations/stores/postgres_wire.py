@@ -90,7 +90,7 @@ class PostgresWire(Wire):
     def charges(self, account: str | None) -> tuple[Charge, ...]:
         rows = self._link.run(
             self._link.sql(
-                "SELECT tree || ':' || id, path, usd, calls, input, output, "
+                "SELECT tree || ':' || id, charged, usd, calls, input, output, "
                 "extract(epoch FROM at)::float8, what FROM tokenfence.charges "
                 "WHERE %s::text IS NULL OR %s = ANY (charged) ORDER BY at, id"
             ),
@@ -137,8 +137,8 @@ def _reserve(command: Reserve) -> list[Any]:
 
 def _resolve(command: Resolve) -> list[Any]:
     number = command.id.rpartition(":")[2]
-    # An id of something else resolves nothing.
-    return [int(number) if number.isdecimal() and len(number) < 19 else 0, _numbers(command.spent)]
+    known = number.isascii() and number.isdecimal() and len(number) < 19
+    return [command.id, int(number) if known else 0, _numbers(command.spent)]
 
 
 _FIELDS: dict[type[Any], Callable[[Any], list[Any]]] = {

@@ -94,12 +94,15 @@ END
 $$;
 
 -- Replace an uncertain charge by what the call did cost; whether there was one.
-CREATE FUNCTION tokenfence.resolve(charge_id bigint, spent bigint[]) RETURNS boolean
+-- name: the tree and the number of the charge, as the store shows it.
+CREATE FUNCTION tokenfence.resolve(name text, number bigint, spent bigint[]) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     charge tokenfence.charges;
 BEGIN
-    DELETE FROM tokenfence.charges WHERE id = charge_id RETURNING * INTO charge;
+    DELETE FROM tokenfence.charges
+    WHERE id = number AND tree || ':' || id = name
+    RETURNING * INTO charge;
     IF NOT FOUND THEN
         RETURN false;
     END IF;

@@ -105,7 +105,9 @@ BEGIN
     WHEN 'Drop' THEN
         RETURN to_jsonb(tokenfence.drop(command->>2));
     WHEN 'Resolve' THEN
-        RETURN to_jsonb(tokenfence.resolve((command->>2)::bigint, (command->>3)::bigint[]));
+        RETURN to_jsonb(tokenfence.resolve(
+            command->>2, (command->>3)::bigint, (command->>4)::bigint[]
+        ));
     WHEN 'Anchor' THEN
         RETURN tokenfence.anchor(command->>2, (command->>3)::double precision);
     END CASE;
