@@ -10,12 +10,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-import psycopg
-
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.postgres import PostgresStore
+from tokenfence_integrations.stores.postgres_link import UNSAYABLE
 from tokenfence_integrations.stores.tending import Tender
 from tokenfence_integrations.stores.wire import Unreachable
 
@@ -128,7 +127,7 @@ class PostgresLedger:
     def _insert_rows(self, rows: list[dict[str, Any]]) -> None:
         try:
             self._link.run(self._insert, (json.dumps(rows),))
-        except psycopg.DataError as error:
+        except UNSAYABLE as error:
             if len(rows) > 1:
                 for row in rows:
                     self._insert_rows([row])

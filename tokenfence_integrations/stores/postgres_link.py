@@ -18,7 +18,7 @@ from psycopg.sql import Composed
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.postgres_errors import Late, explained
 
-__all__ = ["VERSION", "Link", "place"]
+__all__ = ["UNSAYABLE", "VERSION", "Link", "place"]
 
 VERSION = 1
 """Of the tables and functions; kept in the table ``about``."""
@@ -28,6 +28,9 @@ PARTS = ("tables", "trees", "accounts", "calls", "leases", "exchange", "views")
 
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,29}")
 """Names of schemas; the channels that begin with them may have 63 characters."""
+
+UNSAYABLE = psycopg.DataError, UnicodeEncodeError
+"""What a statement fails with that holds something which PostgreSQL cannot."""
 
 T = TypeVar("T")
 
@@ -109,7 +112,7 @@ class Link:
         Raises:
             Unreachable: No answer came.
             StoreError: The database cannot be used before somebody has seen to it.
-            psycopg.DataError: The server cannot take what it was given.
+            psycopg.DataError: It holds something that PostgreSQL cannot (one of `UNSAYABLE`).
         """
         return self.use(lambda connection: _rows(connection.execute(query, parameters)))
 
@@ -121,7 +124,7 @@ class Link:
             [connection] = self._open
             connection.give_up_at = time.monotonic() + self._patience
             return work(connection)
-        except psycopg.DataError:
+        except UNSAYABLE:
             raise
         except (psycopg.Error, Late) as error:
             self.close()
@@ -158,24 +161,33 @@ class Link:
         self._was_open = True
 
     def _version(self, connection: _Connection) -> int | None:
-        exists = "SELECT to_regclass(%s) IS NOT NULL"
-        [(found,)] = connection.execute(exists, (f"{self.schema}.about",))
-        if not found:
+        if not self._is_made(connection):
             return None
         [(version,)] = connection.execute(self.sql("SELECT version FROM tokenfence.about"))
         return int(version)
 
+    def _is_made(self, connection: _Connection) -> bool:
+        # Not by to_regclass: that may remember what was so before we waited for others.
+        [(found,)] = connection.execute(
+            "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = %s AND c.relname = 'about')",
+            (self.schema,),
+        )
+        return bool(found)
+
     def _make(self, connection: _Connection) -> None:
         """Make the schema, if nobody else is faster."""
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         with connection.transaction():
             connection.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (self.where,)
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+                (f"tokenfence {self.schema}",),
             )
-            if self._version(connection) is not None:
+            if self._is_made(connection):
                 return
-            # IF NOT EXISTS asks for the right to make schemas even if there is nothing to make.
+            # IF NOT EXISTS wants the right to make schemas even if there is nothing to make.
             [(there,)] = connection.execute(
-                "SELECT to_regnamespace(%s) IS NOT NULL", (self.schema,)
+                "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", (self.schema,)
             )
             if not there:
                 connection.execute(f"CREATE SCHEMA {self.schema}")

@@ -4,8 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import psycopg
-
 from tokenfence_integrations.stores.base import (
     AccountState,
     Adjust,
@@ -23,7 +21,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.postgres_ears import PostgresEars, SleepingEars
-from tokenfence_integrations.stores.postgres_link import Link
+from tokenfence_integrations.stores.postgres_link import UNSAYABLE, Link
 from tokenfence_integrations.stores.wire import (
     MOST,
     Answer,
@@ -58,7 +56,7 @@ class PostgresWire(Wire):
         orders = batch.orders
         try:
             return self._apply(batch, orders)
-        except psycopg.DataError as error:
+        except UNSAYABLE as error:
             if len(orders) == 1:
                 return [ValueError(f"PostgreSQL cannot hold {orders[0].command}: {error}")]
             # One of them is the culprit, and the others shall not suffer for it.
