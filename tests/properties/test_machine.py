@@ -320,5 +320,7 @@ def test_every_history_keeps_the_promises(store: str) -> None:
     class OnThisStore(Trees):
         make_store = STORES[store]
 
-    longer = settings(max_examples=3 * settings.default.max_examples)
+    # The rules are the engine's. What a server adds is a round trip for every look.
+    times = 1 if store == "redis" else 3
+    longer = settings(max_examples=times * settings.default.max_examples)
     run_state_machine_as_test(OnThisStore, settings=longer)
