@@ -9,6 +9,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from tests.stores import postgres_servers
 from tests.stores.servers import REDIS, redis_server
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
@@ -44,11 +45,13 @@ STORES: dict[str, Callable[[], Store]] = {
     "memory": MemoryStore,
     "sqlite": _sqlite,
     "redis": partial(_redis, "valkey8"),
+    "postgres": postgres_servers.newest,
 }
 """Each makes a new, empty store."""
 
 VERSIONS: dict[str, Callable[[], Store]] = {
     **STORES,
     **{kind: partial(_redis, kind) for kind in REDIS if kind != "valkey8"},
+    "postgres16": postgres_servers.oldest,
 }
 """The same, and further versions of their servers: for what each has to keep by itself."""

@@ -140,6 +140,29 @@ def test_each_limit_holds_to_the_last_unit_and_for_the_whole_path(
         assert store.execute(Read(PATH)).states == before
 
 
+@pytest.mark.parametrize("quantity", Limits._fields)
+def test_each_limit_holds_to_the_last_unit_beyond_what_doubles_can_tell_apart(
+    store: Store, quantity: str
+) -> None:
+    def amount(number: int) -> Amount:
+        field = "input_tokens" if quantity == "tokens" else quantity
+        return Amount(**{field: number})
+
+    for most in (10**14, 10**15 - 1, 10**15, 2**53 + 1, 10**17 + 1, 2**62 - 2):
+        account = (f"root/{most}",)
+        store.execute(Open(account[0], Limits(**{quantity: most})))
+        assert not store.execute(Reserve(account, 1, amount(most + 1))).done
+        assert store.execute(Reserve(account, 2, amount(most - 2))).done
+        store.execute(End(account, 2, amount(most - 3), NOTHING))
+        assert not store.execute(Reserve(account, 3, amount(1), times=4)).done
+        assert store.execute(Reserve(account, 4, amount(2))).done
+        store.execute(End(account, 4, NOTHING, amount(2)))
+        assert not store.execute(Reserve(account, 5, amount(2))).done
+        assert store.execute(Reserve(account, 6, amount(1))).done
+        assert not store.execute(Reserve(account, 7, amount(1))).done
+        store.execute(End(account, 6, NOTHING, NOTHING))
+
+
 @pytest.mark.parametrize("ended", ["settled", "uncertain", "recorded"])
 def test_what_is_charged_leaves_no_room_for_reservations(store: Store, ended: str) -> None:
     open_path(store, root=Limits(usd=10, tokens=10))

@@ -1,4 +1,4 @@
-"""Stores by URL: ``memory:``, ``sqlite:///budgets.db``, ``redis://localhost:6379/0``."""
+"""Stores by URL: ``memory:``, ``sqlite:///budgets.db``, ``redis://...``, ``postgresql://...``."""
 
 import os
 from collections.abc import Callable
@@ -12,6 +12,7 @@ __all__ = ["open_store"]
 
 SQLITE = "sqlite:///"
 REDIS = "redis://", "rediss://", "unix://", "valkey://", "valkeys://"
+POSTGRES = "postgresql://", "postgres://"
 
 _opened: "WeakValueDictionary[str, Store]" = WeakValueDictionary()
 _opening = Lock()
@@ -24,7 +25,8 @@ def open_store(url: str) -> Store:
         url: ``"memory:"``, a new store in memory; ``"sqlite:///budgets.db"``, a file by a relative
             path; ``"sqlite:////var/lib/budgets.db"``, one by an absolute path;
             ``"redis://user:password@host:6379/0"``, a Redis or Valkey server, also as
-            ``rediss://``, ``unix:///path/to/socket?db=0``, ``valkey://`` and ``valkeys://``.
+            ``rediss://``, ``unix:///path/to/socket?db=0``, ``valkey://`` and ``valkeys://``;
+            ``"postgresql://user:password@host:5432/database"``, a PostgreSQL database.
 
     Returns:
         The store.
@@ -42,10 +44,13 @@ def open_store(url: str) -> Store:
         return MemoryStore()
     if url.startswith(REDIS):
         return _once(url, _redis)
+    if url.startswith(POSTGRES):
+        return _once(url, _postgres)
     if not url.startswith(SQLITE):
         raise ValueError(
             f"no store is known for {url!r}: give 'memory:', 'sqlite:///relative/path.db', "
-            f"'sqlite:////absolute/path.db', 'redis://host:6379/0', or a Store"
+            f"'sqlite:////absolute/path.db', 'redis://host:6379/0', "
+            f"'postgresql://user@host/database', or a Store"
         )
     path = url.removeprefix(SQLITE)
     if not path or path == ":memory:" or "?" in path:
@@ -66,7 +71,8 @@ def _once(name: str, make: Callable[[str], Store]) -> Store:
         return store
 
 
-# Not imported before they are asked for: sqlite3 takes milliseconds, redis-py a tenth of a second.
+# Not imported before they are asked for: sqlite3 takes milliseconds, redis-py and psycopg
+# a tenth of a second.
 
 
 def _sqlite(path: str) -> Store:
@@ -87,3 +93,17 @@ def _redis(url: str) -> Store:
         ) from error
 
     return RedisStore(url)
+
+
+def _postgres(url: str) -> Store:
+    try:
+        from tokenfence_integrations.stores.postgres import PostgresStore
+    except ImportError as error:  # psycopg raises another one if it finds no libpq
+        if error.name != "psycopg" and "pq wrapper" not in str(error):
+            raise
+        raise ModuleNotFoundError(
+            "a store in PostgreSQL needs psycopg: pip install 'tokenfence-integrations[postgres]'",
+            name="psycopg",
+        ) from error
+
+    return PostgresStore(url)

@@ -7,7 +7,8 @@
 --@ charges
 --@ forget
 local account = account_of(KEYS[5])
-if is_repeated or not account then return '0' end
+if is_repeated then return account and '0' or '1' end
+if not account then return '0' end
 for i = RESERVED + 1, RESERVED + 4 do
   if account[i] ~= '0' then return '0' end
 end

@@ -8,9 +8,11 @@
 --@ answer
 --@ charges
 local key, given = KEYS[5], ARGV[10]
-local had = redis.call('HGET', key, 'given')
-if is_repeated or (had and (given == '' or given == had)) then return answer(false) end
-redis.call('HSET', key, 'given', given)
+local had, made = unpack(redis.call('HMGET', key, 'given', 'made'))
+local mine = owner .. '-' .. number
+if is_repeated then return answer(made == mine) end
+if had and (given == '' or given == had) then return answer(false) end
+redis.call('HSET', key, 'given', given, 'made', made or mine)
 for i = 1, 5 do
   if ARGV[4 + i] == 'n' then
     redis.call('HDEL', key, FIELDS[i])

@@ -9,7 +9,7 @@
 local accounts, missing = accounts_of_command()
 if not accounts then return missing end
 if is_repeated then
-  return redis.call('HGET', seen, 'reply:' .. number) or answer(true, accounts)
+  return redis.call('GET', reply_key) or answer(true, accounts)
 end
 local before = answer(true, accounts)
 local gone = {}
@@ -20,7 +20,5 @@ for i, name in ipairs(cjson.decode(ARGV[5])) do
   gone[name] = true
 end
 forget_charges(gone)
-note_number()
-redis.call('HSET', seen, 'reply:' .. number, before)
 tell()
-return before
+return note_reply(before)
