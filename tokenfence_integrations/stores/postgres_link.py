@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from importlib.resources import files
 from math import inf
 from threading import Lock
+from traceback import clear_frames
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -145,9 +146,14 @@ class Link:
             _of_parents.append(connection)
 
     def _connect(self) -> None:
-        connection = _Connection.connect(
-            self._conninfo, autocommit=True, prepare_threshold=self._prepare
-        )
+        try:
+            connection = _Connection.connect(
+                self._conninfo, autocommit=True, prepare_threshold=self._prepare
+            )
+        except psycopg.Error as error:
+            # Else the socket stays open until a garbage collection, and its server serves it later.
+            clear_frames(error.__traceback__)
+            raise
         self._open.append(connection)
         connection.give_up_at = time.monotonic() + self._patience
         # Tables that have disappeared meanwhile are not made again: that would forget what was
