@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 __all__ = ["Proxy"]
 
-TIMEOUT = 30.0
+TIMEOUT = 10.0
 
 Way: TypeAlias = Literal["requests", "replies"]
 
@@ -148,7 +148,7 @@ class _Link:
         """Wait until both sides have hung up."""
         for thread in self._threads:
             thread.join(TIMEOUT)
-            assert not thread.is_alive()
+            assert not thread.is_alive(), "a connection that was given up is still open"
 
     def close(self) -> None:
         for side in (self._client, self._server):

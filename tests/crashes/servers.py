@@ -1,14 +1,15 @@
 """Budgets on a server, each worker's way to it, and what may befall the two."""
 
-import signal
 import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+import psutil
 
 from tests.crashes.faults import Fault, killed
 from tests.crashes.points import POINTS, Held, Point
@@ -129,14 +130,20 @@ def restarted(servers: Servers, _: Sequence[Worker]) -> Iterator[None]:
 
 @contextmanager
 def paused(servers: Servers, _: Sequence[Worker]) -> Iterator[None]:
-    """The server is stopped (SIGSTOP) for five seconds."""
-    servers.server.process.send_signal(signal.SIGSTOP)
+    """The server and all its processes are stopped (SIGSTOP) for five seconds."""
     until = time.monotonic() + PAUSE
+    stopped = [psutil.Process(servers.server.process.pid)]
+    stopped[0].suspend()  # first, so that it makes no others
+    stopped += stopped[0].children(recursive=True)
+    for process in stopped[1:]:
+        process.suspend()
     try:
         yield
         time.sleep(max(0.0, until - time.monotonic()))
     finally:
-        servers.server.process.send_signal(signal.SIGCONT)
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):  # one that was about to end
+                process.resume()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import pytest
 from tests.crashes.faults import Fault, Site, killed
 from tests.crashes.files import FILE_FAULTS
 from tests.crashes.points import Held, Point
+from tests.crashes.postgres_servers import POSTGRES_FAULTS
 from tests.crashes.redis_servers import REDIS_FAULTS
 from tests.crashes.worker import ANSWERED, Worker
 from tokenfence_integrations.testing import SimulatedProvider
@@ -34,7 +35,7 @@ _numbers = count(1)
 
 CASES = [
     pytest.param(fault, points, id=f"{fault}-{points[0] if len(points) == 1 else 'all points'}")
-    for fault in (*FILE_FAULTS, *REDIS_FAULTS)
+    for fault in (*FILE_FAULTS, *REDIS_FAULTS, *POSTGRES_FAULTS)
     for points in ([fault.points] if fault.together else [(point,) for point in fault.points])
 ]
 
