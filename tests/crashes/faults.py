@@ -37,6 +37,7 @@ class Fault(NamedTuple):
     """What happens, and what it means for those who call meanwhile.
 
     Attributes:
+        place: The kind of store.
         name: What it is.
         site: Makes where it happens, in a folder.
         strike: Begins it, for a site and workers, and ends it.
@@ -46,6 +47,7 @@ class Fault(NamedTuple):
         together: Whether it strikes all points at once, because it takes long.
     """
 
+    place: str
     name: str
     site: Callable[[Path], Site]
     strike: Callable[[Any, Sequence[Worker]], AbstractContextManager[None]]
@@ -55,7 +57,7 @@ class Fault(NamedTuple):
     together: bool = False
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.place}: {self.name}"
 
 
 @contextmanager

@@ -163,10 +163,10 @@ def on_small_disks(folder: Path) -> Files:
 ALL = (*POINTS, *WITHIN_TRANSACTIONS)
 
 FILE_FAULTS = (
-    Fault("a file: worker killed", Files, killed, ALL),
+    Fault("file", "worker killed", Files, killed, ALL),
     # Nobody can lock it within a transaction of the worker's, who has locked it then.
-    Fault("a file: locked", Files, locked, POINTS, bites=True),
-    Fault("a file: disk full", on_small_disks, full, ALL, bites=True),
-    Fault("a file: must not grow", Files, may_not_grow, ALL, bites=True),
-    Fault("a file: truncated", Files, truncated, ALL, bites=True),
+    Fault("file", "locked", Files, locked, POINTS, bites=True),
+    Fault("file", "disk full", on_small_disks, full, ALL, bites=True),
+    Fault("file", "must not grow", Files, may_not_grow, ALL, bites=True),
+    Fault("file", "truncated", Files, truncated, ALL, bites=True),
 )

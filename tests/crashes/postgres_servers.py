@@ -15,7 +15,7 @@ from tests.stores.postgres_servers import Server, new_schema
 from tokenfence_integrations.stores.base import Read
 from tokenfence_integrations.stores.postgres import PostgresStore
 
-__all__ = ["POSTGRES_FAULTS"]
+__all__ = ["POSTGRES_FAULTS", "PostgresServers", "postgres_server"]
 
 
 class Opening(NamedTuple):
@@ -35,18 +35,18 @@ class PostgresServers(Servers):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
-        self._schema = new_schema()
+        self.schema = new_schema()
         self._postgres = server
 
     def connect(self) -> socket:
         return connected(self._postgres.folder / ".s.PGSQL.5432")
 
     def opening_at(self, port: int) -> Opening:
-        return Opening(port, self._schema)
+        return Opening(port, self.schema)
 
     def held(self, worker: Worker) -> Held:
         query = (
-            f"SELECT spent_usd, reserved_usd, uncertain_usd FROM {self._schema}.accounts "
+            f"SELECT spent_usd, reserved_usd, uncertain_usd FROM {self.schema}.accounts "
             f"WHERE name = %s"
         )
         with psycopg.connect(self._postgres.url) as connection:
@@ -55,20 +55,20 @@ class PostgresServers(Servers):
 
     def expire(self, workers: Sequence[Worker]) -> None:
         with psycopg.connect(self._postgres.url) as connection:
-            connection.execute(f"UPDATE {self._schema}.owners SET lease = now() - interval '1 s'")
-        store = PostgresStore(self._postgres.url, schema=self._schema)
+            connection.execute(f"UPDATE {self.schema}.owners SET lease = now() - interval '1 s'")
+        store = PostgresStore(self._postgres.url, schema=self.schema)
         for worker in workers:
             store.execute(Read((worker.account,)))
         store.close()
 
 
 @cache
-def _server() -> Server:
+def postgres_server() -> Server:
     return Server(18)
 
 
 def _site(_: Path) -> PostgresServers:
-    return PostgresServers(_server())
+    return PostgresServers(postgres_server())
 
 
 POSTGRES_FAULTS = server_faults("PostgreSQL", _site)

@@ -178,16 +178,16 @@ def swallowed(servers: Servers, workers: Sequence[Worker], *, late: bool) -> Ite
         way.pass_on(late=late)
 
 
-def server_faults(name: str, site: Callable[[Path], Servers]) -> Sequence[Fault]:
+def server_faults(place: str, site: Callable[[Path], Servers]) -> Sequence[Fault]:
     """What may befall the workers of a server: all points at once, because it takes seconds."""
     silent, late = (partial(swallowed, late=late) for late in (False, True))
     return (
-        Fault(f"{name}: worker killed", site, killed, POINTS, together=True),
-        Fault(f"{name}: restarted", site, restarted, POINTS, bites=True, together=True),
-        Fault(f"{name}: paused for 5 s", site, paused, POINTS, bites=True, together=True),
-        Fault(f"{name}: connections cut", site, cut, POINTS, together=True),
-        Fault(f"{name}: connections refused", site, refused, POINTS, bites=True, together=True),
-        Fault(f"{name}: silence", site, silent, POINTS, bites=True, together=True),
+        Fault(place, "worker killed", site, killed, POINTS, together=True),
+        Fault(place, "restarted", site, restarted, POINTS, bites=True, together=True),
+        Fault(place, "paused for 5 s", site, paused, POINTS, bites=True, together=True),
+        Fault(place, "connections cut", site, cut, POINTS, together=True),
+        Fault(place, "connections refused", site, refused, POINTS, bites=True, together=True),
+        Fault(place, "silence", site, silent, POINTS, bites=True, together=True),
         # A worker may have made a new connection by then, whose silence it has to notice first.
-        Fault(f"{name}: delay", site, late, POINTS, bites=True, tries=2, together=True),
+        Fault(place, "delay", site, late, POINTS, bites=True, tries=2, together=True),
     )

@@ -8,12 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import pytest
 
+from tests.crashes.conftest import LIMIT, Start
 from tests.crashes.faults import Fault, Site, killed
 from tests.crashes.files import FILE_FAULTS
 from tests.crashes.points import Held, Point
@@ -22,61 +22,31 @@ from tests.crashes.redis_servers import REDIS_FAULTS
 from tests.crashes.worker import ANSWERED, Worker
 from tokenfence_integrations.testing import SimulatedProvider
 
-LIMIT = 2_400_000
-"""Nano-dollars: room for two calls in flight after those that have ended, and not for three."""
-
 COST = 122_500
 """Of one call: 9 tokens at $2.50 and 10 tokens at $10 a million."""
 
 SOON = 20.0
 """Seconds within which what was kept meanwhile has to be in the books."""
 
-_numbers = count(1)
+
+def _case(fault: Fault, points: Sequence[Point]) -> Any:
+    # A server is started once.
+    marks = [pytest.mark.xdist_group(f"crashes-{fault.place}")] if fault.together else []
+    name = "all points" if fault.together else points[0]
+    return pytest.param(fault, points, id=f"{fault}-{name}", marks=marks)
+
 
 CASES = [
-    pytest.param(fault, points, id=f"{fault}-{points[0] if len(points) == 1 else 'all points'}")
+    _case(fault, points)
     for fault in (*FILE_FAULTS, *REDIS_FAULTS, *POSTGRES_FAULTS)
     for points in ([fault.points] if fault.together else [(point,) for point in fault.points])
 ]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[SimulatedProvider]:
-    with SimulatedProvider(output_tokens=10) as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(running: SimulatedProvider) -> SimulatedProvider:
-    running.clear()
-    return running
-
-
-class Start(Protocol):
-    """Makes workers, which end with the test."""
-
-    def __call__(self, site: Site, account: str | None = None) -> Worker:
-        """A worker on a budget of this name, or of its own."""
 
 
 @pytest.fixture
 def site(fault: Fault, tmp_path: Path) -> Iterator[Site]:
     with closing(fault.site(tmp_path)) as site:
         yield site
-
-
-@pytest.fixture
-def start(provider: SimulatedProvider) -> Iterator[Start]:
-    started: list[Worker] = []
-
-    def start(site: Site, account: str | None = None) -> Worker:
-        account = account or f"acme-{next(_numbers)}"
-        started.append(Worker(site.opening(account), account, LIMIT, provider.base_url))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.kill()
 
 
 LIVED = [case for case in CASES if case.values[0].strike is not killed]
