@@ -20,8 +20,8 @@ _numbers = count(1)
 class Start(Protocol):
     """Starts a worker."""
 
-    def __call__(self, site: Site, account: str | None = None) -> Worker:
-        """A worker on a budget of this name, or of its own."""
+    def __call__(self, site: Site, account: str | None = None, *, on_loop: bool = False) -> Worker:
+        """A worker on a budget of this name, or of its own; its calls are tasks, or not."""
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,10 @@ def provider(running: SimulatedProvider) -> SimulatedProvider:
 def start(provider: SimulatedProvider) -> Iterator[Start]:
     started: list[Worker] = []
 
-    def start(site: Site, account: str | None = None) -> Worker:
+    def start(site: Site, account: str | None = None, *, on_loop: bool = False) -> Worker:
         account = account or f"acme-{getpid()}-{next(_numbers)}"
-        started.append(Worker(site.opening(account), account, LIMIT, provider.base_url))
+        opening = site.opening(account)
+        started.append(Worker(opening, account, LIMIT, provider.base_url, on_loop=on_loop))
         return started[-1]
 
     yield start

@@ -44,7 +44,8 @@ class Fault(NamedTuple):
         points: Where it strikes.
         bites: Whether no call can be admitted while it lasts.
         tries: Calls of which the last one is answered, once it has ended.
-        together: Whether it strikes all points at once, because it takes long.
+        on_loops: For calls in threads (False), in tasks of event loops (True), or in both.
+        together: Whether it strikes all of these at once, because it takes long.
     """
 
     place: str
@@ -54,6 +55,7 @@ class Fault(NamedTuple):
     points: Sequence[Point]
     bites: bool = False
     tries: int = 1
+    on_loops: Sequence[bool] = (False,)
     together: bool = False
 
     def __str__(self) -> str:

@@ -165,7 +165,7 @@ ALL = (*POINTS, *WITHIN_TRANSACTIONS)
 FILE_FAULTS = (
     Fault("file", "worker killed", Files, killed, ALL),
     # Nobody can lock it within a transaction of the worker's, who has locked it then.
-    Fault("file", "locked", Files, locked, POINTS, bites=True),
+    Fault("file", "locked", Files, locked, POINTS, bites=True, on_loops=(False, True)),
     Fault("file", "disk full", on_small_disks, full, ALL, bites=True),
     Fault("file", "must not grow", Files, may_not_grow, ALL, bites=True),
     Fault("file", "truncated", Files, truncated, ALL, bites=True),

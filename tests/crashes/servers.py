@@ -181,13 +181,14 @@ def swallowed(servers: Servers, workers: Sequence[Worker], *, late: bool) -> Ite
 def server_faults(place: str, site: Callable[[Path], Servers]) -> Sequence[Fault]:
     """What may befall the workers of a server: all points at once, because it takes seconds."""
     silent, late = (partial(swallowed, late=late) for late in (False, True))
+    fault = partial(Fault, place, site=site, points=POINTS, on_loops=(False, True), together=True)
     return (
-        Fault(place, "worker killed", site, killed, POINTS, together=True),
-        Fault(place, "restarted", site, restarted, POINTS, bites=True, together=True),
-        Fault(place, "paused for 5 s", site, paused, POINTS, bites=True, together=True),
-        Fault(place, "connections cut", site, cut, POINTS, together=True),
-        Fault(place, "connections refused", site, refused, POINTS, bites=True, together=True),
-        Fault(place, "silence", site, silent, POINTS, bites=True, together=True),
+        fault(name="worker killed", strike=killed, on_loops=(False,)),
+        fault(name="restarted", strike=restarted, bites=True),
+        fault(name="paused for 5 s", strike=paused, bites=True),
+        fault(name="connections cut", strike=cut),
+        fault(name="connections refused", strike=refused, bites=True),
+        fault(name="silence", strike=silent, bites=True),
         # A worker may have made a new connection by then, whose silence it has to notice first.
-        Fault(place, "delay", site, late, POINTS, bites=True, tries=2, together=True),
+        fault(name="delay", strike=late, bites=True, tries=2),
     )

@@ -29,18 +29,23 @@ SOON = 20.0
 """Seconds within which what was kept meanwhile has to be in the books."""
 
 
-def _case(fault: Fault, points: Sequence[Point]) -> Any:
-    # A server is started once.
-    marks = [pytest.mark.xdist_group(f"crashes-{fault.place}")] if fault.together else []
-    name = "all points" if fault.together else points[0]
-    return pytest.param(fault, points, id=f"{fault}-{name}", marks=marks)
+def _cases(fault: Fault) -> Iterator[Any]:
+    struck = [(point, on_loop) for on_loop in fault.on_loops for point in fault.points]
+    if fault.together:  # on a server that is started once
+        group = pytest.mark.xdist_group(f"crashes-{fault.place}")
+        yield pytest.param(fault, struck, id=f"{fault}-at all points", marks=group)
+        return
+    for point, on_loop in struck:
+        where = f"{point}, in a task" if on_loop else point
+        yield pytest.param(fault, [(point, on_loop)], id=f"{fault}-{where}")
 
 
 CASES = [
-    _case(fault, points)
-    for fault in (*FILE_FAULTS, *REDIS_FAULTS, *POSTGRES_FAULTS)
-    for points in ([fault.points] if fault.together else [(point,) for point in fault.points])
+    case for fault in (*FILE_FAULTS, *REDIS_FAULTS, *POSTGRES_FAULTS) for case in _cases(fault)
 ]
+
+Struck = Sequence[tuple[Point, bool]]
+"""The points at which a fault strikes, and whether the call is made in a task of an event loop."""
 
 
 @pytest.fixture
@@ -53,11 +58,12 @@ LIVED = [case for case in CASES if case.values[0].strike is not killed]
 DIED = [case for case in CASES if case.values[0].strike is killed]
 
 
-@pytest.mark.parametrize(("fault", "points"), LIVED)
+@pytest.mark.parametrize(("fault", "struck"), LIVED)
 def test_a_store_may_fail_at_any_point_of_a_call(
-    fault: Fault, points: Sequence[Point], provider: SimulatedProvider, site: Site, start: Start
+    fault: Fault, struck: Struck, provider: SimulatedProvider, site: Site, start: Start
 ) -> None:
-    workers = [start(site) for _ in points]
+    points = [point for point, _ in struck]
+    workers = [start(site, on_loop=on_loop) for _, on_loop in struck]
     go_ons = brought(site, workers, points)
     with fault.strike(site, workers):
         for go_on in go_ons:
@@ -78,11 +84,12 @@ def test_a_store_may_fail_at_any_point_of_a_call(
     assert provider.billed == sum(site.held(worker).spent for worker in workers)
 
 
-@pytest.mark.parametrize(("fault", "points"), DIED)
+@pytest.mark.parametrize(("fault", "struck"), DIED)
 def test_a_worker_may_die_at_any_point_of_a_call(
-    fault: Fault, points: Sequence[Point], provider: SimulatedProvider, site: Site, start: Start
+    fault: Fault, struck: Struck, provider: SimulatedProvider, site: Site, start: Start
 ) -> None:
-    workers = [start(site) for _ in points]
+    points = [point for point, _ in struck]
+    workers = [start(site, on_loop=on_loop) for _, on_loop in struck]
     others = [start(site, worker.account) for worker in workers]
     brought(site, workers, points)
     bounds = [site.held(worker).reserved for worker in workers]

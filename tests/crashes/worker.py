@@ -5,6 +5,7 @@ stops it inside of a call are the trace events of the HTTP library, in the call'
 """
 
 import multiprocessing
+from asyncio import Runner
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from threading import current_thread, main_thread
@@ -14,7 +15,7 @@ import openai
 
 from tests.clients.helpers import client_over
 from tests.engine.helpers import nano
-from tokenfence_integrations import Budget, guard
+from tokenfence_integrations import Budget, async_guard, guard
 from tokenfence_integrations.errors import TokenFenceError
 from tokenfence_integrations.stores.base import Store
 
@@ -58,6 +59,7 @@ class Job(NamedTuple):
     account: str
     limit: int
     base_url: str
+    on_loop: bool
 
 
 class Worker:
@@ -68,15 +70,17 @@ class Worker:
         account: Its budget.
         limit: In nano-dollars.
         base_url: The provider.
+        on_loop: Whether it calls in tasks of an event loop, and not in its thread.
     """
 
-    def __init__(self, opening: Opening, account: str, limit: int, base_url: str) -> None:
+    def __init__(
+        self, opening: Opening, account: str, limit: int, base_url: str, *, on_loop: bool = False
+    ) -> None:
         self.account = account
         self.opening = opening
         self._orders, theirs = _context.Pipe()
-        self._process = _context.Process(
-            target=_work, args=(theirs, Job(opening, account, limit, base_url)), daemon=True
-        )
+        job = Job(opening, account, limit, base_url, on_loop)
+        self._process = _context.Process(target=_work, args=(theirs, job), daemon=True)
         self._process.start()
         theirs.close()
         assert self.said() == "ready"
@@ -132,34 +136,66 @@ def _work(orders: Connection, job: Job) -> None:
         if event in STOPS:
             stop(STOPS[event])
 
-    def traced(request: Any) -> None:
-        request.extensions["trace"] = trace
-
     budget = Budget(nano(job.limit), name=job.account, store=job.opening(stop))
-    http_client = openai.DefaultHttpxClient(verify=False, event_hooks={"request": [traced]})
-    bare = openai.OpenAI(
-        base_url=job.base_url, api_key="unused", max_retries=0, http_client=http_client
-    )
-    client = guard(bare, budget=budget, on_limit="raise", wait=0)
-    orders.send("ready")
-    while True:
-        try:
-            wanted = orders.recv()
-        except EOFError:  # the test is over
-            return
-        if wanted == LOOK:
-            budget.snapshot()
-            orders.send(LOOK)
+    with Runner() as runner:
+        client = Client(job, budget, trace, runner)
+        orders.send("ready")
+        while True:
+            try:
+                wanted = orders.recv()
+            except EOFError:  # the test is over
+                return
+            if wanted == LOOK:
+                budget.snapshot()
+                orders.send(LOOK)
+            else:
+                orders.send(client.call())
+
+
+class Client:
+    """A guarded client, sync or async.
+
+    Args:
+        job: What the worker is made of.
+        budget: What the client is guarded with.
+        trace: Called with the HTTP library's events.
+        runner: Runs the calls of an async client.
+    """
+
+    def __init__(
+        self, job: Job, budget: Budget, trace: Callable[[str, object], None], runner: Runner
+    ) -> None:
+        async def atrace(event: str, info: object) -> None:
+            trace(event, info)
+
+        def traced(request: Any) -> None:
+            request.extensions["trace"] = trace
+
+        async def atraced(request: Any) -> None:
+            request.extensions["trace"] = atrace
+
+        given: dict[str, Any] = {"base_url": job.base_url, "api_key": "unused", "max_retries": 0}
+        self._runner = runner if job.on_loop else None
+        if job.on_loop:
+            hooks = {"request": [atraced]}
+            ahttp = openai.DefaultAsyncHttpxClient(verify=False, event_hooks=hooks)
+            bare: Any = openai.AsyncOpenAI(http_client=ahttp, **given)
+            self._client: Any = async_guard(bare, budget=budget, on_limit="raise", wait=0)
         else:
-            orders.send(_call(client))
+            http = openai.DefaultHttpxClient(verify=False, event_hooks={"request": [traced]})
+            bare = openai.OpenAI(http_client=http, **given)
+            self._client = guard(bare, budget=budget, on_limit="raise", wait=0)
 
-
-def _call(client: openai.OpenAI) -> str:
-    try:
-        client.chat.completions.create(**CALL)
-    except TokenFenceError as error:  # anything else breaks the worker, and the test with it
-        return f"{type(error).__name__}: {error}"
-    return ANSWERED
+    def call(self) -> str:
+        """A call, and how it ended."""
+        try:
+            if self._runner is None:
+                self._client.chat.completions.create(**CALL)
+            else:
+                self._runner.run(self._client.chat.completions.create(**CALL))
+        except TokenFenceError as error:  # anything else breaks the worker, and the test with it
+            return f"{type(error).__name__}: {error}"
+        return ANSWERED
 
 
 def warm_up() -> None:
