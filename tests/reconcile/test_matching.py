@@ -71,6 +71,12 @@ def test_a_cost_that_the_export_has_counts_more_than_its_tokens() -> None:
     assert spent(matched([charge(1, NOON)], rows, [])) == [19]
 
 
+def test_a_known_call_is_told_by_its_cost_where_tokens_are_counted_differently() -> None:
+    rows = [row(2, NOON, 11, 6, cost=15), row(3, NOON + 5, 20, 7, cost=27)]
+    [found] = matched([charge(1, NOON)], rows, [known(NOON, 10, 5)])
+    assert found.why == "line 3"
+
+
 def test_a_charge_without_a_request_stays_and_is_said_to_be_free_if_the_export_is_complete() -> (
     None
 ):

@@ -192,9 +192,13 @@ def _without(
 
 
 def _is_of(row: Row, call: Known, price: Pricer) -> bool:
-    if call.usage is not None and row.usage is not None:
-        return row.usage[:2] == call.usage[:2]
-    return call.cost == (price(row) if row.cost is None else row.cost)
+    if call.usage is not None and row.usage is not None and row.usage[:2] == call.usage[:2]:
+        return True
+    # Some gateways count tokens in their own way, and bill the provider's.
+    cost = row.cost
+    if cost is None and call.usage is None:
+        cost = price(row)
+    return cost == call.cost
 
 
 def _near(row: Row, at: float) -> bool:
