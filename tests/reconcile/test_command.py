@@ -30,8 +30,8 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "time", lambda: time.time() + HOUR)
+def hours_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "time", lambda: time.time() + 3 * HOUR)
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ def test_a_killed_process_s_books_become_the_provider_s_bill(
 
 
 def test_a_row_settles_one_charge_and_no_later_one(
-    tmp_path: Path, url: str, run: Terminal, an_hour_later: None
+    tmp_path: Path, url: str, run: Terminal, hours_later: None
 ) -> None:
     ledger, export = tmp_path / "calls.csv", tmp_path / "usage.csv"
     budget = Budget("$1", name="acme", store=url, sink=LedgerFile(ledger))
@@ -315,7 +315,7 @@ def test_a_row_settles_one_charge_and_no_later_one(
 
 
 def test_without_a_ledger_or_with_a_part_of_it_nothing_is_certain(
-    tmp_path: Path, url: str, run: Terminal, an_hour_later: None
+    tmp_path: Path, url: str, run: Terminal, hours_later: None
 ) -> None:
     ledger, export = tmp_path / "calls.csv", tmp_path / "usage.csv"
     charge = lose(Budget("$1", name="acme", store=url, sink=LedgerFile(ledger)), 30)
@@ -344,7 +344,7 @@ def test_an_export_that_is_none_is_an_error_and_changes_nothing(
 
 
 def test_lines_that_cannot_be_read_are_shown_and_nothing_is_certain(
-    tmp_path: Path, url: str, run: Terminal, an_hour_later: None
+    tmp_path: Path, url: str, run: Terminal, hours_later: None
 ) -> None:
     ledger, export = tmp_path / "calls.csv", tmp_path / "usage.csv"
     charge = lose(Budget("$1", name="acme", store=url, sink=LedgerFile(ledger)), 30)

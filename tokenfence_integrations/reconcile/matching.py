@@ -15,11 +15,11 @@ from tokenfence_integrations.usage import Usage
 
 __all__ = ["WITHIN", "Known", "Match", "Pricer", "match", "same_model"]
 
-WITHIN = 900.0
+WITHIN = 3_600.0
 """Seconds: a request is in the export within so many of the time that the books have for it.
 
-Calls take some minutes at most, and clocks differ by less. Too long a time makes fewer charges
-certain, and none wrong.
+An export has a request's beginning, the ledger a call's end, and clocks differ. A longer time than
+that makes fewer charges certain, and none wrong; a shorter one would.
 """
 
 
@@ -192,9 +192,13 @@ def _without(
 
 
 def _is_of(row: Row, call: Known, price: Pricer) -> bool:
-    if call.usage is not None and row.usage is not None:
-        return row.usage[:2] == call.usage[:2]
-    return call.cost == (price(row) if row.cost is None else row.cost)
+    if call.usage is not None and row.usage is not None and row.usage[:2] == call.usage[:2]:
+        return True
+    # Some gateways count tokens in their own way, and bill the provider's.
+    cost = row.cost
+    if cost is None and call.usage is None:
+        cost = price(row)
+    return cost == call.cost
 
 
 def _near(row: Row, at: float) -> bool:
@@ -213,7 +217,7 @@ def _by_sum(
 ) -> Iterable[Match]:
     inside = [call for call in known if _overlaps(call.at, span)]
     mine = [charge for charge in charges if _overlaps(charge.at, span)]
-    why = _hindrance(mine, rows, inside, span)
+    why = _hindrance(mine, rows, inside)
     if why is None:
         usage = _sum_of(row.usage for row in rows)
         used = _sum_of(call.usage for call in inside)
@@ -235,7 +239,7 @@ def _by_sum(
 
 
 def _hindrance(
-    charges: Sequence[Charge], rows: Sequence[Row], known: Sequence[Known], span: Span
+    charges: Sequence[Charge], rows: Sequence[Row], known: Sequence[Known]
 ) -> str | None:
     """Why the rest of a sum would not be the one charge's, if it would not."""
     if len(charges) != 1:
@@ -243,31 +247,23 @@ def _hindrance(
             f"the export adds requests up, and {len(charges)} charges may be in the same sum; "
             f"an export of single requests may tell them apart"
         )
-    edges = [at for at in (charges[0].at, *[call.at for call in known]) if not _within(at, span)]
-    if edges:
-        return (
-            "the export adds requests up, and calls within 15 minutes of its beginning or end may "
-            "be in it or not; export a longer time"
-        )
     if len({(same.model, same.tier, same.batch) for same in rows}) > 1:
         return "the export adds requests up that have different prices"
     counts = [row.requests for row in rows]
-    if None not in counts:
-        rest = sum(count or 0 for count in counts) - len(known)
-        if rest != 1:
-            return (
-                f"the export has {rest + len(known)} requests of its model and the ledger "
-                f"{len(known)}: {'no' if rest < 1 else 'more than one'} request is left for it"
-            )
+    if None in counts:
+        return "the export adds requests up, and does not say how many"
+    # Calls at the edges, which the ledger knows and the export lacks, can only make it fewer.
+    requests = sum(count or 0 for count in counts)
+    if requests != len(known) + 1:
+        return (
+            f"the export has {requests} requests of its model, and the ledger {len(known)} of that "
+            f"time and an hour around it: it is not one request that is left"
+        )
     return None
 
 
 def _overlaps(at: float, span: Span) -> bool:
     return span[0] - WITHIN <= at <= span[1] + WITHIN
-
-
-def _within(at: float, span: Span) -> bool:
-    return span[0] + WITHIN <= at <= span[1] - WITHIN
 
 
 def _sum_of(usages: Iterable[Usage | None]) -> Usage | None:
