@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.stores.factories import STORES
+from tests.stores.factories import VERSIONS
 from tokenfence_integrations.stores.base import Store
 
 
-@pytest.fixture(params=sorted(STORES))
+@pytest.fixture(params=sorted(VERSIONS))
 def store(request: pytest.FixtureRequest) -> Store:
-    return STORES[request.param]()
+    return VERSIONS[request.param]()

@@ -1,14 +1,19 @@
 """The stores that all tests of stores and all properties run on, by name."""
 
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
+from tests.stores import postgres_servers
+from tests.stores.servers import REDIS, redis_server
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
+from tokenfence_integrations.stores.redis import RedisStore
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 
 _numbers = count(1)
@@ -22,5 +27,31 @@ def _sqlite() -> SQLiteStore:
     return SQLiteStore(_folders[0] / f"{next(_numbers)}.db")
 
 
-STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore, "sqlite": _sqlite}
+def redis_url(kind: str = "valkey8") -> str:
+    """The URL of a Redis or Valkey server: a bundled one, unless tests are told of another."""
+    return os.environ.get("TOKENFENCE_TEST_REDIS_URL") or redis_server(kind).url
+
+
+def new_prefix() -> str:
+    """A prefix under which there is nothing yet."""
+    return f"test-{os.getpid()}-{next(_numbers)}"
+
+
+def _redis(kind: str) -> RedisStore:
+    return RedisStore(redis_url(kind), prefix=new_prefix())
+
+
+STORES: dict[str, Callable[[], Store]] = {
+    "memory": MemoryStore,
+    "sqlite": _sqlite,
+    "redis": partial(_redis, "valkey8"),
+    "postgres": postgres_servers.newest,
+}
 """Each makes a new, empty store."""
+
+VERSIONS: dict[str, Callable[[], Store]] = {
+    **STORES,
+    **{kind: partial(_redis, kind) for kind in REDIS if kind != "valkey8"},
+    "postgres16": postgres_servers.oldest,
+}
+"""The same, and further versions of their servers: for what each has to keep by itself."""

@@ -1,4 +1,4 @@
-"""Processes on one budget in a file: what they do, and how a test starts them."""
+"""Processes on one budget in a store: what they do, and how a test starts them."""
 
 import os
 import random
@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from redis.connection import AbstractConnection as Connection
+
 from tests.engine.helpers import nano, reserve
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, guard
-from tokenfence_integrations.stores.sqlite import SQLiteStore
+from tokenfence_integrations.reconcile.ledgers import LedgerFile
+from tokenfence_integrations.stores.base import End
+from tokenfence_integrations.stores.redis_scripts import scripts
+from tokenfence_integrations.stores.redis_wire import RedisWire
 from tokenfence_integrations.stores.sqlite_books import Books
+from tokenfence_integrations.stores.wire import Batch
 
 ROOT = Path(__file__).parents[2]
 MESSAGES: Any = [{"role": "user", "content": "Why?"}]
@@ -30,10 +36,10 @@ def start(work: str, *arguments: object, **environment: str) -> "subprocess.Pope
     )
 
 
-def spend(file: str, limit: str, calls: str, seed: str) -> None:
+def spend(url: str, name: str, limit: str, calls: str, seed: str) -> None:
     """So many calls, each of a bound of 100 and of random cost; prints what they cost."""
     chance = random.Random(int(seed))
-    budget = Budget(nano(int(limit)), name="acme", store=f"sqlite:///{file}")
+    budget = Budget(nano(int(limit)), name=name, store=url)
     _at_once()
     spent = landed = 0
     for _ in range(int(calls)):
@@ -49,31 +55,37 @@ def spend(file: str, limit: str, calls: str, seed: str) -> None:
     print(spent, landed)
 
 
-def hold(file: str, limit: str, size: str) -> None:
+def hold(url: str, name: str, limit: str, size: str) -> None:
     """One call that ends when it is told to."""
-    budget = Budget(nano(int(limit)), name="acme", store=f"sqlite:///{file}")
+    budget = Budget(nano(int(limit)), name=name, store=url)
     with reserve(budget, int(size)) as call:
         _at_once()
         call.settle(Usage(0, 1))
 
 
-def die(file: str, point: str) -> None:
+def die(url: str, name: str, point: str, ledger: str = "") -> None:
     """Settle one call to the provider, and be killed at a point of the next one."""
     import openai  # which takes a second, and the others do not need it
 
-    budget = Budget("$0.01", name="acme", store=f"sqlite:///{file}")
+    sink = LedgerFile(ledger) if ledger else None
+    budget = Budget("$0.01", name=name, store=url, sink=sink)
     client = guard(openai.OpenAI(max_retries=0), budget=budget, on_limit="raise")
 
     def ask() -> None:
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=100)
 
     ask()
+    assert budget.spent  # its end is written by now, and not on its way to be
+    store = type(budget._tree.store)
     if point == "before send":
         budget.on_event(lambda event: event.kind == "admitted" and _killed())
     elif point == "before settle":
-        SQLiteStore.end = _killed  # type: ignore[method-assign]
+        store.end = _killed  # type: ignore[method-assign]
     elif point == "during settle":
         Books.commit = _killed_at_an_end  # type: ignore[method-assign]
+        Connection.send_packed_command = _killed_half_way  # type: ignore[method-assign]
+    elif point == "after settle":
+        RedisWire.exchange = _killed_once_settled  # type: ignore[method-assign]
     print("ready", flush=True)
     ask()
 
@@ -89,6 +101,29 @@ def _killed_at_an_end(books: Books) -> None:
     if books.execute("SELECT 1 FROM reservations").fetchone() is None:
         _killed()
     _commit(books)
+
+
+_send = Connection.send_packed_command
+
+
+def _killed_half_way(connection: Connection, command: Any, *_: Any) -> None:
+    """Of an end, half of the bytes are sent."""
+    [sent] = command
+    if scripts()["end"].sha.encode() in sent:
+        _send(connection, [sent[: len(sent) // 2]])
+        _killed()
+    _send(connection, command)
+
+
+_exchange = RedisWire.exchange
+
+
+def _killed_once_settled(wire: RedisWire, batch: Batch) -> Any:
+    """An end is applied, and nobody hears of it."""
+    outcomes = _exchange(wire, batch)
+    if any(type(order.command) is End for order in batch.orders):
+        _killed()
+    return outcomes
 
 
 def _at_once() -> None:

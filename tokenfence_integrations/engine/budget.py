@@ -11,8 +11,16 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine import scope as scopes
+from tokenfence_integrations.engine.charges import costing, using
+from tokenfence_integrations.engine.drivers import execute
 from tokenfence_integrations.engine.events import Event, Listener
-from tokenfence_integrations.engine.ledger import Ledger, LedgerRecord, LedgerView, Sink
+from tokenfence_integrations.engine.ledger import (
+    Ledger,
+    LedgerRecord,
+    LedgerView,
+    Outcome,
+    Sink,
+)
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import (
     Fallback,
@@ -21,7 +29,7 @@ from tokenfence_integrations.engine.policy import (
     Policy,
     parse_fallback,
 )
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.request import NO_TAGS, CallRequest
 from tokenfence_integrations.engine.snapshot import Snapshot, described, settled_share
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.money import parse_usd, to_float
@@ -33,15 +41,18 @@ from tokenfence_integrations.stores.base import (
     Adjust,
     Amount,
     Book,
+    Charge,
     Limits,
     Open,
     Path,
     Read,
     Reset,
+    Resolve,
     Store,
 )
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.urls import open_store
+from tokenfence_integrations.usage import Usage
 
 __all__ = ["Budget", "Dollars", "as_budget"]
 
@@ -277,11 +288,7 @@ class Budget:
             True,
             tags,
         )
-        if prices is None:
-            prices = book_of(provider)
-        elif not isinstance(prices, PriceBook):
-            prices = PriceBook(prices, provider)
-        return Call(self, request, policy, prices)
+        return Call(self, request, policy, _book(prices, provider))
 
     def scope(self) -> AbstractContextManager["Budget"]:
         """Make this the budget of everything guarded without one of its own, in this context.
@@ -308,6 +315,91 @@ class Budget:
         tree.store.note(Book(self.path, spent))
         self._note("recorded", self.path, spent, NOTHING)
         self.tell_threshold()
+
+    def charges(self) -> tuple[Charge, ...]:
+        """The calls that make up `uncertain` here and in all children, oldest first.
+
+        The store is asked, so a store on a disk or a network is waited for.
+
+        Raises:
+            StoreError: The store cannot be used.
+
+        Example:
+            >>> for charge in budget.charges():  # doctest: +SKIP
+            ...     print(charge)
+            7: $0.0042 for gpt-4o on team/researcher, 2026-11-24 09:30:00 UTC
+        """
+        self._tree.settle_orphans()
+        return self._tree.store.charges(self.name)
+
+    def resolve(
+        self,
+        charge: Charge,
+        truth: Dollars | Usage,
+        *,
+        provider: str = "openai",
+        prices: Mapping[str, Price] | PriceBook | None = None,
+    ) -> bool:
+        """Replace an uncertain charge by what the call did cost; calls that wait look again.
+
+        Like `reset`, it waits for a store on a disk or a network.
+
+        Args:
+            charge: One of `charges`.
+            truth: What it cost, in dollars: 0 if it was never billed. Its tokens then stay counted
+                as they were charged. Or what the provider reports that it used.
+            provider: Whose prices count, for a usage.
+            prices: Prices of your own by model name, for a usage; or a `PriceBook`.
+
+        Returns:
+            Whether it was still charged to this budget. If not, nothing has changed: it was
+            resolved already, or reset, or the call has told its cost itself.
+
+        Raises:
+            ValueError: An amount is not valid.
+            UnknownModelError: The model of the charge has no known price.
+            StoreError: The store cannot be used.
+
+        Example:
+            >>> for charge in budget.charges():  # doctest: +SKIP
+            ...     budget.resolve(charge, "$0.0031")
+        """
+        usage = truth if isinstance(truth, Usage) else None
+        spent = (
+            costing(charge, parse_usd(truth))
+            if not isinstance(truth, Usage)
+            else using(charge, truth, _book(prices, provider))
+        )
+        tree = self._tree
+        with tree.correcting:
+            # As it is now: a reset since it was listed has taken it out of some accounts.
+            now = {each.id: each for each in self.charges()}.get(charge.id)
+            if now is None or not tree.store.execute(Resolve(now.id, spent)).done:
+                return False
+            undone = Amount(*[-part for part in now.amount])
+            tags = {"charge": now.id, "at": now.at}
+            self._note("resolved", now.path, spent, undone, now.what, usage, tags)
+        budget: Budget | None = self
+        while budget is not None:
+            budget._crossed = budget._crossed and budget.should_downgrade
+            budget = budget.parent
+        tree.line.freed()
+        if tree.listeners:
+            event = Event(
+                kind="resolved",
+                budget=now.path[0],
+                call=0,
+                at=tree.clock.wall(),
+                model_asked=now.what,
+                model=now.what,
+                bound=now.amount.usd,
+                cost=spent.usd,
+                usage=usage,
+                tags=tags,
+            )
+            tree.tell(now.path, event)
+            self.tell_threshold()
+        return True
 
     def top_up(
         self,
@@ -342,7 +434,7 @@ class Budget:
             if by and limit is None:
                 raise ValueError(f"budget {self.name!r} has no limit of {quantity} to raise")
         change = Amount(added.usd or 0, calls, input_tokens, output_tokens)
-        self._tree.store.execute(Adjust(self.path, change, tokens))
+        execute(self._tree.store, Adjust(self.path, change, tokens))
         self._crossed = self.should_downgrade
         self._tree.line.freed()
 
@@ -352,11 +444,15 @@ class Budget:
         The parents keep what was spent: it was.
         """
         below = self._below()
-        states = self._tree.store.execute(Reset(tuple(budget.name for budget in below))).states
-        for budget, state in zip(below, states, strict=True):
-            undone = [Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)]
-            self._note("recorded", budget.path[:1], *undone)
-            budget._crossed = False
+        with self._tree.correcting:
+            names = tuple(budget.name for budget in below)
+            states = execute(self._tree.store, Reset(names)).states
+            for budget, state in zip(below, states, strict=True):
+                spent, uncertain = (
+                    Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)
+                )
+                self._note("recorded", budget.path[:1], spent, uncertain)
+                budget._crossed = False
         self._tree.line.freed()
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
@@ -468,26 +564,35 @@ class Budget:
         tree.settle_orphans()
         states = tree.store.peek(self.path[:1]) if tree.store.instant else None
         if states is None:
-            states = tree.store.execute(Read(self.path[:1])).states
+            states = execute(tree.store, Read(self.path[:1])).states
         return states[0]
 
-    def _note(self, outcome: Any, accounts: Path, spent: Amount, uncertain: Amount) -> None:
+    def _note(
+        self,
+        outcome: Outcome,
+        accounts: Path,
+        spent: Amount,
+        uncertain: Amount,
+        model: str = "",
+        usage: Usage | None = None,
+        tags: Mapping[str, Any] = NO_TAGS,
+    ) -> None:
         self._tree.ledger.append(
             LedgerRecord(
                 at=self._tree.clock.wall(),
                 call=0,
                 accounts=accounts,
-                model_asked="",
-                model="",
+                model_asked=model,
+                model=model,
                 outcome=outcome,
-                usage=None,
+                usage=usage,
                 cost=spent.usd,
                 uncertain=uncertain.usd,
                 bound=0,
                 cap=None,
                 truncated=False,
                 waited=0.0,
-                tags={},
+                tags=tags,
             )
         )
 
@@ -513,6 +618,12 @@ class Budget:
 
 
 _PLAIN = Policy()
+
+
+def _book(prices: Mapping[str, Price] | PriceBook | None, provider: str) -> PriceBook:
+    if prices is None:
+        return book_of(provider)
+    return prices if isinstance(prices, PriceBook) else PriceBook(prices, provider)
 
 
 def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:

@@ -13,6 +13,7 @@ from tokenfence_integrations.engine.waiting import (
     SyncWaiter,
     Waiter,
 )
+from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.base import NOTHING, Command, Path, Reply, Reserve, Store
 
 __all__ = ["Flow", "Pause", "Sleep", "aexecute", "arun", "execute", "run"]
@@ -92,11 +93,17 @@ async def arun(flow: Callable[[WaiterFactory], Flow[T]], store: Store) -> T:
 
 
 def execute(store: Store, command: Command) -> Reply:
-    """Have a store apply a command; what is reserved by one that is interrupted is given back."""
+    """Have a store apply a command; what is reserved by one that is interrupted is given back.
+
+    Raises:
+        StoreError: The books cannot be read or written, or were lost since they were opened.
+    """
     try:
         return store.execute(command)
-    except BaseException:
+    except BaseException as error:
         _give_back(store, command)
+        if isinstance(error, KeyError):
+            raise _lost(store, error) from error
         raise
 
 
@@ -104,9 +111,20 @@ async def aexecute(store: Store, command: Command) -> Reply:
     """As `execute`, without blocking the event loop; a cancelled task keeps nothing reserved."""
     try:
         return await store.aexecute(command)
-    except BaseException:
+    except BaseException as error:
         _give_back(store, command)
+        if isinstance(error, KeyError):
+            raise _lost(store, error) from error
         raise
+
+
+def _lost(store: Store, error: KeyError) -> StoreError:
+    """Every account was opened when its `Budget` was made: its store has lost what it kept."""
+    return StoreError(
+        repr(store),
+        f"{error} was opened, and is not there any more; restore it from a copy, or make its "
+        f"Budget again, which begins with nothing spent",
+    )
 
 
 def _give_back(store: Store, command: Command) -> None:

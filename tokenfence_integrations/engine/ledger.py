@@ -10,7 +10,7 @@ from tokenfence_integrations.usage import Usage
 
 __all__ = ["Ledger", "LedgerRecord", "LedgerView", "Outcome", "Sink"]
 
-Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded"]
+Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded", "resolved"]
 
 
 class LedgerRecord(NamedTuple):
@@ -20,7 +20,8 @@ class LedgerRecord(NamedTuple):
     uncertain, in nano-dollars; ``bound`` is what was reserved for it. ``cap`` is the output
     maximum per choice that we set (None: we set none) and ``truncated`` tells that the answer was
     cut short by it. ``waited`` is in seconds, ``at`` in Unix time. ``accounts`` is the path, leaf
-    first.
+    first. Two outcomes are no attempt's: ``recorded`` (`Budget.record` and `reset`), and
+    ``resolved`` (an uncertain charge, replaced by its cost: ``uncertain`` is then negative).
     """
 
     at: float

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
@@ -62,6 +63,8 @@ class Tree:
         self.listeners: list[tuple[str, Listener]] = []
         self.orphans: deque[Orphan] = deque()
         self.passed: deque[Path] = deque()
+        self.correcting = Lock()
+        """Held while books are corrected by hand, so that the ledger tells what was corrected."""
         self._forecasts: dict[str, OutputForecast] = {}
 
     def forecast(self, model: str) -> OutputForecast:

@@ -206,6 +206,11 @@ class WaitingLine:
     def __bool__(self) -> bool:
         return bool(self.waiting)
 
+    @property
+    def paths(self) -> list[Path]:
+        """The accounts that they wait for."""
+        return [waiter.path for waiter in self.waiting.copy()]
+
     def join(self, waiter: Waiter) -> None:
         """Take a place at the end; the waiter should look at the budget once before it sleeps."""
         with self._lock:

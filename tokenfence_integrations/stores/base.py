@@ -7,7 +7,11 @@ above it (`engine.admission`) from the states that the store reports.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, TypeAlias
+
+from tokenfence_integrations.money import format_usd
 
 __all__ = [
     "NOTHING",
@@ -15,7 +19,9 @@ __all__ = [
     "AccountState",
     "Adjust",
     "Amount",
+    "Anchor",
     "Book",
+    "Charge",
     "Command",
     "Drop",
     "End",
@@ -26,6 +32,7 @@ __all__ = [
     "Reply",
     "Reserve",
     "Reset",
+    "Resolve",
     "Store",
     "Waiting",
 ]
@@ -112,6 +119,13 @@ class AccountState(NamedTuple):
         """What is charged for calls of unknown outcome."""
         return Amount(*self[13:17])
 
+    def plus(
+        self, spent: Amount, reserved: Amount = NOTHING, uncertain: Amount = NOTHING
+    ) -> "AccountState":
+        """The state with so much more in its parts."""
+        parts = *spent, *reserved, *uncertain
+        return AccountState(*self[:5], *map(sum, zip(self[5:], parts, strict=True)))
+
 
 class Open(NamedTuple):
     """Make the account, or give it other limits; what is spent of it stays.
@@ -134,7 +148,8 @@ class Reserve(NamedTuple):
     """Set an amount aside in every account of the path, or in none.
 
     ``force`` reserves even where a limit is passed (``on_limit="warn"``). ``times`` reserves only
-    where so many of the amount would fit.
+    where so many of the amount would fit. ``what`` is kept with it, so that a `Charge` tells what
+    it was for: the model.
     """
 
     path: Path
@@ -142,6 +157,7 @@ class Reserve(NamedTuple):
     amount: Amount
     force: bool = False
     times: int = 1
+    what: str = ""
 
 
 class End(NamedTuple):
@@ -189,7 +205,28 @@ class Drop(NamedTuple):
     account: str
 
 
-Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop
+class Resolve(NamedTuple):
+    """Replace an uncertain charge by what the call did cost; nothing: it was free.
+
+    ``done`` is False if there is no such charge (any more). A `Reset` forgets the charges of an
+    account, and the true end of a call whose lease was over resolves its charge by itself.
+    """
+
+    id: str
+    spent: Amount
+
+
+class Anchor(NamedTuple):
+    """Keep the moment from which an account's windows are counted: the first that is given stays.
+
+    Answered with it, as ``at``; ``done`` tells that it was the first. The account need not be open.
+    """
+
+    account: str
+    at: float
+
+
+Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop | Resolve | Anchor
 
 
 class Reply(NamedTuple):
@@ -197,6 +234,34 @@ class Reply(NamedTuple):
 
     done: bool
     states: tuple[AccountState, ...] = ()
+    at: float = 0.0
+
+
+class Charge(NamedTuple):
+    """A call that is charged although nobody knows whether it was billed.
+
+    Attributes:
+        id: Names it in its store, for `Resolve`; never given to another one.
+        path: The accounts that it is charged to, leaf first: those of the call but for any that was
+            reset or dropped since.
+        amount: What is charged.
+        at: Unix time, by the store's clock, at which it was reserved, or turned uncertain.
+        what: What it was for: the model.
+    """
+
+    id: str
+    path: Path
+    amount: Amount
+    at: float
+    what: str
+
+    def __str__(self) -> str:
+        """In words, such as ``"7: $0.0042 for gpt-4o on acme/writer, 2026-11-24 09:30:00 UTC"``."""
+        moment = datetime.fromtimestamp(self.at, UTC)
+        return (
+            f"{self.id}: {format_usd(self.amount.usd)} for {self.what or 'an unknown model'} on "
+            f"{self.path[0]}, {moment:%Y-%m-%d %H:%M:%S} UTC"
+        )
 
 
 class Waiting(Protocol):
@@ -204,6 +269,10 @@ class Waiting(Protocol):
 
     def __bool__(self) -> bool:
         """Whether any does."""
+
+    @property
+    def paths(self) -> Iterable[Path]:
+        """The accounts that they wait for."""
 
     def freed(self) -> None:
         """There may be room: have them look again. Callable from any thread."""
@@ -236,10 +305,16 @@ class Store(ABC):
         """
 
     def reserve(
-        self, path: Path, key: int, amount: Amount, force: bool = False, times: int = 1
+        self,
+        path: Path,
+        key: int,
+        amount: Amount,
+        force: bool = False,
+        times: int = 1,
+        what: str = "",
     ) -> Reply:
         """`Reserve`, without the detour over a command."""
-        return self.execute(Reserve(path, key, amount, force, times))
+        return self.execute(Reserve(path, key, amount, force, times, what))
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
         """`End`, without the detour over a command, and as `note`: it never waits nor fails.
@@ -264,6 +339,22 @@ class Store(ABC):
         became of the command: it was applied, or never will be.
         """
         return self.execute(command)
+
+    @abstractmethod
+    def charges(self, account: str | None = None) -> tuple[Charge, ...]:
+        """The uncertain charges of an account and of all below it, oldest first.
+
+        It waits for its answer, so it is not for event loops, unless the store is `instant`.
+
+        Args:
+            account: The account that they are charged to; None: any.
+
+        Returns:
+            What `AccountState.uncertain` adds up from, charge by charge.
+
+        Raises:
+            StoreError: The accounts cannot be read.
+        """
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
         """The states of the path as far as known without a round trip; None if unknown.

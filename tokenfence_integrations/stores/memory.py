@@ -1,7 +1,8 @@
 """Accounts in this process: exact, thread-safe, and safe to touch from a finalizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import RLock
+from time import time
 from typing import Any
 
 from tokenfence_integrations.stores.base import (
@@ -10,7 +11,9 @@ from tokenfence_integrations.stores.base import (
     AccountState,
     Adjust,
     Amount,
+    Anchor,
     Book,
+    Charge,
     Command,
     Drop,
     End,
@@ -20,6 +23,7 @@ from tokenfence_integrations.stores.base import (
     Reply,
     Reserve,
     Reset,
+    Resolve,
     Store,
 )
 
@@ -38,7 +42,10 @@ class MemoryStore(Store):
 
     A garbage collection can run a finalizer (of an abandoned stream, say) while this very thread
     holds the lock, so the lock is reentrant. An end is sound in the midst of any other command: all
-    that it does is to add to counters.
+    that it does is to add to counters, and to note what is uncertain.
+
+    Args:
+        clock: Unix time; for tests.
 
     Example:
         >>> store = MemoryStore()
@@ -48,10 +55,13 @@ class MemoryStore(Store):
 
     instant = True
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time) -> None:
         self._lock = RLock()
+        self._clock = clock
         self._accounts: dict[str, list[Any]] = {}
-        self._reservations: dict[int, Amount] = {}
+        self._reservations: dict[int, tuple[Amount, str]] = {}
+        self._charges: dict[str, Charge] = {}
+        self._anchors: dict[str, float] = {}
         self._handlers: dict[type[Any], Callable[[Any], Reply]] = {
             Reserve: lambda command: self.reserve(*command),
             End: lambda command: self.end(*command),
@@ -61,6 +71,8 @@ class MemoryStore(Store):
             Adjust: self._adjust,
             Reset: self._reset,
             Drop: self._drop,
+            Resolve: self._resolve,
+            Anchor: self._anchor,
         }
 
     def execute(self, command: Command) -> Reply:
@@ -70,8 +82,19 @@ class MemoryStore(Store):
         with self._lock:
             return self._states(path)
 
+    def charges(self, account: str | None = None) -> tuple[Charge, ...]:
+        with self._lock:
+            charges = list(self._charges.values())
+        return tuple([c for c in charges if account is None or account in c.path])
+
     def reserve(
-        self, path: Path, key: int, amount: Amount, force: bool = False, times: int = 1
+        self,
+        path: Path,
+        key: int,
+        amount: Amount,
+        force: bool = False,
+        times: int = 1,
+        what: str = "",
     ) -> Reply:
         usd, calls, into, out = amount
         with self._lock:
@@ -90,7 +113,7 @@ class MemoryStore(Store):
                 a[10] += calls
                 a[11] += into
                 a[12] += out
-            self._reservations[key] = amount
+            self._reservations[key] = amount, what
         return DONE
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
@@ -98,7 +121,7 @@ class MemoryStore(Store):
             reservation = self._reservations.pop(key, None)
             if reservation is None:
                 return NOT_DONE
-            usd, calls, into, out = reservation
+            (usd, calls, into, out), what = reservation
             spent_usd, spent_calls, spent_into, spent_out = spent
             for name in path:
                 a = self._accounts[name]
@@ -112,6 +135,9 @@ class MemoryStore(Store):
                 a[12] -= out
                 if uncertain is not NOTHING:
                     _add(a, UNCERTAIN, uncertain)
+            if uncertain is not NOTHING and uncertain != NOTHING:
+                charge = Charge(str(key), path, uncertain, self._clock(), what)
+                self._charges[charge.id] = charge
         return DONE
 
     def _open(self, command: Open) -> Reply:
@@ -155,6 +181,7 @@ class MemoryStore(Store):
                 account = self._accounts[name]
                 account[SPENT:RESERVED] = [0] * (RESERVED - SPENT)
                 account[UNCERTAIN:COUNTED] = [0] * (COUNTED - UNCERTAIN)
+            self._forget_charges(command.accounts)
             return Reply(True, before)
 
     def _drop(self, command: Drop) -> Reply:
@@ -163,7 +190,31 @@ class MemoryStore(Store):
             if account is None or any(account[RESERVED:UNCERTAIN]):
                 return NOT_DONE
             del self._accounts[command.account]
+            self._forget_charges((command.account,))
             return DONE
+
+    def _resolve(self, command: Resolve) -> Reply:
+        with self._lock:
+            charge = self._charges.pop(command.id, None)
+            if charge is None:
+                return NOT_DONE
+            minus = [-part for part in charge.amount]
+            for name in charge.path:
+                _add(self._accounts[name], UNCERTAIN, minus)
+                _add(self._accounts[name], SPENT, command.spent)
+            return DONE
+
+    def _anchor(self, command: Anchor) -> Reply:
+        with self._lock:
+            first = command.account not in self._anchors
+            return Reply(first, at=self._anchors.setdefault(command.account, command.at))
+
+    def _forget_charges(self, accounts: Path) -> None:
+        for charge in list(self._charges.values()):
+            if left := tuple([name for name in charge.path if name not in accounts]):
+                self._charges[charge.id] = charge._replace(path=left)
+            else:
+                del self._charges[charge.id]
 
     def _states(self, path: Path) -> tuple[AccountState, ...]:
         # tuple.__new__ is three times as fast as the class itself, and this runs for every call.
@@ -171,7 +222,7 @@ class MemoryStore(Store):
         return tuple([new(AccountState, accounts[name][:COUNTED]) for name in path])
 
 
-def _add(account: list[Any], start: int, amount: tuple[int, ...]) -> None:
+def _add(account: list[Any], start: int, amount: Iterable[int]) -> None:
     for offset, value in enumerate(amount):
         account[start + offset] += value
 

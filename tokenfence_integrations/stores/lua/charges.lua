@@ -1,0 +1,25 @@
+-- Accounts by name, charges, and telling those who wait.
+
+local base = string.sub(owners, 1, -7) -- all but "owners"
+
+local function key_of(name)
+  return base .. 'account:' .. name
+end
+
+-- The same for all accounts of a JSON text of names, as far as they still exist.
+local function change_all(names, spent, reserved, uncertain)
+  for _, name in ipairs(cjson.decode(names)) do
+    local key = key_of(name)
+    local account = account_of(key)
+    if account then change(key, account, spent, reserved, uncertain) end
+  end
+end
+
+local function tell()
+  redis.call('PUBLISH', base .. 'freed', '')
+end
+
+-- Keeps a charge: what for, the accounts of its path, and those in which it is charged.
+local function charge(id, a, at, what, names, charged)
+  redis.call('HSET', charges, id, cjson.encode({ a[1], a[2], a[3], a[4], at, what, names, charged }))
+end

@@ -1,0 +1,18 @@
+-- Forgets an account in which nothing is reserved. ARGV 5: its name.
+
+--@ begin
+--@ numbers
+--@ accounts
+--@ answer
+--@ charges
+--@ forget
+local account = account_of(KEYS[5])
+if is_repeated then return account and '0' or '1' end
+if not account then return '0' end
+for i = RESERVED + 1, RESERVED + 4 do
+  if account[i] ~= '0' then return '0' end
+end
+redis.call('DEL', KEYS[5])
+forget_charges({ [ARGV[5]] = true })
+note_number()
+return '1'

@@ -1,0 +1,14 @@
+-- Reports the states.
+
+--@ begin
+--@ numbers
+--@ accounts
+--@ amounts
+--@ answer
+--@ leases
+--@ charges
+--@ expire
+local accounts, missing = accounts_of_command()
+if not accounts then return missing end
+expire()
+return answer(true)

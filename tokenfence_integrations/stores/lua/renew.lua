@@ -1,0 +1,6 @@
+-- Says that this owner lives.
+
+--@ begin
+--@ leases
+renew()
+return '1'

@@ -1,0 +1,77 @@
+"""What the errors of a PostgreSQL server mean, and what to do about them."""
+
+import psycopg
+
+from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.stores.wire import Unreachable
+
+__all__ = ["Late", "explained"]
+
+
+class Late(Exception):
+    """No answer came in time."""
+
+
+def explained(where: str, error: Late | psycopg.Error) -> StoreError | Unreachable:
+    """An error as somebody needs it who has to do something about it."""
+    if isinstance(error, Late):
+        return Unreachable("it does not answer; is it stopped, or overloaded?")
+    said, code = _said(error), error.sqlstate
+    if code is None:  # of the connection
+        for words, advice in _REFUSED.items():
+            if words in said:
+                return StoreError(where, f"{advice} ({said})")
+        return Unreachable(f"it cannot be reached ({said}); is it running, at this address?")
+    passing = _FOR_A_WHILE.get(code) or _FOR_A_WHILE.get(code[:2])
+    if passing:
+        return Unreachable(f"{passing} ({said})")
+    advice = _FOR_SOMEBODY.get(code) or _FOR_SOMEBODY.get(code[:2], "it answers with an error")
+    return StoreError(where, f"{advice} ({said})")
+
+
+_REFUSED = {
+    "authentication failed": "it wants another user or password",
+    "no password supplied": "it wants a password",
+    "no pg_hba.conf entry": "it lets nobody in from here; see its pg_hba.conf",
+    "does not exist": "there is no such database, or no such role",
+    "not permitted to log in": "this role may not log in",
+    "certificate": "its certificate, or ours, is not accepted",
+    "session is read-only": "no server that can be written was found among the hosts given",
+}
+"""What is said of a connection that was not made, and what to do; by words of it."""
+
+_FOR_A_WHILE = {
+    "08": "the connection broke",
+    "40": "others were at the same rows",
+    "53300": "it has no connection left; raise its max_connections, or put a pooler before it",
+    "55P03": "others have locked its tables for longer than its lock_timeout",
+    "57014": "it has taken longer than its statement_timeout",
+    "57P01": "it is being stopped, or somebody has ended the connection",
+    "57P02": "it has crashed, and starts again",
+    "57P03": "it is starting",
+}
+"""By code, or by its class."""
+
+_GONE = "its schema is not there any more, or not whole; restore a copy"
+
+_FOR_SOMEBODY = {
+    "25006": (
+        "it can only be read; give the address of the primary: of several hosts in the URL, "
+        "target_session_attrs=read-write finds it"
+    ),
+    "42501": (
+        "this role has not the rights: the one that makes the schema needs CREATE on the database; "
+        "others USAGE on the schema, and all on its tables"
+    ),
+    "3F": _GONE,
+    "42703": _GONE,
+    "42883": _GONE,
+    "42P01": _GONE,
+    "53100": "its disk is full",
+    "53200": "it is out of memory",
+}
+
+
+def _said(error: psycopg.Error) -> str:
+    lines = [error.diag.message_primary or str(error), error.diag.message_hint or ""]
+    return "; ".join(" ".join(line.split()) for line in lines if line)

@@ -1,0 +1,76 @@
+"""What the errors of a Redis server mean, and what to do about them."""
+
+import re
+
+from redis import exceptions
+
+from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.stores.wire import Unreachable
+
+__all__ = ["code_of", "failed", "refused"]
+
+_CODES: dict[type[Exception], str] = {
+    exceptions.OutOfMemoryError: "OOM",
+    exceptions.ReadOnlyError: "READONLY",
+    exceptions.BusyLoadingError: "LOADING",
+    exceptions.NoPermissionError: "NOPERM",
+    exceptions.AuthenticationError: "NOAUTH",
+    exceptions.MovedError: "MOVED",
+    exceptions.AskError: "ASK",
+    exceptions.TryAgainError: "TRYAGAIN",
+    exceptions.ClusterDownError: "CLUSTERDOWN",
+    exceptions.MasterDownError: "MASTERDOWN",
+}
+
+_FOR_A_WHILE = {
+    "LOADING": "it is still loading its data; this ends by itself",
+    "BUSY": "a script of somebody else keeps it busy; SCRIPT KILL ends that",
+    "READONLY": "it is a replica, which must not be written; give the address of the primary",
+    "NOREPLICAS": "it has too few replicas to be written (min-replicas-to-write)",
+    "MOVED": "its keys have moved to another server; give a redis.RedisCluster if it is a cluster",
+    "ASK": "its keys are moving to another server; give a redis.RedisCluster if it is a cluster",
+    "TRYAGAIN": "its keys are moving to another server",
+    "CLUSTERDOWN": "its cluster does not serve all keys",
+    "MASTERDOWN": "it is a replica whose primary is down",
+    "UNBLOCKED": "it has just become a replica",
+}
+
+_FOR_SOMEBODY = {
+    "OOM": "its memory is full: raise its maxmemory, or delete what is not needed",
+    "MISCONF": "it cannot save its data to its disk; see its log",
+    "NOAUTH": "it wants a user or a password, or others: redis://user:password@host:port/0",
+    "WRONGPASS": "it wants another user or password: redis://user:password@host:port/0",
+    "NOPERM": (
+        "this user has not the rights: it needs EVALSHA, SCRIPT LOAD, SUBSCRIBE, SCAN and HGETALL, "
+        "what the scripts do (hashes, sorted sets, TIME, EXPIRE, DEL, PUBLISH), and the keys and "
+        "channels of its prefix"
+    ),
+    "WRONGTYPE": "its keys are used by something else: give RedisStore another prefix",
+}
+
+
+def refused(where: str, error: Exception) -> StoreError | Unreachable:
+    """What an error means that a server answered to one command."""
+    code = code_of(error)
+    if code in _FOR_A_WHILE:
+        return Unreachable(f"{_FOR_A_WHILE[code]} ({error})")
+    return StoreError(where, f"{_FOR_SOMEBODY.get(code, 'it answers with an error')} ({error})")
+
+
+def failed(where: str, error: Exception) -> StoreError | Unreachable:
+    """What an error means that ended a connection, or forbade one."""
+    if code_of(error):
+        return refused(where, error)
+    if isinstance(error, exceptions.TimeoutError):
+        return Unreachable(f"it does not answer ({error}); is it stopped, or overloaded?")
+    return Unreachable(f"it cannot be reached ({error}); is it running, at this address?")
+
+
+def code_of(error: BaseException) -> str:
+    """The first word of a server's error, which redis-py takes away where it knows it."""
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return code
+    # In the error of a script it stands within the text, with older servers.
+    found = re.search(rf"(?:^|-)({'|'.join([*_FOR_A_WHILE, *_FOR_SOMEBODY])})\b", str(error))
+    return found[1] if found else ""

@@ -1,0 +1,98 @@
+"""The scripts that the commands are on a Redis server, and what each of them is given."""
+
+import json
+import re
+from functools import cache, lru_cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeAlias
+
+from tokenfence_integrations.stores.base import (
+    UNLIMITED,
+    Adjust,
+    Anchor,
+    Book,
+    Drop,
+    End,
+    Open,
+    Read,
+    Reserve,
+    Reset,
+    Resolve,
+)
+
+__all__ = ["NAMES", "WRITERS", "Arguments", "Script", "scripts"]
+
+Arguments: TypeAlias = list[Any]
+"""What is sent for one script."""
+
+
+class Script(NamedTuple):
+    """A Lua script, and its name at the server."""
+
+    source: str
+    sha: str
+
+
+@cache
+def scripts() -> dict[str, Script]:
+    """The scripts by name."""
+    return {name: _script(name) for name in (*NAMES.values(), "renew")}
+
+
+def _script(name: str) -> Script:
+    source = _source(name)
+    return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+def _source(name: str) -> str:
+    """The text of a file, with that of others where it names them."""
+    text = (files("tokenfence_integrations.stores") / "lua" / f"{name}.lua").read_text("utf-8")
+    return re.sub(r"^ *--@ (\w+)\n", lambda found: _source(found[1]), text, flags=re.MULTILINE)
+
+
+def _reserve(command: Reserve, names: str) -> Arguments:
+    amount = command.amount
+    usd, calls, into, out = amount
+    # What is kept of it: as in `charges`, all of it text, for Lua's numbers are doubles.
+    kept = f'["{usd}","{calls}","{into}","{out}",{_as_json(command.what)},{_as_json(names)}]'
+    arguments = [command.id, "1" if command.force else "0", *amount, kept]
+    if command.times != 1:
+        arguments += [part * command.times for part in (usd, calls, into + out, into, out)]
+    return arguments
+
+
+_as_json = lru_cache(1_000)(json.dumps)
+
+
+def _end(command: End, names: str) -> Arguments:
+    return [command.id, *command.spent, *command.uncertain, names]
+
+
+def _open(command: Open, names: str) -> Arguments:
+    limits = ["n" if limit is None else limit for limit in command.limits]
+    given = "" if command.limits == UNLIMITED else " ".join(map(str, limits))
+    return [*limits, given]
+
+
+def _adjust(command: Adjust, names: str) -> Arguments:
+    by = command.by
+    return [by.usd, by.calls, command.tokens, by.input_tokens, by.output_tokens]
+
+
+WRITERS: dict[type[Any], Any] = {
+    Open: _open,
+    Read: lambda command, names: [],
+    Reserve: _reserve,
+    End: _end,
+    Book: lambda command, names: [*command.spent],
+    Adjust: _adjust,
+    Reset: lambda command, names: [names],
+    Drop: lambda command, names: [command.account],
+    Resolve: lambda command, names: [command.id.rpartition(":")[2], *command.spent],
+    Anchor: lambda command, names: [command.account, repr(command.at)],
+}
+"""What each script is given beside owner, epoch, number and lease; `names` is the path as JSON."""
+
+NAMES = {kind: kind.__name__.lower() for kind in WRITERS}
+"""The script that each command is."""

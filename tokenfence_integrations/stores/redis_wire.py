@@ -1,0 +1,289 @@
+"""Batches of commands as pipelines of scripts to a Redis server."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import redis
+from redis import exceptions
+
+from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.stores.base import AccountState, Amount, Anchor, Charge, Path, Resolve
+from tokenfence_integrations.stores.redis_errors import code_of, failed, refused
+from tokenfence_integrations.stores.redis_nodes import Nodes
+from tokenfence_integrations.stores.redis_scripts import NAMES, WRITERS, scripts
+from tokenfence_integrations.stores.wire import (
+    Answer,
+    Batch,
+    Order,
+    Outcome,
+    Unapplied,
+    Unreachable,
+    Wire,
+    accounts_of,
+    tree_of,
+)
+
+__all__ = ["RedisWire"]
+
+REMEMBERED = 10_000
+"""How many paths are kept with their keys."""
+
+
+class RedisWire(Wire):
+    """Batches as pipelines of ``EVALSHA``, on one connection for each server."""
+
+    def __init__(self, nodes: Nodes, prefix: str) -> None:
+        self.where = nodes.where
+        self._nodes = nodes
+        self._prefix = prefix
+        self._connections: dict[Any, Any] = {}
+        self._heads: dict[tuple[type[Any], Path], _Head] = {}
+        self._scripts = scripts()
+
+    def exchange(self, batch: Batch) -> Sequence[Outcome]:
+        outcomes: list[Any] = [Answer(False)] * len(batch.orders)
+        asked: dict[Any, tuple[list[int], list[bytes]]] = {}
+        for index, base, command in self._commands(batch):
+            indices, commands = asked.setdefault(self._nodes.pool_of(base), ([], []))
+            indices.append(index)
+            commands.append(command)
+        for pool, (indices, commands) in asked.items():
+            for index, reply in zip(indices, self._ask(pool, commands), strict=True):
+                if index >= 0:
+                    outcomes[index] = self._outcome(batch.orders[index], reply)
+        return outcomes
+
+    def state(self, raw: str) -> AccountState:
+        numbers = [None if number == "n" else int(number) for number in raw.split(" ")]
+        return AccountState(*numbers)  # type: ignore[arg-type]
+
+    def charges(self, account: str | None) -> tuple[Charge, ...]:
+        if account is not None:
+            bases = [self._base(tree_of(account))]
+        else:
+            bases = [key.removesuffix("charges") for key in self._keys("{*}:charges")]
+        found = []
+        for base in bases:
+            pool = self._nodes.pool_of(base)
+            [flat] = self._ask(pool, [_packed("HGETALL", f"{base}charges")])
+            if isinstance(flat, Exception):
+                raise flat
+            tag = base[len(self._prefix) + 1 : -2]
+            pairs = (
+                flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+            )
+            for name, record in pairs.items():
+                *amount, at, what, path, charged = json.loads(record)
+                if account is None or account in json.loads(charged):
+                    parts = Amount(*map(int, amount))
+                    names = tuple(json.loads(path))
+                    found.append(Charge(f"{tag}:{name.decode()}", names, parts, float(at), what))
+        return tuple(sorted(found, key=lambda charge: charge.at))
+
+    def listen(self) -> "_RedisEars":
+        return _RedisEars(self)
+
+    def close(self) -> None:
+        while self._connections:
+            self._connections.popitem()[1].disconnect()
+
+    def forget(self) -> None:
+        # redis-py's connections know the process that made them, and close no other's.
+        self._connections.clear()
+        self._heads.clear()
+
+    # Commands
+
+    def _commands(self, batch: Batch) -> Iterator[tuple[int, str, bytes]]:
+        """For each script to run: which order's (-1: none's), where, and as it is sent."""
+        epoch, lease = batch.epoch, batch.lease
+        for tree in batch.renew:
+            head = self._head("renew", self._base(tree), batch.owner)
+            yield -1, head.base, head.with_(epoch, 0, lease)
+        for index, order in enumerate(batch.orders):
+            command = order.command
+            kind = type(command)
+            if kind is Resolve:
+                tag = command.id.rpartition(":")[0]  # type: ignore[union-attr]
+                if not tag:
+                    continue  # no charge's id: there is none
+                head = self._head("resolve", f"{self._prefix}{{{tag}}}:", batch.owner)
+            else:
+                head = self._head_of(kind, accounts_of(command), batch.owner)
+            arguments = WRITERS[kind](command, head.names)
+            yield index, head.base, head.with_(epoch, order.number, lease, *arguments)
+
+    def _head_of(self, kind: type[Any], path: Path, owner: int) -> "_Head":
+        """What all commands of this kind on this path begin with."""
+        head = self._heads.get((kind, path))
+        if head is None:
+            if len(self._heads) >= REMEMBERED:
+                self._heads.clear()
+            base = self._base(tree_of(path[-1]))
+            head = self._heads[kind, path] = self._head(NAMES[kind], base, owner, path)
+        return head
+
+    def _head(self, script: str, base: str, owner: int, path: Path = ()) -> "_Head":
+        keys = [f"{base}owners", f"{base}held:{owner}", f"{base}seen:{owner}", f"{base}charges"]
+        keys += [f"{base}account:{name}" for name in path]
+        parts = ["EVALSHA", self._scripts[script].sha, len(keys), *keys, owner]
+        return _Head(base, len(parts), b"".join(map(_bulk, parts)), json.dumps(path))
+
+    def _base(self, tree: str) -> str:
+        # A hash tag ends at its first brace, and an empty one is none.
+        tag = tree.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+        return f"{self._prefix}{{{tag}}}:"
+
+    def _outcome(self, order: Order, reply: Any) -> Outcome:
+        if isinstance(reply, Exception):
+            return reply
+        first, *lines = reply.decode().split("\n")
+        if first[0] == "!":
+            return KeyError(accounts_of(order.command)[int(first[1:]) - 1])
+        if first == "<":
+            return StoreError(self.where, "another store writes under this one's name")
+        if type(order.command) is Anchor:
+            return Answer(first == "1", (), float(lines[0]))
+        return Answer(first == "1", tuple([line or None for line in lines]))
+
+    # The connection
+
+    def _ask(self, pool: Any, commands: Sequence[bytes]) -> list[Any]:
+        """The replies of a server to a pipeline; `StoreError` for what it refused."""
+        try:
+            connection = self._connections.get(pool)
+            if connection is None:
+                connection = self._connect(pool)
+            replies = _pipeline(connection, commands)
+            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+                self._load_scripts(connection)
+                if all(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+                    replies = _pipeline(connection, commands)
+            return [
+                self._refused(reply) if isinstance(reply, exceptions.RedisError) else reply
+                for reply in replies
+            ]
+        except (exceptions.RedisError, OSError) as error:
+            self.close()
+            raise failed(self.where, error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, pool: Any) -> Any:
+        connection = pool.connection_class(**pool.connection_kwargs)
+        self._connections[pool] = connection
+        connection.connect()
+        return connection
+
+    def _load_scripts(self, connection: Any) -> None:
+        loads = [_packed("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
+        for reply in _pipeline(connection, loads):
+            if isinstance(reply, Exception):
+                raise reply
+
+    def _keys(self, pattern: str) -> Iterator[str]:
+        for pool in self._nodes.pools():
+            cursor: Any = b"0"
+            while True:
+                scan = "SCAN", cursor, "MATCH", f"{self._prefix}{pattern}", "COUNT", 1000
+                [reply] = self._ask(pool, [_packed(*scan)])
+                if isinstance(reply, Exception):
+                    raise reply
+                cursor, keys = reply
+                yield from [key.decode() for key in keys]
+                if cursor in (b"0", 0):
+                    break
+
+    def _refused(self, error: exceptions.RedisError) -> Exception:
+        """What a server's error reply to one command means; raises where it concerns them all."""
+        if isinstance(error, exceptions.NoScriptError):
+            return Unapplied()
+        if code_of(error) in ("MOVED", "ASK"):
+            self._nodes.moved()
+        meaning = refused(self.where, error)
+        if isinstance(meaning, Unreachable):
+            raise meaning
+        return meaning
+
+
+class _RedisEars:
+    """A connection that is subscribed to the channels of trees."""
+
+    def __init__(self, wire: RedisWire) -> None:
+        self._wire = wire
+        self._trees: dict[str, str] = {}  # by channel
+        pool = wire._nodes.pools()[0]
+        client: Any = redis.Redis(connection_pool=pool)
+        self._pubsub = client.pubsub()
+
+    def hear(self, trees: frozenset[str], seconds: float) -> frozenset[str]:
+        channels = {f"{self._wire._base(tree)}freed": tree for tree in trees}
+        try:
+            if new := [channel for channel in channels if channel not in self._trees]:
+                self._pubsub.subscribe(*new)
+            if gone := [channel for channel in self._trees if channel not in channels]:
+                self._pubsub.unsubscribe(*gone)
+            self._trees = channels
+            heard = set()
+            message = self._pubsub.get_message(timeout=seconds)
+            while message is not None:
+                # Also that it is subscribed to now: room made before that was not told.
+                if message["type"] in ("message", "subscribe"):
+                    heard.add(channels.get(message["channel"].decode(), ""))
+                message = self._pubsub.get_message(timeout=0)
+            return frozenset(heard)
+        except (exceptions.RedisError, OSError) as error:
+            raise failed(self._wire.where, error) from error
+
+    def close(self) -> None:
+        self._pubsub.close()
+
+
+def _pipeline(connection: Any, commands: Sequence[bytes]) -> list[Any]:
+    """Send all commands, and read all replies; errors are replies."""
+    connection.send_packed_command([b"".join(commands)])
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(connection.read_response(disable_decoding=True))
+        except exceptions.ConnectionError:
+            raise
+        except exceptions.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+# Commands as they are sent. redis-py does it as well, but anew for each of twenty parts, of which
+# most are the same as the last time.
+
+
+class _Head(NamedTuple):
+    """The first parts of a command.
+
+    Attributes:
+        base: What the keys begin with.
+        parts: How many they are.
+        sent: The parts as they are sent.
+        names: The accounts, as JSON.
+    """
+
+    base: str
+    parts: int
+    sent: bytes
+    names: str
+
+    def with_(self, *parts: Any) -> bytes:
+        """The whole command, with these as its last parts."""
+        count = self.parts + len(parts)
+        return b"*%d\r\n%b%b" % (count, self.sent, b"".join(map(_bulk, parts)))
+
+
+def _packed(*parts: Any) -> bytes:
+    return _Head("", 0, b"", "").with_(*parts)
+
+
+def _bulk(part: Any) -> bytes:
+    text = part if type(part) is bytes else str(part).encode()
+    return b"$%d\r\n%b\r\n" % (len(text), text)

@@ -1,0 +1,568 @@
+"""A store on the other side of a network: what Redis and PostgreSQL have in common.
+
+Commands gather in one outbox while a batch is away, and leave with the next one: one batch at a
+time, in the order in which they came. A thread that has to wait for an answer anyway carries the
+batch itself; tasks, and what nobody waits for, are carried by the store's own thread, so an event
+loop never touches a socket. How a batch gets there is the backend's (`wire`).
+"""
+
+import asyncio
+import atexit
+import os
+import random
+import secrets
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Lock
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.log import logger
+from tokenfence_integrations.stores.base import (
+    NOTHING,
+    AccountState,
+    Adjust,
+    Amount,
+    Anchor,
+    Book,
+    Charge,
+    Command,
+    Drop,
+    End,
+    Open,
+    Path,
+    Read,
+    Reply,
+    Reserve,
+    Reset,
+    Resolve,
+    Store,
+    Waiting,
+)
+from tokenfence_integrations.stores.listening import Listener
+from tokenfence_integrations.stores.noting import Note, with_notes
+from tokenfence_integrations.stores.tending import Tender
+from tokenfence_integrations.stores.wire import (
+    MOST,
+    Answer,
+    Batch,
+    Order,
+    Outcome,
+    Unapplied,
+    Unreachable,
+    Wire,
+    accounts_of,
+    tree_of,
+)
+
+__all__ = ["RemoteStore"]
+
+DONE = Reply(True)
+NOT_DONE = Reply(False)
+
+AT_ONCE = 256
+"""Commands in one batch, at most."""
+
+REMEMBERED = 10_000
+"""Accounts whose last state is remembered."""
+
+BACK_OFF = 0.02, 1.0
+"""Seconds between two tries to reach the server: from, to, each twice the one before."""
+
+AT_EXIT = 2.0
+"""Seconds that a process that ends may take to send what is noted."""
+
+T = TypeVar("T")
+
+
+class RemoteStore(Store):
+    """Accounts on a server; a backend brings the `Wire` to it.
+
+    Every command is applied exactly once, however often it has to be sent. What is noted (ends,
+    records, new budgets) is never waited for, leaves at once, and is kept while the server is away.
+
+    Args:
+        wire: The way to the server.
+        lease: Seconds after which a process that gives no sign of life counts as dead; 1 or more.
+        timeout: Seconds to try to reach the server before a call fails with `StoreError`; above 0.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(self, wire: Wire, *, lease: float = 60.0, timeout: float = 30.0) -> None:
+        if not lease >= 1 or not timeout > 0:
+            raise ValueError(
+                f"lease must be 1 second or more and timeout above 0, got {lease!r} and {timeout!r}"
+            )
+        self._wire = wire
+        self._lease = lease
+        self._timeout = timeout
+        self._begin_life()
+        _stores.add(self)
+        _close_at_exit()
+
+    def _begin_life(self) -> None:
+        """All that a process must not share with the one that it was forked from."""
+        self._sending = Lock()
+        self._outbox: deque[Order] = deque()
+        self._owner = secrets.randbits(52)
+        self._epoch = 0
+        self._numbered = 0
+        self._try_at = 0.0
+        self._tries = 0
+        self._failing = False
+        self._held: dict[int, Reserve] = {}
+        self._active = False  # whether anything was reserved since the thread looked
+        self._renew_at = 0.0
+        # Raw states as of the last answer that told them, and what was reserved here since.
+        self._known: dict[str, tuple[Any, Amount]] = {}
+        self._called = False
+        self._tender = Tender(self)
+        self._listener = Listener(self._wire.listen)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._wire.where}>"
+
+    def close(self) -> None:
+        """Send what is still to be sent, and close the connection; the next command opens another.
+
+        What is reserved stays so until its call ends, or the lease is over.
+
+        Raises:
+            StoreError: The server cannot be reached.
+        """
+        try:
+            self._flush()
+        finally:
+            with self._sending:
+                self._wire.close()
+
+    async def aclose(self) -> None:
+        """The same as `close`, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    # Commands
+
+    def execute(self, command: Command) -> Reply:
+        if type(command) is End:
+            if command.id not in self._held:
+                return NOT_DONE
+            self.end(*command)
+            self._flush()
+            return DONE
+        order = self._place(command, time.monotonic() + self._timeout)
+        self._carry(order)
+        return self._reply(order)
+
+    async def aexecute(self, command: Command) -> Reply:
+        if type(command) is End:
+            return self.end(*command)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        order = self._place(command, time.monotonic() + self._timeout, future)
+        self._call()
+        if type(command) is not Reserve:
+            await _to_its_end(future)
+            return self._reply(order)
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._withdraw(order)
+            raise
+        return self._reply(order)
+
+    def end(self, path: Path, key: int, spent: Any, uncertain: Any) -> Reply:
+        # The gate of "a second end changes nothing": pop is atomic.
+        reserve = self._held.pop(key, None)
+        if reserve is None:
+            return NOT_DONE
+        self._outbox.append(_Ending(End(path, key, spent, uncertain), reserve))
+        self._call()
+        return DONE
+
+    def note(self, command: Open | End | Book | Drop) -> None:
+        if type(command) is End:
+            self.end(*command)
+            return
+        self._place(command)
+        self._call()
+
+    def peek(self, path: Path) -> tuple[AccountState, ...] | None:
+        notes = [
+            Note(order.command, order.reserved if type(order) is _Ending else NOTHING)  # type: ignore[arg-type]
+            for order in self._outbox.copy()
+            if order.until is None
+        ]
+        states = []
+        for account in path:
+            known = self._known.get(account)
+            state = None
+            if known is not None:
+                state = self._wire.state(known[0]).plus(NOTHING, known[1])
+            state = with_notes(account, state, notes)
+            if state is None:
+                return None
+            states.append(state)
+        return tuple(states)
+
+    def charges(self, account: str | None = None) -> tuple[Charge, ...]:
+        self._flush()
+        return self._insist(lambda: self._wire.charges(account))
+
+    def watch(self, line: Waiting) -> None:
+        self._listener.watch(line)
+
+    # Orders
+
+    def _place(self, command: Command, until: float | None = None, future: Any = None) -> Order:
+        _check(command)
+        order = Order(command, until, future)
+        if type(command) is Reserve:
+            # From now on it may be reserved: whoever gives up on it has to end it.
+            self._held[command.id] = command
+            self._active = True
+        self._outbox.append(order)
+        return order
+
+    def _reply(self, order: Order) -> Reply:
+        """What an order that has ended came to."""
+        outcome = order.outcome
+        if not isinstance(outcome, Answer):
+            assert outcome is not None
+            raise outcome
+        done, raw, at = outcome
+        kind = type(order.command)
+        if kind is Reserve and done:
+            return DONE
+        if kind in (Reserve, Read, Adjust, Reset):
+            return Reply(done, tuple(map(self._wire.state, raw)))
+        return Reply(done, at=at) if kind is Anchor else DONE if done else NOT_DONE
+
+    def _withdraw(self, order: Order) -> None:
+        """Nobody waits for it any more: it is not sent again, and what it reserves is given back.
+
+        The end is sent behind it. Should the order come later than the end, its epoch is over.
+        """
+        order.withdrawn = True
+        command = order.command
+        if type(command) is Reserve:
+            self.end(command.path, command.id, NOTHING, NOTHING)
+
+    def _call(self) -> None:
+        """Have the thread carry what is in the outbox."""
+        if not self._called:
+            self._called = True
+            _unsent.add(self)
+            self._tender.call()
+
+    # Sending: one batch at a time, by whoever holds the lock
+
+    def _carry(self, order: Order) -> None:
+        """Send, or wait while others do, until this order has ended."""
+        assert order.until is not None
+        while order.outcome is None:
+            if not self._sending.acquire(timeout=max(0.0, order.until - time.monotonic())):
+                raise self._give_up(order, "another thread still waits for its answer")
+            try:
+                if order.outcome is None:
+                    self._send()
+            finally:
+                self._sending.release()
+
+    def _flush(self) -> None:
+        """Send all that is noted up to now, and wait for that."""
+        last = self._outbox[-1] if self._outbox else None
+        until = time.monotonic() + self._timeout
+        while last is not None and last in self._outbox.copy():
+            if not self._sending.acquire(timeout=max(0.0, until - time.monotonic())):
+                raise self._unreached("another thread still waits for its answer")
+            try:
+                error = self._send()
+            finally:
+                self._sending.release()
+            if error is not None and time.monotonic() >= until:
+                raise error
+
+    def _insist(self, work: Callable[[], T]) -> T:
+        """Use the wire for something that is no command, however often that has to be tried."""
+        until = time.monotonic() + self._timeout
+        while True:
+            with self._sending:
+                self._pause()
+                try:
+                    result = work()
+                    self._tries = 0
+                    return result
+                except Unreachable as error:
+                    self._missed()
+                    if time.monotonic() >= until:
+                        raise self._unreached(error.reason) from error
+                except BaseException:
+                    self._wire.close()
+                    raise
+
+    def _send(self) -> StoreError | None:
+        """Exchange what is in the outbox for answers.
+
+        Returns:
+            Why nothing, or not all, could be sent.
+        """
+        self._pause()
+        # They stay in the outbox until they are answered: `peek` counts them, and they are sent
+        # again.
+        taken = [self._outbox[index] for index in range(min(len(self._outbox), AT_ONCE))]
+        orders = [order for order in taken if not order.withdrawn]
+        for order in orders:
+            if not order.number:
+                self._numbered += 1
+                order.number = self._numbered
+            order.sent = True
+        now = time.monotonic()
+        due = now >= self._renew_at
+        trees = {tree_of(each.path[-1]) for each in self._held.copy().values()} if due else ()
+        if not orders and not trees:
+            self._take_out(taken)
+            return None
+        try:
+            batch = Batch(self._owner, self._epoch, self._lease, sorted(trees), orders)
+            outcomes = self._wire.exchange(batch)
+        except Unreachable as error:
+            self._missed()
+            return self._failed(self._unreached(error.reason))
+        except StoreError as error:
+            self._missed()
+            for order in orders:
+                if order.until is not None:
+                    order.until = now
+            return self._failed(error)
+        except BaseException:  # interrupted: the connection is in the midst of something
+            self._wire.close()
+            self._missed()
+            raise
+        self._tries = 0
+        if due:
+            self._renew_at = now + self._lease / 3
+        return self._sent(taken, orders, outcomes)
+
+    def _sent(
+        self, taken: Sequence[Order], orders: Sequence[Order], outcomes: Sequence[Outcome]
+    ) -> StoreError | None:
+        """Note what became of a batch."""
+        failure: StoreError | None = None
+        again: list[Order] = []
+        for order, outcome in zip(orders, outcomes, strict=True):
+            command = order.command
+            if isinstance(outcome, Answer):
+                self._learn(command, outcome)
+                if type(command) is Reserve and not outcome.done:
+                    self._held.pop(command.id, None)
+                order.outcome = outcome
+            elif isinstance(outcome, Unapplied):
+                order.number = 0
+                again.append(order)
+            elif order.until is not None:
+                if type(command) is Reserve:
+                    self._held.pop(command.id, None)
+                order.outcome = outcome
+            elif isinstance(outcome, StoreError):
+                # It was not applied, and others behind it were: it needs a place behind them.
+                failure, order.number = outcome, 0
+                again.append(order)
+            else:  # it would fail again for ever
+                order.outcome = outcome
+                logger().error("%s cannot be written to %s: %r", command, self._wire.where, outcome)
+        self._take_out(taken)
+        self._outbox.extend(again)
+        _tell(orders)
+        if failure is not None:
+            self._try_at = time.monotonic() + BACK_OFF[1]
+            self._tell_failure(failure)
+        else:
+            self._failing = False
+        return failure
+
+    def _take_out(self, taken: Sequence[Order]) -> None:
+        for _ in taken:
+            self._outbox.popleft()
+
+    def _learn(self, command: Command, answer: Answer) -> None:
+        """Remember what is known of accounts now."""
+        known, accounts = self._known, accounts_of(command)
+        if type(command) in (Reset, Drop):
+            for account in accounts:
+                known.pop(account, None)
+        elif answer.states:
+            if len(known) > REMEMBERED:
+                known.clear()
+            for account, raw in zip(accounts, answer.states, strict=True):
+                if raw is None:
+                    known.pop(account, None)
+                else:
+                    known[account] = raw, NOTHING
+        elif type(command) is Reserve and answer.done:
+            for account in accounts:
+                if account in known:
+                    raw, since = known[account]
+                    known[account] = raw, since.plus(command.amount)
+
+    def _pause(self) -> None:
+        """Wait until it is time for the next try, if the last ones failed."""
+        pause = self._try_at - time.monotonic()
+        if pause > 0:
+            time.sleep(pause)
+
+    def _missed(self) -> None:
+        """No answer came: what may still be on its way must not be applied any more, later."""
+        self._epoch += 1
+        self._renew_at = 0.0
+        first, most = BACK_OFF
+        pause = min(first * 2**self._tries, most)
+        self._tries += 1
+        self._try_at = time.monotonic() + random.uniform(pause / 2, pause)
+
+    def _failed(self, error: StoreError) -> StoreError:
+        """Tell those who have waited long enough."""
+        now = time.monotonic()
+        waiting = [order for order in self._outbox.copy() if order.until is not None]
+        for order in waiting:
+            if order.until <= now and not order.withdrawn:  # type: ignore[operator]
+                order.outcome = self._give_up(order, error.reason)
+        _tell(waiting)
+        self._tell_failure(error)
+        return error
+
+    def _give_up(self, order: Order, reason: str) -> StoreError:
+        if order.sent and type(order.command) in (Adjust, Reset, Resolve, Book):
+            reason += "; it may have been applied all the same: look before you do it again"
+        self._withdraw(order)
+        return self._unreached(reason)
+
+    def _unreached(self, reason: str) -> StoreError:
+        return StoreError(self._wire.where, reason)
+
+    def _tell_failure(self, error: StoreError) -> None:
+        if not self._failing:
+            self._failing = True
+            logger().error("%s; what has ended is kept, and sent once that works again", error)
+
+    # What is done by the thread
+
+    def tend(self) -> float | None:
+        """Send what is in the outbox, and signs of life; how long to wait before the next time."""
+        self._called = False
+        while self._outbox or self._is_renewal_due():
+            with self._sending:
+                if self._send() is not None:
+                    return 0.0  # sending waits for its time
+        _unsent.discard(self)
+        if self._outbox:  # since we looked
+            _unsent.add(self)
+        if self._held or self._active:
+            self._active = False
+            return max(0.0, self._renew_at - time.monotonic())
+        return None
+
+    def _is_renewal_due(self) -> bool:
+        return bool(self._held) and time.monotonic() >= self._renew_at
+
+
+class _Ending(Order):
+    """The order of an end, which knows what was reserved."""
+
+    __slots__ = ("reserved",)
+
+    def __init__(self, command: End, reserve: Reserve) -> None:
+        super().__init__(command)
+        self.reserved = reserve.amount
+
+
+async def _to_its_end(future: "asyncio.Future[None]") -> None:
+    """Wait for it even if cancelled: then it is certain what became of it."""
+    cancelled: BaseException | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _tell(orders: Sequence[Order]) -> None:
+    """Wake the tasks whose orders have ended: each loop once."""
+    loops: dict[Any, list[Any]] = {}
+    for order in orders:
+        if order.future is not None and order.outcome is not None:
+            loops.setdefault(order.future.get_loop(), []).append(order.future)
+    for loop, futures in loops.items():
+        with suppress(RuntimeError):  # it is closed: nobody is there any more
+            loop.call_soon_threadsafe(_wake, futures)
+
+
+def _wake(futures: "Sequence[asyncio.Future[None]]") -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _check(command: Command) -> None:
+    """Raise where a number is too large for the servers."""
+    kind = type(command)
+    if kind is Reserve:
+        numbers: Sequence[int | None] = command.amount  # type: ignore[union-attr]
+    elif kind is Open:
+        numbers = command.limits  # type: ignore[union-attr]
+    elif kind is Book or kind is Resolve:
+        numbers = command.spent  # type: ignore[union-attr]
+    else:
+        return
+    if any(number is not None and number >= MOST for number in numbers):
+        raise ValueError(
+            f"a store holds numbers below {MOST:,} (dollars in billionths: "
+            f"${MOST // 10**9:,}), got {command}"
+        )
+
+
+# Forks and the end of a process
+
+_stores: "WeakSet[RemoteStore]" = WeakSet()
+_unsent: set[RemoteStore] = set()
+"""Kept alive until what they have noted is sent."""
+_closing_in: set[int] = set()
+
+
+def _after_fork_in_child() -> None:
+    _unsent.clear()
+    for store in list(_stores):
+        store._wire.forget()
+        store._begin_life()
+
+
+def _close_at_exit() -> None:
+    """Have what is noted sent when this process ends."""
+    pid = os.getpid()
+    if pid in _closing_in:
+        return
+    _closing_in.clear()
+    _closing_in.add(pid)
+    atexit.register(_close_all)
+    # The children that multiprocessing makes do not run atexit's functions.
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _close_all, exitpriority=1)
+
+
+def _close_all() -> None:
+    for store in list(_stores):
+        store._timeout = min(store._timeout, AT_EXIT)
+        if store._outbox:
+            with suppress(StoreError):
+                store._flush()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,138 @@
+-- The one function that a store calls: orders in, replies out, all in one transaction.
+
+-- Apply orders in turn, each of them once however often it is sent.
+--
+-- An order is an array: its number, the name of the command's class in
+-- tokenfence_integrations.stores.base, then the command's fields, of which paths, amounts and limits
+-- are written as arrays of PostgreSQL: [12, "End", "{acme}", 7, "{9,1,2,3}", "{0,0,0,0}"].
+--
+-- A reply is true or false; [done, states, at]; or {"unknown": account} if the account was never
+-- opened, and then nothing was changed by it. All is null if the batch came too late: its owner has
+-- given it up, and has sent one of a higher epoch since.
+--
+-- trees: those of all the orders. lease: seconds for which the owner lives on by this sign of life;
+-- null: it is none, because nothing is asked for but a look.
+CREATE FUNCTION tokenfence.exchange(
+    owner bigint, epoch bigint, lease double precision, trees text[], orders jsonb
+) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    dead bigint[] := tokenfence.dead(owner);
+    so_far tokenfence.owners;
+    command jsonb;
+    place bigint;
+    reply jsonb;
+    replies jsonb := '[]';
+    to_keep jsonb := '{}';
+    makes_room boolean := false;
+BEGIN
+    -- Under a stricter isolation level, what is read after the lock would be as old as the statement.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE 'budgets need the isolation level "read committed"'
+            USING HINT = 'set default_transaction_isolation of this role or database back';
+    END IF;
+    IF dead IS NOT NULL THEN
+        trees := trees || tokenfence.trees_of(dead);
+    END IF;
+    IF dead IS NOT NULL OR lease IS NOT NULL THEN
+        PERFORM tokenfence.lock(trees);
+    END IF;
+    IF lease IS NOT NULL THEN
+        so_far := tokenfence.sign_of_life(
+            owner, epoch, lease, (orders->-1->0)::bigint
+        );
+        IF so_far IS NULL THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    IF dead IS NOT NULL THEN
+        PERFORM tokenfence.expire(dead, trees);
+        makes_room := true;  -- or at least nothing to wait for any more
+    END IF;
+    FOR command IN SELECT jsonb_array_elements(orders) LOOP
+        place := command->0;
+        IF place > so_far.number OR command->>1 = 'Read' THEN
+            reply := tokenfence.apply(owner, command);
+            makes_room := makes_room
+                OR command->>1 IN ('End', 'Adjust', 'Open', 'Reset', 'Resolve');
+            IF command->>1 IN ('Open', 'Reset', 'Drop', 'Resolve', 'Anchor') THEN
+                to_keep := to_keep || jsonb_build_object(place, reply);
+            END IF;
+        ELSE
+            reply := coalesce(so_far.answers->place::text, tokenfence.again(owner, command));
+            to_keep := to_keep || jsonb_build_object(place, reply);
+        END IF;
+        replies := replies || jsonb_build_array(reply);
+    END LOOP;
+    IF to_keep <> '{}' THEN
+        UPDATE tokenfence.owners o SET answers = to_keep WHERE o.id = owner;
+    END IF;
+    IF makes_room THEN
+        PERFORM tokenfence.tell(trees);
+    END IF;
+    RETURN replies;
+END
+$$;
+
+-- Apply an order for the first time.
+CREATE FUNCTION tokenfence.apply(owner bigint, command jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    states jsonb;
+BEGIN
+    CASE command->>1
+    WHEN 'Reserve' THEN
+        RETURN tokenfence.reserve(
+            owner, (command->>2)::text[], (command->>3)::bigint, (command->>4)::bigint[],
+            (command->>5)::bigint[], command->>6
+        );
+    WHEN 'End' THEN
+        RETURN to_jsonb(tokenfence.end_call(
+            owner, (command->>3)::bigint, (command->>4)::bigint[], (command->>5)::bigint[]
+        ));
+    WHEN 'Read' THEN
+        states := tokenfence.states((command->>2)::text[]);
+    WHEN 'Open' THEN
+        RETURN to_jsonb(tokenfence.open(command->>2, (command->>3)::bigint[]));
+    WHEN 'Book' THEN
+        RETURN tokenfence.book((command->>2)::text[], (command->>3)::bigint[]);
+    WHEN 'Adjust' THEN
+        states := tokenfence.adjust(
+            (command->>2)::text[], (command->>3)::bigint[], (command->>4)::bigint
+        );
+    WHEN 'Reset' THEN
+        states := tokenfence.reset((command->>2)::text[]);
+    WHEN 'Drop' THEN
+        RETURN to_jsonb(tokenfence.drop(command->>2));
+    WHEN 'Resolve' THEN
+        RETURN to_jsonb(tokenfence.resolve(
+            command->>2, (command->>3)::bigint, (command->>4)::bigint[]
+        ));
+    WHEN 'Anchor' THEN
+        RETURN tokenfence.anchor(command->>2, (command->>3)::double precision);
+    END CASE;
+    RETURN CASE WHEN jsonb_typeof(states) = 'array' THEN jsonb_build_array(true, states)
+        ELSE states END;
+END
+$$;
+
+-- The reply to an order that was applied already, where it was not kept.
+CREATE FUNCTION tokenfence.again(owner bigint, command jsonb) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+BEGIN
+    CASE command->>1
+    WHEN 'Reserve' THEN
+        IF EXISTS (
+            SELECT FROM tokenfence.reservations r
+            WHERE r.owner = again.owner AND r.key = (command->>3)::bigint
+        ) THEN
+            RETURN 'true';
+        END IF;
+        RETURN jsonb_build_array(false, tokenfence.states((command->>2)::text[]));
+    WHEN 'Adjust' THEN
+        RETURN jsonb_build_array(true, tokenfence.states((command->>2)::text[]));
+    ELSE
+        RETURN 'true';
+    END CASE;
+END
+$$;
