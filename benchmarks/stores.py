@@ -1,4 +1,6 @@
-"""What a budget in a file costs beside bare SQL on the same file: `python -m benchmarks.stores`.
+"""What a budget in a store costs beside bare commands to it: `python -m benchmarks.stores`.
+
+Redis: see `redis_store`. SQLite:
 
 A bare pair is two transactions, each of them one ``BEGIN IMMEDIATE``, one ``UPDATE`` and one
 ``COMMIT``: it reserves and settles dollars, calls, input and output tokens in one row, if the
@@ -12,18 +14,17 @@ in single turns each would pay for the other. Checkpoints are made by the store'
 
 import argparse
 import sqlite3
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from benchmarks.overhead import AMOUNT, PRICES, SPENT, USAGE
+from benchmarks.redis_store import redis_figures
 from benchmarks.table import Figure, failures, figures_table, machine
+from benchmarks.turns import TURN, figures_of
 from tokenfence_integrations import Budget
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import NOTHING, Limits, Open
@@ -32,14 +33,7 @@ from tokenfence_integrations.stores.sqlite import SQLiteStore
 __all__ = ["TURN", "bare_pair", "main", "sqlite_figures", "stored_step"]
 
 BAR = 1.5  # reserve+settle / bare pair
-TURN = 20  # pairs of one kind before those of the other
-
-
-class Turn(NamedTuple):
-    """Seconds that each of `TURN` bare pairs took, and each of as many in the store after them."""
-
-    bare: list[float]
-    stored: list[float]
+PAIR = "reserve+settle"
 
 
 def sqlite_figures(rounds: int) -> list[Figure]:
@@ -56,16 +50,24 @@ def sqlite_figures(rounds: int) -> list[Figure]:
             store.execute(Open("root/leaf", Limits(usd=10**18)))
             with bare_pair(file) as bare:
                 figures = [
-                    *_figures(
-                        "SQLite, one account", bare, stored_step(store, ("root",)), rounds, BAR
+                    *figures_of(
+                        "SQLite, one account",
+                        bare,
+                        stored_step(store, ("root",)),
+                        rounds,
+                        BAR,
+                        PAIR,
                     ),
-                    *_figures(
+                    *figures_of(
                         "SQLite, child and parent",
                         bare,
                         stored_step(store, ("root/leaf", "root")),
                         rounds,
+                        what=PAIR,
                     ),
-                    *_figures("SQLite, with budget.reserve() ...", bare, _public(store), rounds),
+                    *figures_of(
+                        "SQLite, with budget.reserve() ...", bare, _public(store), rounds, what=PAIR
+                    ),
                 ]
         finally:
             store.close()
@@ -127,52 +129,10 @@ def _public(store: SQLiteStore) -> Callable[[], None]:
     return step
 
 
-def _figures(
-    name: str,
-    bare: Callable[[], None],
-    step: Callable[[], None],
-    rounds: int,
-    bar: float | None = None,
-) -> list[Figure]:
-    turns = [Turn(_seconds(bare), _seconds(step)) for _ in range(-1, max(1, rounds // TURN))][1:]
-    all_bare = [seconds for turn in turns for seconds in turn.bare]
-    all_stored = [seconds for turn in turns for seconds in turn.stored]
-    ratios = [statistics.median(turn.stored) / statistics.median(turn.bare) for turn in turns]
-    return [
-        Figure(
-            f"{name}, p50",
-            statistics.median(ratios),
-            "x",
-            at_most=bar,
-            detail=_micros(statistics.median, all_bare, all_stored),
-        ),
-        Figure(
-            f"{name}, p99",
-            _p99(all_stored) / _p99(all_bare),
-            "x",
-            at_most=bar,
-            detail=_micros(_p99, all_bare, all_stored),
-        ),
-    ]
+def _bundled_server() -> str:
+    from tests.stores.servers import redis_server
 
-
-def _seconds(work: Callable[[], None]) -> list[float]:
-    clock, seconds = time.perf_counter, []
-    for _ in range(TURN):
-        begun = clock()
-        work()
-        seconds.append(clock() - begun)
-    return seconds
-
-
-def _micros(
-    of: Callable[[Sequence[float]], float], bare: Sequence[float], stored: Sequence[float]
-) -> str:
-    return f"bare {of(bare) * 1e6:.1f} µs, reserve+settle {of(stored) * 1e6:.1f} µs"
-
-
-def _p99(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[min(len(seconds) - 1, len(seconds) * 99 // 100)]
+    return redis_server("valkey8").url
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,8 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stores", description=__doc__)
     parser.add_argument("--rounds", type=int, default=10_000, help="pairs of each")
-    figures = sqlite_figures(parser.parse_args(arguments).rounds)
-    print(figures_table(f"What a budget in a file costs ({machine()})", figures))
+    parser.add_argument("--redis", help="URL of a server; by default one of the test extra's")
+    options = parser.parse_args(arguments)
+    figures = sqlite_figures(options.rounds)
+    figures += redis_figures(options.redis or _bundled_server(), options.rounds)
+    print(figures_table(f"What a budget in a store costs ({machine()})", figures))
     return 1 if failures(figures) else 0
 
 

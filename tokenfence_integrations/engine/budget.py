@@ -546,7 +546,9 @@ class Budget:
         """Tell listeners about each budget of the path whose threshold was just crossed."""
         budget: Budget | None = self
         while budget is not None:
-            ratio = budget.usage_ratio
+            # Only what is known: this comes with every end, which waits for no store.
+            states = self._tree.store.peek(budget.path[:1])
+            ratio = 0.0 if states is None else settled_share(states[0])
             if ratio >= budget.threshold and not budget._crossed:
                 budget._crossed = True
                 event = Event(

@@ -104,7 +104,6 @@ class RemoteStore(Store):
         self._timeout = timeout
         self._begin_life()
         _stores.add(self)
-        _close_at_exit()
 
     def _begin_life(self) -> None:
         """All that a process must not share with the one that it was forked from."""
@@ -115,10 +114,11 @@ class RemoteStore(Store):
         self._numbered = 0
         self._try_at = 0.0
         self._tries = 0
-        self._failing = False
+        self._failure: StoreError | None = None
         self._held: dict[int, Reserve] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._renew_at = 0.0
+        self._renewed: dict[str, float] = {}  # when, by tree
         # Raw states as of the last answer that told them, and what was reserved here since.
         self._known: dict[str, tuple[Any, Amount]] = {}
         self._called = False
@@ -266,7 +266,7 @@ class RemoteStore(Store):
         assert order.until is not None
         while order.outcome is None:
             if not self._sending.acquire(timeout=max(0.0, order.until - time.monotonic())):
-                raise self._give_up(order, "another thread still waits for its answer")
+                raise self._give_up(order, self._why())
             try:
                 if order.outcome is None:
                     self._send()
@@ -279,7 +279,7 @@ class RemoteStore(Store):
         until = time.monotonic() + self._timeout
         while last is not None and last in self._outbox.copy():
             if not self._sending.acquire(timeout=max(0.0, until - time.monotonic())):
-                raise self._unreached("another thread still waits for its answer")
+                raise self._unreached(self._why())
             try:
                 error = self._send()
             finally:
@@ -323,12 +323,13 @@ class RemoteStore(Store):
             order.sent = True
         now = time.monotonic()
         due = now >= self._renew_at
-        trees = {tree_of(each.path[-1]) for each in self._held.copy().values()} if due else ()
+        trees = self._trees_to_renew(orders, now, everywhere=due)
         if not orders and not trees:
             self._take_out(taken)
             return None
+        _close_at_exit()
         try:
-            batch = Batch(self._owner, self._epoch, self._lease, sorted(trees), orders)
+            batch = Batch(self._owner, self._epoch, self._lease, trees, orders)
             outcomes = self._wire.exchange(batch)
         except Unreachable as error:
             self._missed()
@@ -346,6 +347,8 @@ class RemoteStore(Store):
         self._tries = 0
         if due:
             self._renew_at = now + self._lease / 3
+        for tree in trees:
+            self._renewed[tree] = now
         return self._sent(taken, orders, outcomes)
 
     def _sent(
@@ -382,8 +385,21 @@ class RemoteStore(Store):
             self._try_at = time.monotonic() + BACK_OFF[1]
             self._tell_failure(failure)
         else:
-            self._failing = False
+            self._failure = None
         return failure
+
+    def _trees_to_renew(
+        self, orders: Sequence[Order], now: float, *, everywhere: bool
+    ) -> Sequence[str]:
+        """Trees whose lease has to be renewed before these orders."""
+        reserving = [order.command for order in orders if type(order.command) is Reserve]
+        if everywhere:
+            reserving += self._held.copy().values()
+        if len(self._renewed) > REMEMBERED:
+            self._renewed.clear()
+        renewed, before = self._renewed, now - self._lease / 3
+        trees = {tree_of(command.path[-1]) for command in reserving}
+        return [tree for tree in trees if renewed.get(tree, before) <= before]
 
     def _take_out(self, taken: Sequence[Order]) -> None:
         for _ in taken:
@@ -419,8 +435,9 @@ class RemoteStore(Store):
         """No answer came: what may still be on its way must not be applied any more, later."""
         self._epoch += 1
         self._renew_at = 0.0
+        self._renewed.clear()
         first, most = BACK_OFF
-        pause = min(first * 2**self._tries, most)
+        pause = min(first * 2**self._tries, most, self._timeout / 4)
         self._tries += 1
         self._try_at = time.monotonic() + random.uniform(pause / 2, pause)
 
@@ -444,9 +461,13 @@ class RemoteStore(Store):
     def _unreached(self, reason: str) -> StoreError:
         return StoreError(self._wire.where, reason)
 
+    def _why(self) -> str:
+        """Why nothing was sent for so long."""
+        return self._failure.reason if self._failure else "another thread waits for its answer"
+
     def _tell_failure(self, error: StoreError) -> None:
-        if not self._failing:
-            self._failing = True
+        first, self._failure = self._failure is None, error
+        if first:
             logger().error("%s; what has ended is kept, and sent once that works again", error)
 
     # What is done by the thread
