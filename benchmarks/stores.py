@@ -1,10 +1,13 @@
-"""What a budget in a file costs beside bare SQL on the same file: `python -m benchmarks.stores`.
+"""What a budget in a store costs beside bare SQL: `python -m benchmarks.stores`.
 
 A bare pair is two transactions, each of them one ``BEGIN IMMEDIATE``, one ``UPDATE`` and one
 ``COMMIT``: it reserves and settles dollars, calls, input and output tokens in one row, if the
 dollars fit. Less than that no counter in a file can do. It runs on a table of the same file, with
 the same settings. A store also keeps a row for each call in flight, so that it can tell what a
 process that died has held.
+
+PostgreSQL: one reservation beside one bare ``UPDATE`` of one row, on the same connection, to a
+server that waits for no disk. Each is one round trip and one commit.
 
 Both are measured in turns of twenty, because a connection reads anew what another one has changed:
 in single turns each would pay for the other. Checkpoints are made by the store's thread for both.
@@ -29,7 +32,7 @@ from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import NOTHING, Limits, Open
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 
-__all__ = ["TURN", "bare_pair", "main", "sqlite_figures", "stored_step"]
+__all__ = ["TURN", "bare_pair", "main", "postgres_figures", "sqlite_figures", "stored_step"]
 
 BAR = 1.5  # reserve+settle / bare pair
 TURN = 20  # pairs of one kind before those of the other
@@ -115,6 +118,47 @@ def stored_step(store: SQLiteStore, path: tuple[str, ...]) -> Callable[[], None]
     return step
 
 
+def postgres_figures(rounds: int) -> list[Figure]:
+    """A reservation over a bare update of a row: two round trips of the same connection.
+
+    Args:
+        rounds: Pairs of each.
+    """
+    from tests.stores.postgres_servers import address, new_schema
+    from tokenfence_integrations.stores.postgres import PostgresStore
+
+    store = PostgresStore(address(), schema=new_schema())
+    try:
+        for account in ("root", "root/leaf"):
+            store.execute(Open(account, Limits(usd=10**18)))
+        run, sql, numbers = store.link.run, store.link.sql, count(1)
+        run(sql("CREATE TABLE tokenfence.bare (id integer PRIMARY KEY, n bigint NOT NULL)"))
+        run(sql("INSERT INTO tokenfence.bare VALUES (1, 0)"))
+        update = sql(
+            "UPDATE tokenfence.bare SET n = n + %s WHERE id = 1 AND n + %s < 1::bigint << 60"
+        )
+
+        def bare() -> None:
+            run(update, (AMOUNT.usd, AMOUNT.usd))
+
+        return [
+            figure
+            for name, path in (
+                ("PostgreSQL, reserve, one account", ("root",)),
+                ("PostgreSQL, reserve, child and parent", ("root/leaf", "root")),
+            )
+            for figure in _figures(
+                name,
+                bare,
+                lambda path=path: store.reserve(path, next(numbers), AMOUNT),  # type: ignore[misc]
+                rounds,
+                told="reserve",
+            )
+        ]
+    finally:
+        store.close()
+
+
 def _public(store: SQLiteStore) -> Callable[[], None]:
     budget, book = Budget("$1000000000", name="public", store=store), PriceBook(PRICES)
 
@@ -133,6 +177,7 @@ def _figures(
     step: Callable[[], None],
     rounds: int,
     bar: float | None = None,
+    told: str = "reserve+settle",
 ) -> list[Figure]:
     turns = [Turn(_seconds(bare), _seconds(step)) for _ in range(-1, max(1, rounds // TURN))][1:]
     all_bare = [seconds for turn in turns for seconds in turn.bare]
@@ -144,14 +189,14 @@ def _figures(
             statistics.median(ratios),
             "x",
             at_most=bar,
-            detail=_micros(statistics.median, all_bare, all_stored),
+            detail=_micros(statistics.median, all_bare, all_stored, told),
         ),
         Figure(
             f"{name}, p99",
             _p99(all_stored) / _p99(all_bare),
             "x",
             at_most=bar,
-            detail=_micros(_p99, all_bare, all_stored),
+            detail=_micros(_p99, all_bare, all_stored, told),
         ),
     ]
 
@@ -166,9 +211,12 @@ def _seconds(work: Callable[[], None]) -> list[float]:
 
 
 def _micros(
-    of: Callable[[Sequence[float]], float], bare: Sequence[float], stored: Sequence[float]
+    of: Callable[[Sequence[float]], float],
+    bare: Sequence[float],
+    stored: Sequence[float],
+    told: str,
 ) -> str:
-    return f"bare {of(bare) * 1e6:.1f} µs, reserve+settle {of(stored) * 1e6:.1f} µs"
+    return f"bare {of(bare) * 1e6:.1f} µs, {told} {of(stored) * 1e6:.1f} µs"
 
 
 def _p99(seconds: Sequence[float]) -> float:
@@ -183,8 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stores", description=__doc__)
     parser.add_argument("--rounds", type=int, default=10_000, help="pairs of each")
-    figures = sqlite_figures(parser.parse_args(arguments).rounds)
-    print(figures_table(f"What a budget in a file costs ({machine()})", figures))
+    rounds = parser.parse_args(arguments).rounds
+    figures = [*sqlite_figures(rounds), *postgres_figures(rounds // 5)]
+    print(figures_table(f"What a budget in a store costs ({machine()})", figures))
     return 1 if failures(figures) else 0
 
 
