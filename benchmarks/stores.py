@@ -1,6 +1,6 @@
 """What a budget in a store costs beside bare commands to it: `python -m benchmarks.stores`.
 
-Redis: see `redis_store`. SQLite:
+Redis: see `redis_store`; PostgreSQL: `postgres_store`. SQLite:
 
 A bare pair is two transactions, each of them one ``BEGIN IMMEDIATE``, one ``UPDATE`` and one
 ``COMMIT``: it reserves and settles dollars, calls, input and output tokens in one row, if the
@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.overhead import AMOUNT, PRICES, SPENT, USAGE
+from benchmarks.postgres_store import postgres_figures
 from benchmarks.redis_store import redis_figures
 from benchmarks.table import Figure, failures, figures_table, machine
 from benchmarks.turns import TURN, figures_of
@@ -147,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     figures = sqlite_figures(options.rounds)
     figures += redis_figures(options.redis or _bundled_server(), options.rounds)
+    figures += postgres_figures(options.rounds // 5)
     print(figures_table(f"What a budget in a store costs ({machine()})", figures))
     return 1 if failures(figures) else 0
 

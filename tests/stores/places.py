@@ -7,11 +7,14 @@ from os import getpid
 from pathlib import Path
 from typing import Protocol
 
+import psycopg
 import redis
 
 from tests.stores.factories import redis_url
+from tests.stores.postgres_servers import address
 from tokenfence_integrations import Budget
 from tokenfence_integrations.stores.base import Store
+from tokenfence_integrations.stores.postgres import PostgresStore
 from tokenfence_integrations.stores.redis import RedisStore
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 
@@ -70,7 +73,26 @@ class RedisPlace:
             client.zadd(owners, dict.fromkeys(client.zrange(owners, 0, -1), 0), xx=True)
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"redis": RedisPlace, "sqlite": SQLitePlace}
+class PostgresPlace:
+    """A database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = address()
+        self.name = f"acme-{getpid()}-{next(_numbers)}"
+
+    def store(self) -> Store:
+        return PostgresStore(self.url)
+
+    def lapse(self) -> None:
+        with psycopg.connect(self.url) as connection:
+            connection.execute("UPDATE tokenfence.owners SET lease = now() - interval '1 second'")
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "postgres": PostgresPlace,
+    "redis": RedisPlace,
+    "sqlite": SQLitePlace,
+}
 
 
 def later(place: Place) -> Budget:

@@ -15,8 +15,8 @@ from tests.engine.helpers import nano, reserve
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, guard
 from tokenfence_integrations.reconcile.ledgers import LedgerFile
 from tokenfence_integrations.stores.base import End
+from tokenfence_integrations.stores.postgres_wire import PostgresWire
 from tokenfence_integrations.stores.redis_scripts import scripts
-from tokenfence_integrations.stores.redis_wire import RedisWire
 from tokenfence_integrations.stores.sqlite_books import Books
 from tokenfence_integrations.stores.wire import Batch
 
@@ -84,8 +84,10 @@ def die(url: str, name: str, point: str, ledger: str = "") -> None:
     elif point == "during settle":
         Books.commit = _killed_at_an_end  # type: ignore[method-assign]
         Connection.send_packed_command = _killed_half_way  # type: ignore[method-assign]
+        PostgresWire.exchange = _killed_in_a_statement  # type: ignore[method-assign]
     elif point == "after settle":
-        RedisWire.exchange = _killed_once_settled  # type: ignore[method-assign]
+        wire = type(budget._tree.store._wire)  # type: ignore[attr-defined]
+        wire.exchange = _killed_once(wire.exchange)
     print("ready", flush=True)
     ask()
 
@@ -115,15 +117,33 @@ def _killed_half_way(connection: Connection, command: Any, *_: Any) -> None:
     _send(connection, command)
 
 
-_exchange = RedisWire.exchange
+_exchange = PostgresWire.exchange
 
 
-def _killed_once_settled(wire: RedisWire, batch: Batch) -> Any:
-    """An end is applied, and nobody hears of it."""
-    outcomes = _exchange(wire, batch)
-    if any(type(order.command) is End for order in batch.orders):
+def _killed_in_a_statement(wire: PostgresWire, batch: Batch) -> Any:
+    """Of an end, the beginning of a message is sent."""
+    if _ends(batch):
+        [connection] = wire._link._open
+        message = b"SELECT tokenfence.exchange("
+        os.write(connection.pgconn.socket, b"Q" + (1_000).to_bytes(4) + message)
         _killed()
-    return outcomes
+    return _exchange(wire, batch)
+
+
+def _killed_once(exchange: Any) -> Any:
+    """An end is applied, and nobody hears of it."""
+
+    def applied(wire: Any, batch: Batch) -> Any:
+        outcomes = exchange(wire, batch)
+        if _ends(batch):
+            _killed()
+        return outcomes
+
+    return applied
+
+
+def _ends(batch: Batch) -> bool:
+    return any(type(order.command) is End for order in batch.orders)
 
 
 def _at_once() -> None:

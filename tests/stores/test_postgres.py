@@ -1,21 +1,25 @@
 """Budgets in PostgreSQL: leased, applied once, woken by the server, and told what is wrong."""
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.engine.helpers import charged, nano, reserve, small, spend
-from tests.stores.postgres_servers import Server, address, new_schema
+from tests.stores.postgres_servers import Server, address, new_schema, server
+from tests.stores.proxy import Fault, bad_network
 from tests.stores.test_contract import parts, read
+from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Budget, BudgetExceeded, LedgerRecord, StoreError, Usage
-from tokenfence_integrations.stores import listening
+from tokenfence_integrations.stores import listening, remote
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Adjust,
@@ -369,6 +373,38 @@ def test_a_batch_that_comes_too_late_does_nothing(database: Database) -> None:
     assert parts(read(store, "root")) == (Amount(10), NOTHING, NOTHING)
 
 
+@pytest.mark.parametrize("version", [16, 18])
+def test_every_number_is_as_exact_as_in_memory(version: int) -> None:
+    store = PostgresStore(address(version), schema=new_schema())
+    run_beside_memory(store, seed=version, steps=150)
+
+
+def test_every_command_is_applied_once_whatever_becomes_of_it_and_its_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(remote, "BACK_OFF", (0.0001, 0.001))
+    chance = random.Random(1)
+    faults: tuple[Fault, ...] = ("none", "none", "request lost", "reply lost", "late")
+    socket = f"{server(18).folder}/.s.PGSQL.5432"
+    with bad_network(socket, concerns=lambda data: b".exchange(" in data) as network:
+        os.symlink(network.path, tmp_path / ".s.PGSQL.5432")
+        url = f"postgresql://postgres@/postgres?host={tmp_path}"
+        # Nothing is prepared, so that what is sent can be told by its text.
+        store = PostgresStore(url, schema=new_schema(), pooled=True)
+
+        def fault() -> Fault:
+            if chance.random() < 0.1:
+                network.deliver()
+            return chance.choice(faults)
+
+        network.fault = fault
+        run_beside_memory(store, seed=1, steps=100)
+        network.fault = lambda: "none"
+        network.deliver()
+        store.close()
+    assert network.faults > 50
+
+
 def test_a_connection_that_breaks_is_made_anew(database: Database) -> None:
     budget = small(100, name="acme", store=database.store())
     with reserve(budget, 50) as call:
@@ -596,19 +632,19 @@ def test_a_statement_that_the_server_stops_is_tried_again(database: Database) ->
 
 
 def test_a_server_that_crashes_keeps_all_that_it_has_answered() -> None:
-    server = Server(18)
+    own = Server(18)
     try:
-        budget = small(100, name="acme", store=PostgresStore(server.url))
+        budget = small(100, name="acme", store=PostgresStore(own.url))
         spend(budget, 10)
         call = reserve(budget, 50).admit()
-        server.stop()
+        own.stop()
         call.settle(Usage(0, 20))
-        server.start()
+        own.start()
         assert charged(budget) == (30, 0, 0)
         spend(budget, 40)
         assert charged(budget) == (70, 0, 0)
     finally:
-        server.stop()
+        own.stop()
 
 
 def test_a_forked_process_has_a_connection_and_reservations_of_its_own(database: Database) -> None:

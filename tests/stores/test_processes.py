@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.helpers import charged, nano, reserve, spend
-from tests.stores.places import PLACES, Place, RedisPlace, later
+from tests.stores.places import PLACES, Place, later
 from tests.stores.processes import start
 from tokenfence_integrations import Budget, BudgetExceeded
 from tokenfence_integrations.testing import SimulatedProvider
@@ -145,9 +145,12 @@ def test_whatever_a_killed_process_was_at_its_money_stays_charged(place: Place, 
     assert charged(budget) == (first, 0, uncertain)
 
 
-def test_a_process_that_is_killed_once_its_end_is_applied_has_settled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", ["postgres", "redis"])
+def test_a_process_that_is_killed_once_its_end_is_applied_has_settled(
+    server: str, tmp_path: Path
+) -> None:
     """It never heard of it; a server did not wait for that."""
-    place = RedisPlace(tmp_path)
+    place = PLACES[server](tmp_path)
     with SimulatedProvider(output_tokens=10) as provider:
         worker = start(
             "die",
