@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol, TypeAlias
 
 __all__ = [
+    "LIFTED",
     "NOTHING",
     "UNLIMITED",
     "AccountState",
@@ -29,6 +30,7 @@ __all__ = [
     "Reserve",
     "Reset",
     "Resolve",
+    "SetLimits",
     "Store",
     "Waiting",
 ]
@@ -69,6 +71,9 @@ class Limits(NamedTuple):
 
 
 UNLIMITED = Limits()
+
+LIFTED = Limits(calls=1 << 60)
+"""Limits that stop nothing, for an account that may have had others: `Open` with none keeps those."""
 
 
 class AccountState(NamedTuple):
@@ -176,6 +181,17 @@ class Adjust(NamedTuple):
     tokens: int = 0
 
 
+class SetLimits(NamedTuple):
+    """Give the first account of the path these limits instead of those that it has; None is none.
+
+    What it was last opened with stays known, so `Open` with the same again does not undo it.
+    Answered with the states after it.
+    """
+
+    path: Path
+    limits: Limits
+
+
 class Reset(NamedTuple):
     """Forget what is spent and uncertain in these accounts; reservations stay.
 
@@ -215,7 +231,9 @@ class Anchor(NamedTuple):
     at: float
 
 
-Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop | Resolve | Anchor
+Command: TypeAlias = (
+    Open | Read | Reserve | End | Book | Adjust | SetLimits | Reset | Drop | Resolve | Anchor
+)
 
 
 class Reply(NamedTuple):
