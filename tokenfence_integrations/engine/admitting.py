@@ -22,7 +22,7 @@ from tokenfence_integrations.engine.waiting import SyncWaiter, Waiter, current_o
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.money import to_float
-from tokenfence_integrations.stores.base import AccountState, Amount, Path, Read, Reserve
+from tokenfence_integrations.stores.base import AccountState, Amount, Open, Path, Read, Reserve
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.meter import Call
@@ -55,6 +55,7 @@ class Admission:
         self._waiter: Waiter | None = None
         self._begun_at: float | None = None
         self._admitted = False
+        self._followed: Open | None = None
         for sublimit in call.request.sublimits:
             # What is reserved there is of the same maker, whichever of its tasks made it.
             self._tree.hand_to(self._owner, sublimit.open)
@@ -66,6 +67,9 @@ class Admission:
             states: States | None = None
             while True:
                 states, decision, options = yield from self._look(states)
+                if type(decision) is not Admit and (yield from self._follow(states)):
+                    states = None
+                    continue
                 if type(decision) is Admit:
                     amount = bound(decision.option, decision.output_tokens)
                     states = yield from self._reserve(decision, amount)
@@ -119,6 +123,15 @@ class Admission:
                 states = None if self._tree.store.instant else (yield Read(self._path)).states  # type: ignore[union-attr]
                 fresh = states is not None
 
+    def _follow(self, states: States) -> Flow[bool]:
+        """Bring limits that are shares up to date, which another process did not know of."""
+        command = self._call.budget.outdated(states)
+        if command is None or command == self._followed:
+            return False
+        self._followed = command
+        yield command
+        return True
+
     def _decide(self, states: States) -> tuple[Decision, Options]:
         decision, options = self._decide_with(states, NONE_STUCK)
         if self._tree.live and not _in_full(decision, options):
@@ -140,7 +153,8 @@ class Admission:
             own = [sublimit.reserved for sublimit in sublimits]
             stuck = (*stuck[: len(self._path)], *own)
         room = headroom(states, stuck)
-        options = call.options(room.settled, exact=self._exact)
+        settled = max(room.settled, call.budget.settled_of_own(states))
+        options = call.options(settled, exact=self._exact)
         decision = decide(
             options,
             room,

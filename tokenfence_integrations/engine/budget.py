@@ -1,12 +1,13 @@
 """A budget: a named account with limits, perhaps below a parent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
+from enum import Enum
 from itertools import count
 from math import inf
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -22,13 +23,16 @@ from tokenfence_integrations.engine.policy import (
     parse_fallback,
 )
 from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.shares import Shares, resolve, split
 from tokenfence_integrations.engine.snapshot import Snapshot, described, settled_share
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.money import parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook, book_of
 from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.stores.base import (
+    LIFTED,
     NOTHING,
+    UNLIMITED,
     AccountState,
     Adjust,
     Amount,
@@ -38,6 +42,7 @@ from tokenfence_integrations.stores.base import (
     Path,
     Read,
     Reset,
+    SetLimits,
     Store,
 )
 from tokenfence_integrations.stores.memory import MemoryStore
@@ -49,11 +54,21 @@ Dollars = str | int | float | Decimal
 """An amount of US dollars: ``"$0.50"``, ``"0.50 USD"``, ``0.5`` or a ``Decimal``."""
 
 
+class _Unnamed(Enum):
+    AS_IT_IS = "as it is"
+
+
+AS_IT_IS: Final = _Unnamed.AS_IT_IS
+"""For limits that a call of `Budget.set_limits` does not name."""
+
+
 class Budget:
     """Limits that the calls made on it, and on its children, keep together.
 
     Args:
         usd: Dollars: ``"$5.00"``, ``"5 USD"``, ``5``, ``0.5`` or a Decimal. None: no such limit.
+            Below a parent also a share of its limit, ``"20%"``, as may be any of the next four: it
+            is rounded down, and follows the parent's limit.
         tokens: Input and output tokens together.
         calls: Number of provider calls (each retry that may be billed is one).
         input_tokens: Input tokens.
@@ -65,6 +80,8 @@ class Budget:
             parents' books. With a name, its account stays too, for the next one of this name.
         threshold: Share of the limit (0.0 to 1.0) from which `should_downgrade` is true, and from
             which fallbacks take over.
+        overflow: Whether it may spend past its own limits what others leave of its parent's. Then
+            its limits stop nothing; `usage_ratio`, `threshold` and `remaining` reckon from them.
         store: Keeps the accounts; a root's choice, in memory by default. A URL, such as
             ``"sqlite:///budgets.db"``, or a store. One that keeps the account already keeps what is
             spent of it; its limits become those given here, unless none or the same are given.
@@ -74,7 +91,8 @@ class Budget:
 
     Raises:
         ValueError: A limit is negative, not finite, or not an amount; a name is taken or has a
-            ``/``; the store's URL is not one.
+            ``/``; the store's URL is not one; it is a share of a limit that the parent does not
+            have, or may overflow where no budget above has a limit.
         StoreError: The store cannot be used.
 
     Example:
@@ -90,30 +108,30 @@ class Budget:
         self,
         usd: Dollars | None = None,
         *,
-        tokens: int | None = None,
-        calls: int | None = None,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
+        tokens: int | str | None = None,
+        calls: int | str | None = None,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
         name: str | None = None,
         parent: "Budget | None" = None,
         kept: bool = True,
         threshold: float = 0.8,
+        overflow: bool = False,
         store: Store | str | None = None,
         ledger_size: int = 10_000,
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> None:
-        limits = Limits(
-            None if usd is None else parse_usd(usd),
-            _count("calls", calls),
-            _count("tokens", tokens),
-            _count("input_tokens", input_tokens),
-            _count("output_tokens", output_tokens),
-        )
+        given, shares = _limits_of(usd, calls, tokens, input_tokens, output_tokens)
         parse_fallback(None, threshold)
+        if type(overflow) is not bool:
+            raise ValueError(f"overflow must be True or False, got {overflow!r}")
         self.threshold = threshold
+        self.overflow = overflow
         self.parent = parent
         self._passes = False
+        self._given = given, shares
+        self._shares = shares
         self._children: dict[str, Budget] = {}
         self._passing: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         self._making = Lock()
@@ -124,6 +142,7 @@ class Budget:
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
             self._own_name = _name("budget" if name is None else name)
             self.path: Path = (self._own_name,)
+            self._own = self._checked(given, shares, overflow)
         else:
             if store is not None or sink is not None or clock is not None:
                 raise ValueError("store, sink and clock belong to the root budget, not to a child")
@@ -139,11 +158,15 @@ class Budget:
                     f"budget {parent.name!r} already has a child {self._own_name!r}; "
                     f"use parent.child({self._own_name!r}) to get it"
                 )
-            self.path = (f"{parent.name}/{self._own_name}", *parent.path)
+            path = (f"{parent.name}/{self._own_name}", *parent.path)
+            self._own = self._checked(given, shares, overflow, path[0])
+            self.path = path
             (parent._children if kept else parent._passing)[self._own_name] = self
-        self._given = limits
         self._tree.ledger.open(self.path[0])
-        self._tree.store.note(Open(self.path[0], limits))
+        self._tree.store.note(Open(self.path[0], LIFTED if overflow else self._own))
+        if shares:  # the parent's limits may have changed before it knew of this budget
+            with self._tree.changing:
+                self._follow()
 
     def __del__(self) -> None:
         # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
@@ -165,14 +188,24 @@ class Budget:
         return self._children | {b._own_name: b for b in passing if b is not None}
 
     def child(
-        self, name: str, usd: Dollars | None = None, *, kept: bool = True, **limits: Any
+        self,
+        name: str,
+        usd: Dollars | None = None,
+        *,
+        kept: bool = True,
+        overflow: bool = False,
+        threshold: float | None = None,
+        **limits: Any,
     ) -> "Budget":
         """The child of this name: made now, or the one that exists.
 
         Args:
             name: Its name here.
-            usd: Its dollar limit; None: only the parents' limits hold.
+            usd: Its dollar limit, or a share of this budget's (``"20%"``); None: only the parents'
+                limits hold.
             kept: Whether it is remembered for ever, if it is made now; as for `Budget`.
+            overflow: Whether it may spend what others leave, past its own limits; as for `Budget`.
+            threshold: As for `Budget`, if it is made now; None: as here.
             limits: Other limits, as for `Budget`.
 
         Raises:
@@ -182,15 +215,20 @@ class Budget:
             existing = self._children.get(name) or self._passing.get(name)
             if existing is None:
                 return Budget(
-                    usd, name=name, parent=self, kept=kept, threshold=self.threshold, **limits
+                    usd,
+                    name=name,
+                    parent=self,
+                    kept=kept,
+                    overflow=overflow,
+                    threshold=self.threshold if threshold is None else threshold,
+                    **limits,
                 )
-        if usd is not None or limits:
-            has = existing._given
-            asked = Limits(None if usd is None else parse_usd(usd), **limits)
-            if has != asked:
+        if usd is not None or limits or overflow:
+            has, asked = existing._given, _limits_of(usd, **limits)
+            if (*has, existing.overflow) != (*asked, overflow):
                 raise ValueError(
-                    f"budget {existing.name!r} exists with {has}, not with {asked}; get it with "
-                    f"child({name!r}) and change it with top_up()"
+                    f"budget {existing.name!r} exists with {has[0]}, not with {asked[0]}; get it "
+                    f"with child({name!r}) and change it with top_up() or set_limits()"
                 )
         return existing
 
@@ -328,7 +366,8 @@ class Budget:
             output_tokens: Output tokens to add.
 
         Raises:
-            ValueError: An amount is not valid, or this budget has no limit of that quantity.
+            ValueError: An amount is not valid, or this budget has no limit of that quantity, or it
+                is a share of the parent's.
         """
         added = Limits(
             parse_usd(usd),
@@ -337,14 +376,108 @@ class Budget:
             _count("input_tokens", input_tokens),
             _count("output_tokens", output_tokens),
         )
-        limits = self.snapshot().limits
-        for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
-            if by and limit is None:
-                raise ValueError(f"budget {self.name!r} has no limit of {quantity} to raise")
-        change = Amount(added.usd or 0, calls, input_tokens, output_tokens)
-        self._tree.store.execute(Adjust(self.path, change, tokens))
-        self._crossed = self.should_downgrade
-        self._tree.line.freed()
+        with self._tree.changing:
+            limits = self._limits()
+            for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
+                if by and limit is None:
+                    raise ValueError(f"budget {self.name!r} has no limit of {quantity} to raise")
+                if by and quantity in self._shares:
+                    raise ValueError(
+                        f"the limit of {quantity} of budget {self.name!r} is a share of its "
+                        f"parent's: top up the parent, or give it another with set_limits()"
+                    )
+            if self.overflow:
+                raised = map(_sum, limits, added)
+                self._own = Limits(*raised)
+            else:
+                change = Amount(added.usd or 0, calls, input_tokens, output_tokens)
+                self._tree.store.execute(Adjust(self.path, change, tokens))
+            self._changed()
+
+    def set_limits(
+        self,
+        usd: Dollars | _Unnamed | None = AS_IT_IS,
+        *,
+        tokens: int | str | _Unnamed | None = AS_IT_IS,
+        calls: int | str | _Unnamed | None = AS_IT_IS,
+        input_tokens: int | str | _Unnamed | None = AS_IT_IS,
+        output_tokens: int | str | _Unnamed | None = AS_IT_IS,
+    ) -> None:
+        """Replace limits while calls are in flight, in all processes; calls that wait look again.
+
+        What is spent and reserved stays. Below that, nothing more is admitted until it fits. Like
+        what `top_up` adds, the new limits stay until the budget is made with others than last time.
+
+        Args:
+            usd: Dollars, or a share of the parent's, as for `Budget`; None: no such limit any more.
+                Not given: as it is.
+            tokens: The same for tokens.
+            calls: The same for calls.
+            input_tokens: The same for input tokens.
+            output_tokens: The same for output tokens.
+
+        Raises:
+            ValueError: A limit is not valid; or a child's limit is a share of one that ends.
+            StoreError: The accounts cannot be written.
+
+        Example:
+            >>> team = Budget("$5", calls=100)
+            >>> team.set_limits("$7", calls=None)
+            >>> team.budget
+            7.0
+        """
+        named = {
+            quantity: value
+            for quantity, value in (
+                ("usd", usd),
+                ("calls", calls),
+                ("tokens", tokens),
+                ("input_tokens", input_tokens),
+                ("output_tokens", output_tokens),
+            )
+            if value is not AS_IT_IS
+        }
+        given, shares = _limits_of(**named)
+        with self._tree.changing:
+            limits = self._limits()._replace(**{q: getattr(given, q) for q in named})
+            shares = {**{q: s for q, s in self._shares.items() if q not in named}, **shares}
+            own = self._checked(limits, shares, self.overflow)
+            for quantity in named:
+                self._check_shares_below(quantity, own)
+            self._shares = shares
+            if self.overflow:
+                self._own = own
+            else:
+                self._tree.store.execute(SetLimits(self.path, own))
+            self._changed()
+
+    def configure(
+        self, usd: Dollars | None, *, threshold: float, overflow: bool = False, **limits: Any
+    ) -> None:
+        """Have it be as if it were made with these: what has changed in a file of budgets, say.
+
+        Limits that are the same as it was made with change nothing, as when it is made again.
+
+        Args:
+            usd: Its dollar limit; None: no such limit.
+            threshold: As for `Budget`.
+            overflow: As for `Budget`.
+            limits: Other limits, as for `Budget`.
+
+        Raises:
+            ValueError: As for `Budget`.
+        """
+        given, shares = _limits_of(usd, **limits)
+        parse_fallback(None, threshold)
+        with self._tree.changing:
+            own = self._checked(given, shares, overflow)
+            self.threshold = threshold
+            self.overflow = overflow
+            self._given, self._shares, self._own = (given, shares), shares, own
+            # An account that is opened without limits would keep those that it has.
+            lifted = overflow or own == UNLIMITED
+            self._tree.store.execute(Open(self.path[0], LIFTED if lifted else own))
+            self._changed()
 
     def reset(self) -> None:
         """Forget what is spent and uncertain here and in all children; calls in flight go on.
@@ -469,7 +602,115 @@ class Budget:
         states = tree.store.peek(self.path[:1]) if tree.store.instant else None
         if states is None:
             states = tree.store.execute(Read(self.path[:1])).states
-        return states[0]
+        state = states[0]
+        if self.overflow or state[:5] == LIFTED:
+            return AccountState(*self._limits_in(state), *state[5:])
+        return state
+
+    # Limits that follow others
+
+    def settled_of_own(self, states: Sequence[AccountState]) -> float:
+        """The largest share that budgets of this path that may overflow have used of their own.
+
+        Args:
+            states: The states of the path, whose accounts do not know of these limits.
+        """
+        return max(
+            (
+                settled_share(AccountState(*budget._own, *state[5:]))
+                for budget, state in zip(self._lineage(), states, strict=False)
+                if budget.overflow
+            ),
+            default=0.0,
+        )
+
+    def outdated(self, states: Sequence[AccountState]) -> Open | None:
+        """What brings the uppermost share of this path up to date, if others changed limits above.
+
+        Args:
+            states: The states of the path.
+        """
+        pairs = [*zip(self._lineage(), states, strict=False)]
+        for (budget, state), (parent, above) in zip(pairs[-2::-1], pairs[:0:-1], strict=True):
+            if not budget._shares:
+                continue
+            has, whole = budget._limits_in(state), parent._limits_in(above)
+            there = {q: s for q, s in budget._shares.items() if getattr(whole, q) is not None}
+            own = resolve(there, has, whole, budget.name)
+            if own != has and budget.overflow:
+                budget._own = own
+            elif own != has:
+                return Open(budget.path[0], own)
+        return None
+
+    def _limits(self) -> Limits:
+        return self._own if self.overflow else self._state().limits
+
+    def _limits_in(self, state: AccountState) -> Limits:
+        """Its limits, by the state of its account."""
+        if self.overflow:
+            return self._own
+        return UNLIMITED if state[:5] == LIFTED else state.limits
+
+    def _checked(
+        self, limits: Limits, shares: Shares, overflow: bool, name: str | None = None
+    ) -> Limits:
+        """These limits and shares as amounts, if they can be."""
+        name = self.path[0] if name is None else name
+        if not shares and not overflow:
+            return limits
+        if self.parent is None:
+            what = "overflow=True" if overflow else "a share"
+            raise ValueError(f"budget {name!r} has no parent: {what} needs one, which has limits")
+        own = resolve(shares, limits, self.parent._limits(), name) if shares else limits
+        if overflow:
+            if own == UNLIMITED:
+                raise ValueError(
+                    f"budget {name!r} has no limit of its own that it could pass: overflow=True "
+                    f"needs one"
+                )
+            above = [budget._limits() for budget in self.parent._lineage() if not budget.overflow]
+            for quantity, limit in own._asdict().items():
+                if limit is not None and all(getattr(has, quantity) is None for has in above):
+                    raise ValueError(
+                        f"budget {name!r} may overflow, and no budget above it has a limit of "
+                        f"{quantity}: nothing would stop it"
+                    )
+        return own
+
+    def _check_shares_below(self, quantity: str, own: Limits) -> None:
+        if getattr(own, quantity) is None:
+            for child in self.children.values():
+                if quantity in child._shares:
+                    raise ValueError(
+                        f"the limit of {quantity} of budget {child.name!r} is a share of that of "
+                        f"{self.name!r}, which cannot end before: give the child another"
+                    )
+
+    def _changed(self) -> None:
+        """Its limits are others now: what depends on them follows."""
+        self._crossed = self.should_downgrade
+        for child in self.children.values():
+            child._follow()
+        self._tree.line.freed()
+
+    def _follow(self) -> None:
+        if self._shares and self.parent is not None:
+            has = self._limits()
+            own = resolve(self._shares, has, self.parent._limits(), self.name)
+            if own != has:
+                self._own = own
+                if not self.overflow:
+                    self._tree.store.execute(Open(self.path[0], own))
+                self._crossed = self.should_downgrade
+        for child in self.children.values():
+            child._follow()
+
+    def _lineage(self) -> Iterator["Budget"]:
+        budget: Budget | None = self
+        while budget is not None:
+            yield budget
+            budget = budget.parent
 
     def _note(self, outcome: Any, accounts: Path, spent: Amount, uncertain: Amount) -> None:
         self._tree.ledger.append(
@@ -520,7 +761,26 @@ def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:
     return budget if isinstance(budget, Budget) else Budget(budget, threshold=threshold)
 
 
-def _count(name: str, value: int | None) -> int | None:
+def _limits_of(
+    usd: Dollars | None = None,
+    calls: Any = None,
+    tokens: Any = None,
+    input_tokens: Any = None,
+    output_tokens: Any = None,
+) -> tuple[Limits, Shares]:
+    """What is given as amounts, and what as shares."""
+    given = (usd, calls, tokens, input_tokens, output_tokens)
+    shares, amounts = split(dict(zip(Limits._fields, given, strict=True)))
+    dollars = amounts.pop("usd")
+    counts = [_count(name, value) for name, value in amounts.items()]
+    return Limits(None if dollars is None else parse_usd(dollars), *counts), shares
+
+
+def _sum(limit: int | None, added: int | None) -> int | None:
+    return None if limit is None else limit + (added or 0)
+
+
+def _count(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if type(value) is not int or value < 0:

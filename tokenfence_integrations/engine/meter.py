@@ -195,8 +195,10 @@ class Call:
 
     def _stages_begun(self) -> bool:
         states = self.tree.store.peek(self.budget.path)
-        settled = 0.0 if states is None else headroom(states, NONE_STUCK).settled
-        return states is None or self.policy.stages_begun(settled) > 0
+        if states is None:
+            return True
+        settled = max(headroom(states, NONE_STUCK).settled, self.budget.settled_of_own(states))
+        return self.policy.stages_begun(settled) > 0
 
     def options(self, settled: float, *, exact: bool) -> Options:
         """The models that could answer it, at this settled share of the budget."""

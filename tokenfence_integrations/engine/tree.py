@@ -4,6 +4,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from threading import RLock
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
@@ -57,6 +58,7 @@ class Tree:
         self.clock = clock
         self.line = WaitingLine(clock.monotonic)
         self.leases = Leases(clock.monotonic)
+        self.changing = RLock()  # held while limits change, and those that are shares of them
         self.live: dict[int, Live] = {}
         self.numbers = NUMBERS
         self.listeners: list[tuple[str, Listener]] = []

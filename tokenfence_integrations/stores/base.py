@@ -73,7 +73,7 @@ class Limits(NamedTuple):
 UNLIMITED = Limits()
 
 LIFTED = Limits(calls=1 << 60)
-"""Limits that stop nothing, for an account that may have had others: `Open` with none keeps those."""
+"""Limits that stop nothing, for an account that may have some: `Open` without any keeps those."""
 
 
 class AccountState(NamedTuple):
