@@ -8,6 +8,7 @@ The tree::
     ├── UnmeteredError        (also RuntimeError)   strict=True met something that cannot be metered
     ├── NoBudgetError         (also LookupError)    a guard without a budget was used outside any
     │                                               scope
+    ├── UnknownBudgetError    (also KeyError)       a file of budgets has no budget of this key
     └── StoreError            (also RuntimeError)   the books cannot be read or written
 
 Bad arguments are plain ``ValueError`` or ``TypeError``, raised before anything is sent.
@@ -21,6 +22,7 @@ __all__ = [
     "NoBudgetError",
     "StoreError",
     "TokenFenceError",
+    "UnknownBudgetError",
     "UnknownModelError",
     "UnmeteredError",
 ]
@@ -141,6 +143,29 @@ class UnmeteredError(TokenFenceError, RuntimeError):
 
 class NoBudgetError(TokenFenceError, LookupError):
     """Something guarded without a budget was called outside any ``budget.scope()``."""
+
+
+class UnknownBudgetError(TokenFenceError, KeyError):
+    """`Budgets` were asked for a key that their file does not have.
+
+    Args:
+        key: The key.
+        reason: Why there is no such budget.
+        nearest: Keys that look like it, best first; may be empty.
+    """
+
+    def __init__(self, key: str, reason: str, nearest: Sequence[str] = ()) -> None:
+        self.key = key
+        self.reason = reason
+        self.nearest = tuple(nearest)
+        near = f"; near it are {', '.join(map(repr, self.nearest))}" if self.nearest else ""
+        super().__init__(f"no budget {key!r}: {reason}{near}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would show the repr of it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.reason, self.nearest)
 
 
 class StoreError(TokenFenceError, RuntimeError):

@@ -86,18 +86,28 @@ class Ledger:
         self._full = size + BLOCK
         self._sink = sink
         self._left: dict[tuple[str, ...], tuple[int, int]] = {}
-        self._open: set[str] = set()
+        self._open: dict[str, int] = {}
         self._leaving = Lock()
 
     def open(self, account: str) -> None:
-        """Keep a sum of this account's own, beyond the records, until it is closed."""
-        self._open.add(account)
-
-    def close(self, path: tuple[str, ...]) -> None:
-        """Count what records of this account that have left added up to as its parent's."""
-        self._open.discard(path[0])
+        """Keep a sum of this account's own, beyond the records, until it is closed as often."""
         with self._leaving:
+            self._open[account] = self._open.get(account, 0) + 1
+
+    def close(self, path: tuple[str, ...]) -> bool:
+        """Count what records of this account that have left added up to as its parent's.
+
+        Returns:
+            False if somebody else has opened it since: then nothing happens.
+        """
+        with self._leaving:
+            others = self._open.get(path[0], 0) - 1
+            if others > 0:
+                self._open[path[0]] = others
+                return False
+            self._open.pop(path[0], None)
             self._leave(path, *self._left.pop(path, (0, 0)))
+            return True
 
     def append(self, record: Fields) -> None:
         """Add a record; the oldest leaves if the ring is full."""

@@ -24,6 +24,10 @@ NUMBERS = itertools.count(1)
 """Numbers of the calls: of all trees, because trees may share a store."""
 
 
+ORPHANS: "deque[Orphan]" = deque()
+"""Abandoned calls of all trees, because theirs may be gone with its last budget."""
+
+
 class Clock(NamedTuple):
     """Where times come from; tests bring their own."""
 
@@ -62,8 +66,8 @@ class Tree:
         self.live: dict[int, Live] = {}
         self.numbers = NUMBERS
         self.listeners: list[tuple[str, Listener]] = []
-        self.orphans: deque[Orphan] = deque()
-        self.passed: deque[Path] = deque()
+        self.orphans = ORPHANS
+        self.passed: deque[tuple[Path, bool]] = deque()
         self._forecasts: dict[str, OutputForecast] = {}
 
     def forecast(self, model: str) -> OutputForecast:
@@ -139,18 +143,23 @@ class Tree:
             orphan.abandon()
         while self.passed:
             try:
-                path = self.passed.popleft()
+                path, nameless = self.passed.popleft()
             except IndexError:  # another thread was faster
                 return
-            self._drop(path)
+            self._forget(path, nameless)
 
-    def _drop(self, path: Path) -> None:
-        """Forget a passing budget, of which nothing is in use any more."""
+    def _forget(self, path: Path, nameless: bool) -> None:
+        """Forget a passing budget, of which nothing is in use any more.
+
+        Nobody will ask for the account of one without a name.
+        """
+        if not self.ledger.close(path):  # it was made again meanwhile
+            return
         for entry in self.listeners.copy():
             if entry[0] == path[0]:
                 self.listeners.remove(entry)
-        self.ledger.close(path)
-        self.store.note(Drop(path[0]))
+        if nameless:
+            self.store.note(Drop(path[0]))
 
     def tell(self, path: Path, event: Event) -> None:
         """Tell the listeners of every budget of the path."""
