@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import Enum
 from itertools import count
 from math import inf
-from threading import Lock
+from threading import RLock
 from typing import Any, Final
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -52,6 +52,10 @@ __all__ = ["Budget", "Dollars", "as_budget"]
 
 Dollars = str | int | float | Decimal
 """An amount of US dollars: ``"$0.50"``, ``"0.50 USD"``, ``0.5`` or a ``Decimal``."""
+
+
+_NOBODY: "WeakValueDictionary[str, Budget]" = WeakValueDictionary()
+"""For those that have no passing children: a dictionary of their own costs half a kilobyte."""
 
 
 class _Unnamed(Enum):
@@ -134,8 +138,8 @@ class Budget:
         self._given = given, shares
         self._shares = shares
         self._children: dict[str, Budget] = {}
-        self._passing: WeakValueDictionary[str, Budget] = WeakValueDictionary()
-        self._making = Lock()
+        self._passing = _NOBODY
+        self._making = RLock()
         self._crossed = False
         if parent is None:
             if not isinstance(store, Store):
@@ -155,20 +159,27 @@ class Budget:
             self._passes = self._passes or parent._passes  # its name is below one that passes
             self._kept = kept and parent._kept
             self._own_name = _name(name)
-            if self._own_name in parent._children or self._own_name in parent._passing:
-                raise ValueError(
-                    f"budget {parent.name!r} already has a child {self._own_name!r}; "
-                    f"use parent.child({self._own_name!r}) to get it"
-                )
             path = (f"{parent.name}/{self._own_name}", *parent.path)
             self._own = self._checked(given, shares, overflow, path[0])
+            parent._take(self, kept)
             self.path = path
-            (parent._children if kept else parent._passing)[self._own_name] = self
         self._tree.ledger.open(self.path[0])
         self._tree.store.note(Open(self.path[0], LIFTED if overflow else self._own))
         if shares:  # the parent's limits may have changed before it knew of this budget
             with self._tree.changing:
                 self._follow()
+
+    def _take(self, child: "Budget", kept: bool) -> None:
+        name = child._own_name
+        with self._making:
+            if self.find(name) is not None:
+                raise ValueError(
+                    f"budget {self.name!r} already has a child {name!r}; "
+                    f"use parent.child({name!r}) to get it"
+                )
+            if not kept and self._passing is _NOBODY:
+                self._passing = WeakValueDictionary()
+            (self._children if kept else self._passing)[name] = child
 
     def __del__(self) -> None:
         # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
