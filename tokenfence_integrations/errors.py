@@ -108,15 +108,20 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         call = f"this call to {self.model}" if self.model else "this call"
         return (
             f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
-            f"{', '.join(parts)}. {self._renewal()}Raise the limit with budget.top_up(), ask for "
+            f"{', '.join(parts)}.{self._aside()} Raise the limit with budget.top_up(), ask for "
             f"a shorter answer (max_tokens), or give a cheaper fallback."
         )
 
-    def _renewal(self) -> str:
+    @property
+    def renewal(self) -> str:
+        """When the next window opens, as a sentence; empty if none would help."""
         if self.retry_after is None or self.window_ends is None:
             return ""
         at = self.window_ends.isoformat(sep=" ")
-        return f"The next window opens in {_duration(self.retry_after)}, at {at}. "
+        return f"The next window opens in {_duration(self.retry_after)}, at {at}."
+
+    def _aside(self) -> str:
+        return f" {self.renewal}" if self.renewal else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.budget, self.spent, dict(self._details()))
