@@ -207,14 +207,14 @@ class Admission:
     ) -> Flow[States | None]:
         """Reserve in the store; None if that was done, else the states that forbade it."""
         key = next(self._tree.numbers)
-        reply = yield Reserve(self._path, key, amount, force)
+        option, output_tokens = decision
+        reply = yield Reserve(self._path, key, amount, force, what=option.model)
         if not reply.done:  # type: ignore[union-attr]
             return reply.states  # type: ignore[union-attr]
         self._tree.live[key] = (self._owner, self._path, amount)
         self._admitted = True
         if self._begun_at is not None:
             self._call.waited = self._now() - self._begun_at
-        option, output_tokens = decision
         self._call.admitted(key, self._call.book.card(option.model), output_tokens, amount)
         return None
 

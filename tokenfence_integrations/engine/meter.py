@@ -135,12 +135,13 @@ class Call:
         """
         wish = self._wish_at_once()
         if wish is not None:
-            path, key, amount, times, _, _ = wish
+            path, key, amount, times, card, _ = wish
             store = self.tree.store
             if self.tree.instant:
-                reply = store.reserve(path, key, amount, False, times)
+                reply = store.reserve(path, key, amount, False, times, card.model)
             else:
-                reply = execute(store, Reserve(path, key, amount, False, times))
+                command = Reserve(path, key, amount, False, times, card.model)
+                reply = execute(store, command)
             if reply[0]:
                 self._admitted_at_once(wish)
                 return self
@@ -151,12 +152,13 @@ class Call:
         """Reserve, without blocking the event loop; as `admit`."""
         wish = self._wish_at_once()
         if wish is not None:
-            path, key, amount, times, _, _ = wish
+            path, key, amount, times, card, _ = wish
             store = self.tree.store
             if self.tree.instant:
-                reply = store.reserve(path, key, amount, False, times)
+                reply = store.reserve(path, key, amount, False, times, card.model)
             else:
-                reply = await aexecute(store, Reserve(path, key, amount, False, times))
+                command = Reserve(path, key, amount, False, times, card.model)
+                reply = await aexecute(store, command)
             if reply[0]:
                 self._admitted_at_once(wish)
                 return self
