@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from decimal import Decimal
+from datetime import UTC, tzinfo
 from enum import Enum
 from itertools import count
 from math import inf
@@ -12,9 +12,13 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine import scope as scopes
+from tokenfence_integrations.engine.accounts import Accounts
+from tokenfence_integrations.engine.drivers import run
 from tokenfence_integrations.engine.events import Event, Listener
+from tokenfence_integrations.engine.grammar import Dollars, Given, Per, given, whole
 from tokenfence_integrations.engine.ledger import Ledger, LedgerRecord, LedgerView, Sink
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.names import MARK
 from tokenfence_integrations.engine.policy import (
     Fallback,
     OnLimit,
@@ -23,9 +27,10 @@ from tokenfence_integrations.engine.policy import (
     parse_fallback,
 )
 from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.engine.shares import Shares, resolve, split
+from tokenfence_integrations.engine.shares import resolve
 from tokenfence_integrations.engine.snapshot import Snapshot, described, settled_share
 from tokenfence_integrations.engine.tree import Clock, Tree
+from tokenfence_integrations.engine.windows import Interval, Window, zone_named
 from tokenfence_integrations.money import parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook, book_of
 from tokenfence_integrations.pricing.rates import Price
@@ -50,9 +55,6 @@ from tokenfence_integrations.stores.urls import open_store
 
 __all__ = ["Budget", "Dollars", "as_budget"]
 
-Dollars = str | int | float | Decimal
-"""An amount of US dollars: ``"$0.50"``, ``"0.50 USD"``, ``0.5`` or a ``Decimal``."""
-
 
 _NOBODY: "WeakValueDictionary[str, Budget]" = WeakValueDictionary()
 """For those that have no passing children: a dictionary of their own costs half a kilobyte."""
@@ -70,14 +72,23 @@ class Budget:
     """Limits that the calls made on it, and on its children, keep together.
 
     Args:
-        usd: Dollars: ``"$5.00"``, ``"5 USD"``, ``5``, ``0.5`` or a Decimal. None: no such limit.
-            Below a parent also a share of its limit, ``"20%"``, as may be any of the next four: it
-            is rounded down, and follows the parent's limit.
+        usd: Dollars: ``"$5.00"``, ``"5 USD"``, ``5``, ``0.5`` or a Decimal. Or any limit in words,
+            perhaps for a window of time: ``"50 calls"``, ``"2M tokens"``, ``"$5/day"``, ``"50 calls
+            per minute"``. None: no such limit. Below a parent also a share of its limit, ``"20%"``,
+            as may be any of the next four: it is rounded down, follows the parent's limit, and has
+            the parent's windows.
         tokens: Input and output tokens together.
         calls: Number of provider calls (each retry that may be billed is one).
         input_tokens: Input tokens.
         output_tokens: Output tokens.
-        name: Its name; below a parent it must be unique there. No ``/``.
+        per: The window of time for which each of its limits holds, before they hold anew:
+            ``"minute"``, ``"hour"``, ``"day"``, ``"week"`` (from Monday), ``"month"`` or
+            ``"year"``; or a fixed length, ``timedelta(hours=5)``, counted from the first use of the
+            budget in its store. A call is charged to the window that admitted it. None (and none in
+            words): the limits hold for good.
+        tz: Time zone of calendar windows, here and below: ``"Europe/Berlin"``, or a `ZoneInfo`.
+            Default: the parent's, and a root's is UTC.
+        name: Its name; below a parent it must be unique there. No ``/`` and no ``~``.
         parent: The budget that this one is part of: what is reserved or spent here is so there too.
         kept: Whether the parent remembers it for ever (about a kilobyte). False: only while
             something uses it, such as a scope or a call in flight; what it spent stays in the
@@ -94,9 +105,10 @@ class Budget:
         clock: Where times come from; for tests.
 
     Raises:
-        ValueError: A limit is negative, not finite, or not an amount; a name is taken or has a
-            ``/``; the store's URL is not one; it is a share of a limit that the parent does not
-            have, or may overflow where no budget above has a limit.
+        ValueError: A limit is negative, not finite, or not an amount; a window or time zone is not
+            known; a name is taken or has a ``/`` or ``~``; the store's URL is not one; it is a
+            share of a limit that the parent does not have, or may overflow where no budget above
+            has a limit.
         StoreError: The store cannot be used.
 
     Example:
@@ -116,6 +128,8 @@ class Budget:
         calls: int | str | None = None,
         input_tokens: int | str | None = None,
         output_tokens: int | str | None = None,
+        per: Per | None = None,
+        tz: str | tzinfo | None = None,
         name: str | None = None,
         parent: "Budget | None" = None,
         kept: bool = True,
@@ -126,7 +140,17 @@ class Budget:
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> None:
-        given, shares = _limits_of(usd, calls, tokens, input_tokens, output_tokens)
+        self._zone = _zone(tz, parent)
+        self._given = _asked(
+            usd,
+            parent,
+            calls=calls,
+            tokens=tokens,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            per=per,
+            zone=self._zone,
+        )
         parse_fallback(None, threshold)
         if type(overflow) is not bool:
             raise ValueError(f"overflow must be True or False, got {overflow!r}")
@@ -135,19 +159,19 @@ class Budget:
         self.parent = parent
         self._kept = kept
         self._passes = False
-        self._given = given, shares
-        self._shares = shares
+        self._lifted = False
+        self._shares = self._given.shares
         self._children: dict[str, Budget] = {}
         self._passing = _NOBODY
         self._making = RLock()
-        self._crossed = False
+        self._crossed = ""
         if parent is None:
             if not isinstance(store, Store):
                 store = MemoryStore() if store is None else open_store(store)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
             self._own_name = _name("budget" if name is None else name)
             self.path: Path = (self._own_name,)
-            self._own = self._checked(given, shares, overflow)
+            self._own = self._checked(self._given, overflow)
         else:
             if store is not None or sink is not None or clock is not None:
                 raise ValueError("store, sink and clock belong to the root budget, not to a child")
@@ -160,14 +184,27 @@ class Budget:
             self._kept = kept and parent._kept
             self._own_name = _name(name)
             path = (f"{parent.name}/{self._own_name}", *parent.path)
-            self._own = self._checked(given, shares, overflow, path[0])
+            self._own = self._checked(self._given, overflow, path[0])
             parent._take(self, kept)
             self.path = path
+        self.accounts: Accounts | None = None
+        """The accounts of its path; None: none has a window, and `path` names them for good."""
         self._tree.ledger.open(self.path[0])
-        self._tree.store.note(Open(self.path[0], LIFTED if overflow else self._own))
-        if shares:  # the parent's limits may have changed before it knew of this budget
+        self._place()
+        if self._given.shares:  # the parent's limits may have changed before it knew of this one
             with self._tree.changing:
                 self._follow()
+
+    def _place(self) -> None:
+        """Open its accounts, each with its limits."""
+        schedule = self._given.schedule
+        above = None if self.parent is None else self.parent.accounts
+        if schedule is None:
+            self._tree.store.note(Open(self.path[0], self._walls()))
+        self.accounts = None
+        if schedule is not None or above is not None:
+            self.accounts = Accounts(self._tree, self.path, self._walls(), schedule, above)
+            self.accounts.known()
 
     def _take(self, child: "Budget", kept: bool) -> None:
         name = child._own_name
@@ -184,10 +221,12 @@ class Budget:
     def __del__(self) -> None:
         # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
         if not getattr(self, "_kept", True) and hasattr(self, "path"):
-            self._tree.passed.append((self.path, self._passes))
+            accounts = getattr(self, "accounts", None)
+            path = self.path if accounts is None else accounts.latest
+            self._tree.passed.append((path, self._passes))
 
     def __repr__(self) -> str:
-        return f"<Budget {described(self._own_name, self._state())}>"
+        return f"<Budget {self._described()}>"
 
     @property
     def name(self) -> str:
@@ -214,12 +253,12 @@ class Budget:
 
         Args:
             name: Its name here.
-            usd: Its dollar limit, or a share of this budget's (``"20%"``); None: only the parents'
-                limits hold.
+            usd: Its dollar limit, a limit in words, or a share of this budget's (``"20%"``); None:
+                only the parents' limits hold.
             kept: Whether it is remembered for ever, if it is made now; as for `Budget`.
             overflow: Whether it may spend what others leave, past its own limits; as for `Budget`.
             threshold: As for `Budget`, if it is made now; None: as here.
-            limits: Other limits, as for `Budget`.
+            limits: Other limits, and ``per`` and ``tz``, as for `Budget`.
 
         Raises:
             ValueError: It exists with other limits, or a limit is not valid.
@@ -237,11 +276,12 @@ class Budget:
                     **limits,
                 )
         if usd is not None or limits or overflow:
-            has, asked = existing._given, _limits_of(usd, **limits)
-            if (*has, existing.overflow) != (*asked, overflow):
+            has = existing._given
+            asked = _asked(usd, self, zone=_zone(limits.pop("tz", None), self), **limits)
+            if (has, existing.overflow) != (asked, overflow):
                 raise ValueError(
-                    f"budget {existing.name!r} exists with {has[0]}, not with {asked[0]}; get it "
-                    f"with child({name!r}) and change it with top_up() or set_limits()"
+                    f"budget {existing.name!r} exists with {has}, not with {asked}; get it with "
+                    f"child({name!r}) and change it with top_up() or set_limits()"
                 )
         return existing
 
@@ -304,8 +344,8 @@ class Budget:
             ...     reply = await ask(call.model, max_tokens=call.max_output_tokens)
             ...     call.settle(Usage(input_tokens=reply.prompt, output_tokens=reply.completion))
         """
-        into = _count("input_tokens", input_tokens) or 0
-        _count("max_output_tokens", max_output_tokens)
+        into = whole("input_tokens", input_tokens) or 0
+        whole("max_output_tokens", max_output_tokens)
         if type(choices) is not int or choices < 1:
             raise ValueError(f"choices must be 1 or more, got {choices!r}")
         if on_limit == "stop":
@@ -364,8 +404,9 @@ class Budget:
         tree = self._tree
         tree.settle_orphans()
         spent = Amount(nano, 1, 0, 0)
-        tree.store.note(Book(self.path, spent))
-        self._note("recorded", self.path, spent, NOTHING)
+        path = self.charged_path()
+        tree.store.note(Book(path, spent))
+        self._note("recorded", path, spent, NOTHING)
         self.tell_threshold()
 
     def top_up(
@@ -377,7 +418,7 @@ class Budget:
         input_tokens: int = 0,
         output_tokens: int = 0,
     ) -> None:
-        """Raise limits; calls that wait look again at once.
+        """Raise limits; calls that wait look again at once. Of windows, those of the one now open.
 
         Args:
             usd: Dollars to add.
@@ -392,11 +433,12 @@ class Budget:
         """
         added = Limits(
             parse_usd(usd),
-            _count("calls", calls),
-            _count("tokens", tokens),
-            _count("input_tokens", input_tokens),
-            _count("output_tokens", output_tokens),
+            whole("calls", calls),
+            whole("tokens", tokens),
+            whole("input_tokens", input_tokens),
+            whole("output_tokens", output_tokens),
         )
+        path = self.charged_path()
         with self._tree.changing:
             limits = self._limits()
             for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
@@ -408,11 +450,10 @@ class Budget:
                         f"parent's: top up the parent, or give it another with set_limits()"
                     )
             if self.overflow:
-                raised = map(_sum, limits, added)
-                self._own = Limits(*raised)
+                self._own = Limits(*map(_sum, limits, added))
             else:
                 change = Amount(added.usd or 0, calls, input_tokens, output_tokens)
-                self._tree.store.execute(Adjust(self.path, change, tokens))
+                self._tree.store.execute(Adjust(path, change, tokens))
             self._changed()
 
     def set_limits(
@@ -427,7 +468,8 @@ class Budget:
         """Replace limits while calls are in flight, in all processes; calls that wait look again.
 
         What is spent and reserved stays. Below that, nothing more is admitted until it fits. Like
-        what `top_up` adds, the new limits stay until the budget is made with others than last time.
+        what `top_up` adds, the new limits stay until the budget is made with others than last time;
+        or, if it has windows, until the next one.
 
         Args:
             usd: Dollars, or a share of the parent's, as for `Budget`; None: no such limit any more.
@@ -438,7 +480,8 @@ class Budget:
             output_tokens: The same for output tokens.
 
         Raises:
-            ValueError: A limit is not valid; or a child's limit is a share of one that ends.
+            ValueError: A limit is not valid, or has a window; or a child's limit is a share of one
+                that ends.
             StoreError: The accounts cannot be written.
 
         Example:
@@ -447,33 +490,45 @@ class Budget:
             >>> team.budget
             7.0
         """
-        named = {
-            quantity: value
-            for quantity, value in (
-                ("usd", usd),
-                ("calls", calls),
-                ("tokens", tokens),
-                ("input_tokens", input_tokens),
-                ("output_tokens", output_tokens),
-            )
-            if value is not AS_IT_IS
+        values = {
+            "usd": usd,
+            "calls": calls,
+            "tokens": tokens,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
         }
-        given, shares = _limits_of(**named)
+        amounts = {q: value for q, value in values.items() if not isinstance(value, _Unnamed)}
+        asked = given(amounts.pop("usd", None), zone=self._zone, **amounts)  # type: ignore[arg-type]
+        if asked.schedule is not None:
+            raise ValueError(
+                f"set_limits() replaces amounts and keeps the window of budget {self.name!r}: "
+                f"give the amount alone, not {usd!r}"
+            )
+        named = {q for q, value in values.items() if value is None} | {*asked.shares}
+        named |= {q for q, limit in asked.limits._asdict().items() if limit is not None}
+        path = self.charged_path()
         with self._tree.changing:
-            limits = self._limits()._replace(**{q: getattr(given, q) for q in named})
-            shares = {**{q: s for q, s in self._shares.items() if q not in named}, **shares}
-            own = self._checked(limits, shares, self.overflow)
+            limits = self._limits()._replace(**{q: getattr(asked.limits, q) for q in named})
+            kept = {q: share for q, share in self._shares.items() if q not in named}
+            shares = {**kept, **asked.shares}
+            own = self._checked(Given(limits, None, shares), self.overflow)
             for quantity in named:
                 self._check_shares_below(quantity, own)
             self._shares = shares
             if self.overflow:
                 self._own = own
             else:
-                self._tree.store.execute(SetLimits(self.path, own))
+                self._tree.store.execute(SetLimits(path, own))
             self._changed()
 
     def configure(
-        self, usd: Dollars | None, *, threshold: float, overflow: bool = False, **limits: Any
+        self,
+        usd: Dollars | None,
+        *,
+        threshold: float,
+        overflow: bool = False,
+        tz: str | tzinfo | None = None,
+        **limits: Any,
     ) -> None:
         """Have it be as if it were made with these: what has changed in a file of budgets, say.
 
@@ -483,7 +538,8 @@ class Budget:
             usd: Its dollar limit; None: no such limit.
             threshold: As for `Budget`.
             overflow: As for `Budget`.
-            limits: Other limits, as for `Budget`.
+            tz: As for `Budget`.
+            limits: Other limits, and ``per``, as for `Budget`.
 
         Raises:
             ValueError: As for `Budget`.
@@ -494,29 +550,48 @@ class Budget:
             >>> team.snapshot().limits.calls is None
             True
         """
-        given, shares = _limits_of(usd, **limits)
+        zone = _zone(tz, self.parent)
+        asked = _asked(usd, self.parent, zone=zone, **limits)
         parse_fallback(None, threshold)
         with self._tree.changing:
-            own = self._checked(given, shares, overflow)
-            self.threshold = threshold
-            self.overflow = overflow
-            self._given, self._shares, self._own = (given, shares), shares, own
-            # An account that is opened without limits would keep those that it has.
-            lifted = overflow or own == UNLIMITED
-            self._tree.store.note(Open(self.path[0], LIFTED if lifted else own))
+            own = self._checked(asked, overflow)
+            moves = asked.schedule != self._given.schedule
+            self.threshold, self.overflow, self._zone = threshold, overflow, zone
+            self._given, self._shares, self._own = asked, asked.shares, own
+            self._lifted = own == UNLIMITED
+            if moves:
+                self._place_all()
+            elif self.accounts is None or asked.schedule is None:
+                self._tree.store.note(Open(self.path[0], self._walls()))
+            else:
+                self.accounts.limits = self._walls()
+                if (path := self.accounts.known()) is not None:
+                    self._tree.store.note(Open(path[0], self._walls()))
             self._changed()
+
+    def _walls(self) -> Limits:
+        """What its account is opened with. One without limits would keep those that it has."""
+        return LIFTED if self.overflow or self._lifted else self._own
+
+    def _place_all(self) -> None:
+        """Its windows are others now, and those that all below it are in."""
+        with self._tree.moving:
+            self._place()
+            for child in self.children.values():
+                child._place_all()
 
     def reset(self) -> None:
         """Forget what is spent and uncertain here and in all children; calls in flight go on.
 
-        The parents keep what was spent: it was.
+        The parents keep what was spent: it was. Of windows, only those now open are reset.
         """
         below = self._below()
-        states = self._tree.store.execute(Reset(tuple(budget.name for budget in below))).states
-        for budget, state in zip(below, states, strict=True):
+        accounts = tuple([budget.charged_path()[0] for budget in below])
+        states = self._tree.store.execute(Reset(accounts)).states
+        for budget, account, state in zip(below, accounts, states, strict=True):
             undone = [Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)]
-            self._note("recorded", budget.path[:1], *undone)
-            budget._crossed = False
+            self._note("recorded", (account,), *undone)
+            budget._crossed = ""
         self._tree.line.freed()
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
@@ -545,6 +620,24 @@ class Budget:
         """This budget at this moment: exact, immutable, one consistent read."""
         state = self._state()
         return Snapshot(self.name, state.limits, state.spent, state.reserved, state.uncertain)
+
+    @property
+    def window(self) -> Window | None:
+        """The window that is open: its name, and its ``start`` and ``end`` as Unix times.
+
+        None if the budget has no windows. With windows, all figures of it are those of this one.
+        """
+        if self.accounts is None:
+            return None
+        self.charged_path()
+        return self.accounts.window
+
+    def charged_path(self) -> Path:
+        """The accounts in the store that are charged for a call that is made now, leaf first."""
+        accounts = self.accounts
+        if accounts is None:
+            return self.path
+        return accounts.known() or run(lambda _: accounts.flow(), self._tree.store)
 
     @property
     def ledger(self) -> LedgerView:
@@ -610,9 +703,9 @@ class Budget:
         """Tell listeners about each budget of the path whose threshold was just crossed."""
         budget: Budget | None = self
         while budget is not None:
-            ratio = budget.usage_ratio
-            if ratio >= budget.threshold and not budget._crossed:
-                budget._crossed = True
+            account, ratio = budget.charged_path()[0], budget.usage_ratio
+            if ratio >= budget.threshold and budget._crossed != account:
+                budget._crossed = account
                 event = Event(
                     kind="threshold_crossed",
                     budget=budget.name,
@@ -626,9 +719,10 @@ class Budget:
     def _state(self) -> AccountState:
         tree = self._tree
         tree.settle_orphans()
-        states = tree.store.peek(self.path[:1]) if tree.store.instant else None
+        path = (self.path if self.accounts is None else self.charged_path())[:1]
+        states = tree.store.peek(path) if tree.store.instant else None
         if states is None:
-            states = tree.store.execute(Read(self.path[:1])).states
+            states = tree.store.execute(Read(path)).states
         state = states[0]
         if self.overflow or state[:5] == LIFTED:
             return AccountState(*self._limits_in(state), *state[5:])
@@ -651,14 +745,17 @@ class Budget:
             default=0.0,
         )
 
-    def outdated(self, states: Sequence[AccountState]) -> Open | None:
+    def outdated(self, path: Path, states: Sequence[AccountState]) -> Open | None:
         """What brings the uppermost share of this path up to date, if others changed limits above.
 
         Args:
-            states: The states of the path.
+            path: The accounts.
+            states: Their states.
         """
-        pairs = [*zip(self._lineage(), states, strict=False)]
-        for (budget, state), (parent, above) in zip(pairs[-2::-1], pairs[:0:-1], strict=True):
+        each = [*zip(self._lineage(), path, states, strict=False)]
+        for (budget, account, state), (parent, _, above) in zip(
+            each[-2::-1], each[:0:-1], strict=True
+        ):
             if not budget._shares:
                 continue
             has = budget._limits_in(state)
@@ -666,7 +763,7 @@ class Budget:
             if own != has and budget.overflow:
                 budget._own = own
             elif own != has:
-                return Open(budget.path[0], own)
+                return Open(account, own)
         return None
 
     def _limits(self) -> Limits:
@@ -678,13 +775,12 @@ class Budget:
             return self._own
         return UNLIMITED if state[:5] == LIFTED else state.limits
 
-    def _checked(
-        self, limits: Limits, shares: Shares, overflow: bool, name: str | None = None
-    ) -> Limits:
-        """These limits and shares as amounts, if they can be."""
-        name = self.path[0] if name is None else name
+    def _checked(self, asked: Given, overflow: bool, name: str | None = None) -> Limits:
+        """Its limits and shares as amounts, if they can be."""
+        limits, _, shares = asked
         if not shares and not overflow:
             return limits
+        name = self.path[0] if name is None else name
         if self.parent is None:
             what = "overflow=True" if overflow else "a share"
             raise ValueError(f"budget {name!r} has no parent: {what} needs one, which has limits")
@@ -715,22 +811,34 @@ class Budget:
 
     def _changed(self) -> None:
         """Its limits are others now: what depends on them follows."""
-        self._crossed = self.should_downgrade
+        self._look_at_threshold()
         for child in self.children.values():
             child._follow()
         self._tree.line.freed()
 
     def _follow(self) -> None:
-        if self._shares and self.parent is not None:
+        parent, accounts = self.parent, self.accounts
+        if self._shares and parent is not None:
+            if accounts is not None and self._given.schedule is not None and not self.overflow:
+                accounts.limits = self._shared(self._given.limits, parent._first_limits())
             has = self._limits()
-            own = self._shared(has, self.parent._limits())
+            own = self._shared(has, parent._limits())
             if own != has:
                 self._own = own
                 if not self.overflow:
-                    self._tree.store.note(Open(self.path[0], own))
-                self._crossed = self.should_downgrade
+                    self._tree.store.note(Open(self.charged_path()[0], own))
+                self._look_at_threshold()
         for child in self.children.values():
             child._follow()
+
+    def _look_at_threshold(self) -> None:
+        self._crossed = self.charged_path()[0] if self.should_downgrade else ""
+
+    def _first_limits(self) -> Limits:
+        """Those that each of its windows begins with; without windows, those that it has."""
+        if self.accounts is None or self._given.schedule is None or self.overflow:
+            return self._limits()
+        return self.accounts.limits
 
     def _shared(self, has: Limits, above: Limits) -> Limits:
         """Its limits by what they are above; a share of what is no longer limited stays."""
@@ -742,6 +850,11 @@ class Budget:
         while budget is not None:
             yield budget
             budget = budget.parent
+
+    def _described(self) -> str:
+        window = self.window
+        name = self._own_name if window is None else f"{self._own_name} ({window.name})"
+        return described(name, self._state())
 
     def _note(self, outcome: Any, accounts: Path, spent: Amount, uncertain: Amount) -> None:
         self._tree.ledger.append(
@@ -774,7 +887,7 @@ class Budget:
         return found
 
     def _tree_lines(self, first: str, rest: str) -> list[str]:
-        lines = [first + described(self._own_name, self._state())]
+        lines = [first + self._described()]
         children = self.children.values()
         for number, child in enumerate(children, 1):
             last = number == len(children)
@@ -792,34 +905,31 @@ def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:
     return budget if isinstance(budget, Budget) else Budget(budget, threshold=threshold)
 
 
-def _limits_of(
-    usd: Dollars | None = None,
-    calls: Any = None,
-    tokens: Any = None,
-    input_tokens: Any = None,
-    output_tokens: Any = None,
-) -> tuple[Limits, Shares]:
-    """What is given as amounts, and what as shares."""
-    given = (usd, calls, tokens, input_tokens, output_tokens)
-    shares, amounts = split(dict(zip(Limits._fields, given, strict=True)))
-    dollars = amounts.pop("usd")
-    counts = [_count(name, value) for name, value in amounts.items()]
-    return Limits(None if dollars is None else parse_usd(dollars), *counts), shares
+def _asked(usd: Dollars | None, parent: Budget | None, **limits: Any) -> Given:
+    """What a budget is given; a share that says no windows has the parent's."""
+    asked = given(usd, **limits)
+    if not asked.shares or asked.schedule is not None or parent is None:
+        return asked
+    schedule = parent._given.schedule
+    if isinstance(schedule, Interval):
+        raise ValueError(
+            f"the windows of budget {parent.name!r} have a fixed length from its first use on: "
+            f"a share of it needs per= as well, and counts its own from its own first use on"
+        )
+    return asked._replace(schedule=schedule)
 
 
 def _sum(limit: int | None, added: int | None) -> int | None:
     return None if limit is None else limit + (added or 0)
 
 
-def _count(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be a whole number, 0 or more, got {value!r}")
-    return value
+def _zone(tz: str | tzinfo | None, parent: Budget | None) -> tzinfo:
+    if tz is not None:
+        return zone_named(tz)
+    return UTC if parent is None else parent._zone
 
 
 def _name(name: object) -> str:
-    if not isinstance(name, str) or not name.strip() or "/" in name:
-        raise ValueError(f"a budget's name must be text without '/', got {name!r}")
+    if not isinstance(name, str) or not name.strip() or "/" in name or MARK in name:
+        raise ValueError(f"a budget's name must be text without '/' and '{MARK}', got {name!r}")
     return name

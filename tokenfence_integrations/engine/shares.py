@@ -3,40 +3,16 @@
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tokenfence_integrations.stores.base import Limits
 
-__all__ = ["Shares", "resolve", "split"]
+__all__ = ["Shares", "resolve", "share_in", "share_of"]
 
 Shares: TypeAlias = Mapping[str, Fraction]
 """By quantity, 0 to 1."""
 
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%")
-
-
-def split(given: Mapping[str, Any]) -> tuple[Shares, dict[str, Any]]:
-    """Part what is given as shares from what is given as amounts.
-
-    Args:
-        given: Limits by quantity, as for `Budget`.
-
-    Returns:
-        The shares; and the others, with None where there is a share.
-
-    Raises:
-        ValueError: A share is not one of 0 % to 100 %.
-
-    Example:
-        >>> split({"usd": "20%", "calls": 5})
-        ({'usd': Fraction(1, 5)}, {'usd': None, 'calls': 5})
-    """
-    shares = {
-        quantity: _share(quantity, value)
-        for quantity, value in given.items()
-        if isinstance(value, str) and value.strip().endswith("%")
-    }
-    return shares, {q: None if q in shares else value for q, value in given.items()}
 
 
 def resolve(shares: Shares, limits: Limits, above: Limits, name: str) -> Limits:
@@ -67,8 +43,27 @@ def resolve(shares: Shares, limits: Limits, above: Limits, name: str) -> Limits:
     return limits._replace(**amounts)
 
 
-def _share(quantity: str, text: str) -> Fraction:
-    match = _PERCENT.fullmatch(text.strip())
+def share_in(quantity: str, value: object) -> Fraction | None:
+    """The share that a value is; None if it is none.
+
+    Raises:
+        ValueError: It is a share, but not one of 0 % to 100 %.
+
+    Example:
+        >>> share_in("calls", "12.5%"), share_in("calls", 5)
+        (Fraction(1, 8), None)
+    """
+    is_share = isinstance(value, str) and value.rstrip().endswith("%")
+    return share_of(quantity, value) if is_share else None  # type: ignore[arg-type]
+
+
+def share_of(quantity: str, text: str) -> Fraction:
+    """Read a share.
+
+    Raises:
+        ValueError: It is not one of 0 % to 100 %.
+    """
+    match = _PERCENT.fullmatch(text.strip()) if len(text) <= 40 else None
     share = Fraction(match[1]) / 100 if match else None
     if share is None or share > 1:
         raise ValueError(

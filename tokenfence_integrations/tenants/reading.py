@@ -71,7 +71,7 @@ class _Reader:
         }
         self._check_templates(list(tiers.values()))
         default = data.get("default_tier")
-        if default is not None and default not in tiers:
+        if default is not None and (not isinstance(default, str) or default not in tiers):
             have = ", ".join(map(repr, tiers)) or "none"
             self._fail(("default_tier",), f"must be one of the tiers, {have}, got {default!r}")
         return Plan(self._source, roots, tiers, default, store, size)
