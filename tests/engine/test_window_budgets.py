@@ -482,14 +482,27 @@ def test_a_task_that_waits_for_a_window_is_not_stuck(clock: FakeClock) -> None:
     waiting.close()
 
 
-def ticking(left: float = 0.05) -> Clock:
-    """A clock that runs, and whose minute ends in a moment."""
-    begun = time.monotonic()
-    return Clock(lambda: 60_060.0 - left + time.monotonic() - begun, time.monotonic)
+class Stopped:
+    """A clock that stands still shortly before the end of a minute, until it is let go."""
+
+    def __init__(self, left: float = 0.05) -> None:
+        self._at = 60_060.0 - left
+        self._begun: float | None = None
+
+    def go(self) -> None:
+        self._begun = time.monotonic()
+
+    def wall(self) -> float:
+        return self._at + (0.0 if self._begun is None else time.monotonic() - self._begun)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.wall, time.monotonic)
 
 
 async def test_tasks_are_admitted_in_the_next_window_in_their_order(store: Store) -> None:
-    budget = Budget("3 calls/minute", clock=ticking(), store=store)
+    clock = Stopped()
+    budget = Budget("3 calls/minute", clock=clock.clock, store=store)
     for _ in range(3):
         spend(budget, 1)
     order: list[int] = []
@@ -501,26 +514,27 @@ async def test_tasks_are_admitted_in_the_next_window_in_their_order(store: Store
 
     tasks = [asyncio.create_task(one(number)) for number in range(5)]
     await idle()
-    async with asyncio.timeout(20):
-        while len(order) < 3:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            tasks = [task for task in tasks if not task.done()]
+    assert not order
+    clock.go()
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(*tasks, return_exceptions=True)
     assert order == [0, 1, 2]
+    # That one is full, and the next one opens in 60 seconds: they would wait for 30.
+    assert [type(result) for result in results[3:]] == [BudgetExceeded] * 2
     assert budget.snapshot().spent.calls == 3
-    assert not any(task.done() for task in tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    assert budget.ledger.total == 6
     assert not budget._tree.line.waiting
 
 
 def test_threads_are_admitted_in_the_next_window(asleep: Asleep) -> None:
-    budget = Budget("2 calls/minute", clock=ticking(left=0.2))
+    clock = Stopped()
+    budget = Budget("2 calls/minute", clock=clock.clock)
     for _ in range(2):
         spend(budget, 1)
     workers = [Worker(lambda: spend(budget, 1)) for _ in range(2)]
     for _ in workers:
         asleep.wait()
+    clock.go()
     assert {worker.result().outcome for worker in workers} == {"settled"}
     assert budget.ledger.total == 4
     assert budget.snapshot().spent.calls == 2
