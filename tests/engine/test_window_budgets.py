@@ -16,8 +16,8 @@ from tokenfence_integrations import Budget, BudgetExceeded, Usage
 from tokenfence_integrations.engine.admitting import Admission
 from tokenfence_integrations.engine.drivers import Sleep
 from tokenfence_integrations.engine.tree import Clock
-from tokenfence_integrations.engine.waiting import STALLED_AFTER, SyncWaiter
-from tokenfence_integrations.stores.base import Read, Store
+from tokenfence_integrations.engine.waiting import PATIENCE, STALLED_AFTER, SyncWaiter
+from tokenfence_integrations.stores.base import Read, Reply, Store
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = 3600
@@ -465,6 +465,56 @@ def test_an_end_gives_room_before_the_window_does(clock: FakeClock) -> None:
     assert asked.path == ("budget~2026-11-24T10:00+00:00",)
     assert budget._tree.store.execute(asked).done
     flow.close()
+
+
+def test_small_calls_pass_one_that_waits_for_a_window_as_often_as_they_fit(
+    clock: FakeClock,
+) -> None:
+    """What is left of this window is of no use to it, so the line does not close behind it."""
+    budget = Budget(nano(100), per="minute", clock=clock.clock)
+    spend(budget, 50)
+    flow = steps(budget, 60)
+    assert type(next(flow)) is Sleep
+    for _ in range(2 * PATIENCE):
+        assert spend(budget, 1).waited == 0
+    flow.close()
+
+
+def test_newcomers_come_after_those_who_waited_for_the_window(clock: FakeClock) -> None:
+    budget = Budget(nano(100), per="minute", clock=clock.clock)
+    spend(budget, 50)
+    flow = steps(budget, 60)
+    assert type(next(flow)) is Sleep
+    clock.advance(60)
+    newcomer = steps(budget, 60)
+    assert type(next(newcomer)) is Sleep, "it looks before its turn"
+    asked = flow.send(None)
+    assert budget._tree.store.execute(asked).done
+    with pytest.raises(StopIteration):
+        flow.send(Reply(True))
+    assert next(newcomer).seconds == 60
+    newcomer.close()
+
+
+def test_uncertain_charges_of_the_last_window_can_still_be_resolved(
+    clock: FakeClock, store: Store
+) -> None:
+    budget = daily(100, clock, name="acme", store=store)
+    agent = budget.child("agent")
+    for size in (30, 40):
+        reserve(agent, size).admit().lose()
+        clock.advance(DAY)
+    reserve(agent, 50).admit().lose()
+    assert [charge.amount.usd for charge in budget.charges()] == [40, 50]
+    assert [charge.amount.usd for charge in agent.charges()] == [30, 40, 50]
+    events = listen(budget)
+    for charge in budget.charges():
+        assert budget.resolve(charge, nano(10))
+    assert [event.kind for event in events] == ["resolved"] * 2
+    assert charged(budget) == (10, 0, 0)
+    assert in_store(budget, "acme~2026-11-25") == 10
+    assert budget.ledger.total == 20
+    assert charged(agent) == (20, 0, 30)
 
 
 def test_a_task_that_waits_for_a_window_is_not_stuck(clock: FakeClock) -> None:
