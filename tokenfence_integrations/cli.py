@@ -1,22 +1,30 @@
-"""The command line: ``tokenfence demo`` and ``tokenfence prices``."""
+"""The command line: ``tokenfence demo``, ``tokenfence prices`` and ``tokenfence reconcile``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenfence_integrations.errors import UnknownModelError
-from tokenfence_integrations.money import parse_usd
+from tokenfence_integrations.errors import TokenFenceError, UnknownModelError
+from tokenfence_integrations.money import format_usd, parse_usd
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card, Rates
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from tokenfence_integrations.reconcile.command import Report
+    from tokenfence_integrations.reconcile.matching import Match
+    from tokenfence_integrations.stores.base import Store
 
 DISTRIBUTION = "tokenfence-integrations"
 
@@ -51,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; None (the default) takes those of the process.
 
     Returns:
-        The exit code: 0; 1 if the demo's guarded run overspent; 2 if what was asked for cannot be
-        done; 130 if it was interrupted.
+        The exit code: 0; 1 if the demo's guarded run overspent, or a charge to be settled was gone;
+        2 if what was asked for cannot be done; 130 if it was interrupted.
 
     Raises:
         SystemExit: The arguments are wrong (code 2), or ask for help or the version (code 0).
@@ -62,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return _prices(arguments) if arguments.command == "prices" else _demo(arguments)
+        return _COMMANDS[arguments.command](arguments)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
         if library not in _OPTIONAL:
@@ -117,6 +125,57 @@ def _parser() -> argparse.ArgumentParser:
         "(characters), or for the one thing named.",
     )
     prices.add_argument("models", nargs="+", metavar="model", help="such as gpt-4o")
+
+    reconcile = commands.add_parser(
+        "reconcile",
+        help="list uncertain charges, and settle those whose cost is known",
+        description="List the calls that are charged although nobody knows whether they were "
+        "billed, and replace those whose cost is known. Nothing is changed without --apply.",
+    )
+    reconcile.add_argument("store", metavar="STORE_URL", help="such as sqlite:///budgets.db")
+    reconcile.add_argument("--budget", metavar="NAME", help="only of this budget and those below")
+    reconcile.add_argument(
+        "--older-than",
+        type=_duration,
+        default=0.0,
+        metavar="AGE",
+        help="only of calls this old, such as 90s, 30m, 1h or 2d",
+    )
+    reconcile.add_argument(
+        "--settle",
+        type=_settlement,
+        action="append",
+        default=[],
+        metavar="ID=USD",
+        help="the call did cost this, such as 7=$0.0042 (repeatable)",
+    )
+    reconcile.add_argument(
+        "--release",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="the call was not billed (repeatable)",
+    )
+    reconcile.add_argument(
+        "--from",
+        dest="export",
+        type=Path,
+        metavar="CSV",
+        help="a provider's usage export: settle what is certain by it",
+    )
+    reconcile.add_argument(
+        "--ledger",
+        type=Path,
+        metavar="CSV",
+        help="the file of a LedgerFile: which calls of the export are known; what is settled is "
+        "added to it",
+    )
+    reconcile.add_argument(
+        "--provider",
+        default="openai",
+        help="whose prices count where the export has no cost (default: %(default)s)",
+    )
+    reconcile.add_argument("--apply", action="store_true", help="do it, instead of showing it")
     return parser
 
 
@@ -151,6 +210,82 @@ def _prices(arguments: argparse.Namespace) -> int:
     for card in cards:
         console.print(_title(card), _price_table(card), sep="\n", soft_wrap=True)
     return 0
+
+
+def _reconcile(arguments: argparse.Namespace) -> int:
+    from tokenfence_integrations.reconcile import command
+
+    console = _console()
+    costs = dict(arguments.settle) | dict.fromkeys(arguments.release, 0)
+    if len(costs) < len(arguments.settle) + len(arguments.release):
+        return _fail("a charge is named twice by --settle and --release")
+    wanted = command.Wanted(
+        budget=arguments.budget,
+        older_than=arguments.older_than,
+        settle=costs,
+        export=arguments.export,
+        ledger=arguments.ledger,
+        provider=arguments.provider,
+    )
+    try:
+        store = _open_store(arguments.store)
+        report = command.plan(store, wanted)
+        gone = command.carry_out(store, report, arguments.ledger) if arguments.apply else []
+    except (TokenFenceError, ValueError) as error:
+        return _fail(str(error))
+    if report.matches:
+        console.print(_charge_table(report))
+    for line in report.unread:
+        console.print(f"cannot be read: {line}", soft_wrap=True)
+    console.print(_outcome(report, gone, applied=arguments.apply), soft_wrap=True)
+    return 1 if gone else 0
+
+
+def _open_store(url: str) -> Store:
+    from tokenfence_integrations.stores.urls import SQLITE, open_store
+
+    if url == "memory:":
+        raise ValueError("'memory:' lives in its process alone: use budget.charges() there")
+    if url.startswith(SQLITE) and not os.path.isfile(url.removeprefix(SQLITE)):
+        raise ValueError(f"there is no file {url.removeprefix(SQLITE)}")
+    return open_store(url)
+
+
+def _charge_table(report: Report) -> Table:
+    from rich.table import Table
+
+    table = Table("id", "budget", "model", "when (UTC)")
+    table.add_column("charged", justify="right")
+    table.add_column("cost", justify="right")
+    table.add_column("why")
+    for charge, spent, _, why in report.matches:
+        when = datetime.fromtimestamp(charge.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        cost = "?" if spent is None else format_usd(spent.usd)
+        charged = format_usd(charge.amount.usd)
+        table.add_row(charge.id, charge.path[0], charge.what, when, charged, cost, why)
+    return table
+
+
+def _outcome(report: Report, gone: Sequence[Match], *, applied: bool) -> str:
+    stay = [found for found in report.matches if found.spent is None]
+    known = [found for found in report.matches if found.spent is not None and found not in gone]
+    charged, left = (
+        format_usd(sum(found.charge.amount.usd for found in each)) for each in (known, stay)
+    )
+    cost = format_usd(sum(found.spent.usd for found in known if found.spent is not None))
+    parts = [f"{len(stay)} uncertain, {left} charged"]
+    if known:
+        verb = "settled" if applied else "to be settled"
+        parts.append(f"{len(known)} {verb}: {charged} charged, {cost} true")
+    if gone:
+        ids = ", ".join(found.charge.id for found in gone)
+        parts.append(f"{ids} left alone: not charged any more, so resolved by somebody else")
+    if known and not applied:
+        parts.append("nothing was changed; add --apply to do it")
+    return "; ".join(parts)
+
+
+_COMMANDS = {"demo": _demo, "prices": _prices, "reconcile": _reconcile}
 
 
 def _price_table(card: Card) -> Table | str:
@@ -230,6 +365,21 @@ def _budget(text: str) -> int:
     if amount == 0:
         raise argparse.ArgumentTypeError("a budget of nothing stops every call: give more than 0")
     return amount
+
+
+def _duration(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age such as 90s, 30m, 1h or 2d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
+
+
+def _settlement(text: str) -> tuple[str, int]:
+    charge, _, cost = text.partition("=")
+    try:
+        return charge.strip(), parse_usd(cost)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ID=USD: {error}") from error
 
 
 def _fail(message: str) -> int:

@@ -108,11 +108,14 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         if self.waited:
             parts.append(f"waited {self.waited:.1f} s")
         call = f"this call to {self.model}" if self.model else "this call"
-        return (
+        sentences = (
             f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
-            f"{', '.join(parts)}.{self._aside()} Raise the limit with budget.top_up(), ask for "
-            f"a shorter answer (max_tokens), or give a cheaper fallback."
+            f"{', '.join(parts)}.",
+            self.renewal,
+            "Raise the limit with budget.top_up(), ask for a shorter answer (max_tokens), or give "
+            "a cheaper fallback.",
         )
+        return " ".join(filter(None, sentences))
 
     @property
     def renewal(self) -> str:
@@ -121,9 +124,6 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
             return ""
         at = self.window_ends.isoformat(sep=" ")
         return f"The next window opens in {_duration(self.retry_after)}, at {at}."
-
-    def _aside(self) -> str:
-        return f" {self.renewal}" if self.renewal else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.budget, self.spent, dict(self._details()))

@@ -16,8 +16,8 @@ from tokenfence_integrations import Budget, BudgetExceeded, Usage
 from tokenfence_integrations.engine.admitting import Admission
 from tokenfence_integrations.engine.drivers import Sleep
 from tokenfence_integrations.engine.tree import Clock
-from tokenfence_integrations.engine.waiting import STALLED_AFTER, SyncWaiter
-from tokenfence_integrations.stores.base import Read, Store
+from tokenfence_integrations.engine.waiting import PATIENCE, STALLED_AFTER, SyncWaiter
+from tokenfence_integrations.stores.base import Read, Reply, Store
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = 3600
@@ -467,6 +467,56 @@ def test_an_end_gives_room_before_the_window_does(clock: FakeClock) -> None:
     flow.close()
 
 
+def test_small_calls_pass_one_that_waits_for_a_window_as_often_as_they_fit(
+    clock: FakeClock,
+) -> None:
+    """What is left of this window is of no use to it, so the line does not close behind it."""
+    budget = Budget(nano(100), per="minute", clock=clock.clock)
+    spend(budget, 50)
+    flow = steps(budget, 60)
+    assert type(next(flow)) is Sleep
+    for _ in range(2 * PATIENCE):
+        assert spend(budget, 1).waited == 0
+    flow.close()
+
+
+def test_newcomers_come_after_those_who_waited_for_the_window(clock: FakeClock) -> None:
+    budget = Budget(nano(100), per="minute", clock=clock.clock)
+    spend(budget, 50)
+    flow = steps(budget, 60)
+    assert type(next(flow)) is Sleep
+    clock.advance(60)
+    newcomer = steps(budget, 60)
+    assert type(next(newcomer)) is Sleep, "it looks before its turn"
+    asked = flow.send(None)
+    assert budget._tree.store.execute(asked).done
+    with pytest.raises(StopIteration):
+        flow.send(Reply(True))
+    assert next(newcomer).seconds == 60
+    newcomer.close()
+
+
+def test_uncertain_charges_of_the_last_window_can_still_be_resolved(
+    clock: FakeClock, store: Store
+) -> None:
+    budget = daily(100, clock, name="acme", store=store)
+    agent = budget.child("agent")
+    for size in (30, 40):
+        reserve(agent, size).admit().lose()
+        clock.advance(DAY)
+    reserve(agent, 50).admit().lose()
+    assert [charge.amount.usd for charge in budget.charges()] == [40, 50]
+    assert [charge.amount.usd for charge in agent.charges()] == [30, 40, 50]
+    events = listen(budget)
+    for charge in budget.charges():
+        assert budget.resolve(charge, nano(10))
+    assert [event.kind for event in events] == ["resolved"] * 2
+    assert charged(budget) == (10, 0, 0)
+    assert in_store(budget, "acme~2026-11-25") == 10
+    assert budget.ledger.total == 20
+    assert charged(agent) == (20, 0, 30)
+
+
 def test_a_task_that_waits_for_a_window_is_not_stuck(clock: FakeClock) -> None:
     """What it holds will end, so others wait for that; it alone would not refuse them."""
     total = Budget(nano(100), clock=clock.clock)
@@ -482,14 +532,27 @@ def test_a_task_that_waits_for_a_window_is_not_stuck(clock: FakeClock) -> None:
     waiting.close()
 
 
-def ticking(left: float = 0.05) -> Clock:
-    """A clock that runs, and whose minute ends in a moment."""
-    begun = time.monotonic()
-    return Clock(lambda: 60_060.0 - left + time.monotonic() - begun, time.monotonic)
+class Stopped:
+    """A clock that stands still shortly before the end of a minute, until it is let go."""
+
+    def __init__(self, left: float = 0.05) -> None:
+        self._at = 60_060.0 - left
+        self._begun: float | None = None
+
+    def go(self) -> None:
+        self._begun = time.monotonic()
+
+    def wall(self) -> float:
+        return self._at + (0.0 if self._begun is None else time.monotonic() - self._begun)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.wall, time.monotonic)
 
 
 async def test_tasks_are_admitted_in_the_next_window_in_their_order(store: Store) -> None:
-    budget = Budget("3 calls/minute", clock=ticking(), store=store)
+    clock = Stopped()
+    budget = Budget("3 calls/minute", clock=clock.clock, store=store)
     for _ in range(3):
         spend(budget, 1)
     order: list[int] = []
@@ -501,26 +564,27 @@ async def test_tasks_are_admitted_in_the_next_window_in_their_order(store: Store
 
     tasks = [asyncio.create_task(one(number)) for number in range(5)]
     await idle()
-    async with asyncio.timeout(20):
-        while len(order) < 3:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            tasks = [task for task in tasks if not task.done()]
+    assert not order
+    clock.go()
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(*tasks, return_exceptions=True)
     assert order == [0, 1, 2]
+    # That one is full, and the next one opens in 60 seconds: they would wait for 30.
+    assert [type(result) for result in results[3:]] == [BudgetExceeded] * 2
     assert budget.snapshot().spent.calls == 3
-    assert not any(task.done() for task in tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    assert budget.ledger.total == 6
     assert not budget._tree.line.waiting
 
 
 def test_threads_are_admitted_in_the_next_window(asleep: Asleep) -> None:
-    budget = Budget("2 calls/minute", clock=ticking(left=0.2))
+    clock = Stopped()
+    budget = Budget("2 calls/minute", clock=clock.clock)
     for _ in range(2):
         spend(budget, 1)
     workers = [Worker(lambda: spend(budget, 1)) for _ in range(2)]
     for _ in workers:
         asleep.wait()
+    clock.go()
     assert {worker.result().outcome for worker in workers} == {"settled"}
     assert budget.ledger.total == 4
     assert budget.snapshot().spent.calls == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -193,6 +194,35 @@ class Trees(RuleBasedStateMachine):
         del call
         self._end(entry, Ending(uncertain=bound if kept else Amounts()))
 
+    @rule(
+        on=budgets,
+        number=st.integers(0, 20),
+        truth=st.one_of(st.integers(0, 200), st.tuples(sizes, sizes)),
+    )
+    def resolve(self, on: tuple[Budget, Account], number: int, truth: Any) -> None:
+        charges = on[0].charges()
+        if not charges:
+            return
+        charge = charges[number % len(charges)]
+        charged = Amounts(*charge.amount)
+        if isinstance(truth, tuple):
+            usage = Usage(*truth)
+            spent = cost(charge.what, usage)
+            done = on[0].resolve(charge, usage, prices=BOOK)
+        else:
+            spent = replace(charged, usd=truth) if truth else Amounts()
+            done = on[0].resolve(charge, nano(truth))
+        assert done
+        assert not on[0].resolve(charge, nano(7)), "resolved twice"
+        for _, account in self.known:
+            if account.name in charge.path:
+                account.uncertain.add(charged, -1)
+                account.spent.add(spent)
+                for quantity in QUANTITIES:
+                    account.beyond[quantity] += max(0, getattr(spent, quantity))
+                if account.name == charge.path[0]:
+                    account.own.add(spent)
+
     @rule(number=st.integers(0, 20), how=st.sampled_from(["settle", "release", "lose"]))
     def end_again(self, number: int, how: str) -> None:
         if self.ended:
@@ -248,6 +278,14 @@ class Trees(RuleBasedStateMachine):
                 parts = (now.spent, now.reserved, now.uncertain)
                 used = sum(getattr(part, quantity) for part in parts)
                 assert used <= limit + account.beyond[quantity], (budget, quantity)
+
+    @invariant()
+    def what_is_uncertain_is_the_sum_of_the_charges(self) -> None:
+        for budget, account in self.known:
+            total = Amounts()
+            for charge in budget.charges():
+                total.add(Amounts(*charge.amount))
+            assert total == account.uncertain, budget
 
     @invariant()
     def every_reservation_ends_once(self) -> None:

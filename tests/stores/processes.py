@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.engine.helpers import nano, reserve
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, guard
+from tokenfence_integrations.reconcile.ledgers import LedgerFile
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 from tokenfence_integrations.stores.sqlite_books import Books
 
@@ -57,11 +58,12 @@ def hold(file: str, limit: str, size: str) -> None:
         call.settle(Usage(0, 1))
 
 
-def die(file: str, point: str) -> None:
+def die(file: str, point: str, ledger: str = "") -> None:
     """Settle one call to the provider, and be killed at a point of the next one."""
     import openai  # which takes a second, and the others do not need it
 
-    budget = Budget("$0.01", name="acme", store=f"sqlite:///{file}")
+    sink = LedgerFile(ledger) if ledger else None
+    budget = Budget("$0.01", name="acme", store=f"sqlite:///{file}", sink=sink)
     client = guard(openai.OpenAI(max_retries=0), budget=budget, on_limit="raise")
 
     def ask() -> None:

@@ -93,6 +93,19 @@ class Accounts:
         """The window that was open when the accounts were last asked for."""
         return self._window
 
+    def kept(self) -> Path:
+        """The budget's own accounts that the store may still have, of the open window first."""
+        window, schedule = self._window, self._schedule
+        if window is None or schedule is None:
+            return self._path[:1]
+        windows, since = [window], self._tree.now() - KEPT
+        while len(windows) == 1 or windows[-1].start > since:
+            before = schedule.at(windows[-1].start - 1)
+            if before == windows[-1]:  # the first one, at its anchor
+                break
+            windows.append(before)
+        return tuple([account_named(self._name, each) for each in windows])
+
     def renewals(self) -> list[Renewal | None]:
         """For each account of the path, leaf first, the window that it will be renewed after."""
         window, schedule = self._window, self._schedule
@@ -113,16 +126,18 @@ class Accounts:
             if above is None:
                 return None
             parents, until = above, self._above._until
-        account = self._path[0]
+        account, opened = self._path[0], False
         if self._schedule is not None:
             window = self._window
             if window is None or now >= window.end:
                 if isinstance(self._schedule, Interval) and self._schedule.anchor is None:
                     return None
-                window = self._opened(self._schedule, now)
+                window, opened = self._opened(self._schedule, now), True
             account, until = account_named(self._name, window), min(until, window.end)
         self._path = (account, *parents)
         self._until = until
+        if opened:
+            self._tree.line.opened(self._name)
         return self._path
 
     def _opened(self, schedule: Schedule, now: float) -> Window:

@@ -114,6 +114,8 @@ class Admission:
         line, request = self._tree.line, self._call.request
         if not self._patient:
             return
+        if self._accounts is not None:
+            self._accounts.known()  # if a window opens by that, those who waited come first
         if line.must_queue(self._names):
             waiter = self._join()
             self._begun_at = self._now()
@@ -265,8 +267,8 @@ class Admission:
         opens = self._accounts.until
         yield Sleep(waiter, min(seconds, max(SHORTEST, opens - self._tree.now())))
         if waiter.turn_since is None and self._tree.now() >= opens:
-            # Here they all wake at once; whoever came first is to be the first to look.
-            line.freed()
+            # All wake at once here. The first of them has the line told, in which turns begin anew.
+            self._accounts.known()
             yield Sleep(waiter, STALLED_AFTER)
 
     def _left(self) -> float:

@@ -13,12 +13,19 @@ from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine import scope as scopes
 from tokenfence_integrations.engine.accounts import Accounts
+from tokenfence_integrations.engine.charges import costing, using
 from tokenfence_integrations.engine.drivers import run
 from tokenfence_integrations.engine.events import Event, Listener
 from tokenfence_integrations.engine.grammar import Dollars, Given, Per, given, whole
-from tokenfence_integrations.engine.ledger import Ledger, LedgerRecord, LedgerView, Sink
+from tokenfence_integrations.engine.ledger import (
+    Ledger,
+    LedgerRecord,
+    LedgerView,
+    Outcome,
+    Sink,
+)
 from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.names import MARK
+from tokenfence_integrations.engine.names import MARK, budget_of
 from tokenfence_integrations.engine.policy import (
     Fallback,
     OnLimit,
@@ -26,7 +33,7 @@ from tokenfence_integrations.engine.policy import (
     Policy,
     parse_fallback,
 )
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.request import NO_TAGS, CallRequest
 from tokenfence_integrations.engine.shares import resolve
 from tokenfence_integrations.engine.snapshot import Snapshot, described, settled_share
 from tokenfence_integrations.engine.tree import Clock, Tree
@@ -42,16 +49,19 @@ from tokenfence_integrations.stores.base import (
     Adjust,
     Amount,
     Book,
+    Charge,
     Limits,
     Open,
     Path,
     Read,
     Reset,
+    Resolve,
     SetLimits,
     Store,
 )
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.urls import open_store
+from tokenfence_integrations.usage import Usage
 
 __all__ = ["Budget", "Dollars", "as_budget"]
 
@@ -376,11 +386,7 @@ class Budget:
             True,
             tags,
         )
-        if prices is None:
-            prices = book_of(provider)
-        elif not isinstance(prices, PriceBook):
-            prices = PriceBook(prices, provider)
-        return Call(self, request, policy, prices)
+        return Call(self, request, policy, _book(prices, provider))
 
     def scope(self) -> AbstractContextManager["Budget"]:
         """Make this the budget of everything guarded without one of its own, in this context.
@@ -408,6 +414,97 @@ class Budget:
         tree.store.note(Book(path, spent))
         self._note("recorded", path, spent, NOTHING)
         self.tell_threshold()
+
+    def charges(self) -> tuple[Charge, ...]:
+        """The calls that make up `uncertain` here and in all children, oldest first.
+
+        With windows, also those of the last ones, for as long as their accounts are kept. The store
+        is asked, so a store on a disk or a network is waited for.
+
+        Raises:
+            StoreError: The store cannot be used.
+
+        Example:
+            >>> for charge in budget.charges():  # doctest: +SKIP
+            ...     print(charge)
+            7: $0.0042 for gpt-4o on team/researcher, 2026-11-24 09:30:00 UTC
+        """
+        self._tree.settle_orphans()
+        if self.accounts is None:
+            return self._tree.store.charges(self.name)
+        self.charged_path()
+        found = [c for name in self.accounts.kept() for c in self._tree.store.charges(name)]
+        return tuple(sorted(found, key=lambda charge: charge.at))
+
+    def resolve(
+        self,
+        charge: Charge,
+        truth: Dollars | Usage,
+        *,
+        provider: str = "openai",
+        prices: Mapping[str, Price] | PriceBook | None = None,
+    ) -> bool:
+        """Replace an uncertain charge by what the call did cost; calls that wait look again.
+
+        Like `reset`, it waits for a store on a disk or a network.
+
+        Args:
+            charge: One of `charges`.
+            truth: What it cost, in dollars: 0 if it was never billed. Its tokens then stay counted
+                as they were charged. Or what the provider reports that it used.
+            provider: Whose prices count, for a usage.
+            prices: Prices of your own by model name, for a usage; or a `PriceBook`.
+
+        Returns:
+            Whether it was still charged to this budget. If not, nothing has changed: it was
+            resolved already, or reset, or the call has told its cost itself.
+
+        Raises:
+            ValueError: An amount is not valid.
+            UnknownModelError: The model of the charge has no known price.
+            StoreError: The store cannot be used.
+
+        Example:
+            >>> for charge in budget.charges():  # doctest: +SKIP
+            ...     budget.resolve(charge, "$0.0031")
+        """
+        usage = truth if isinstance(truth, Usage) else None
+        spent = (
+            costing(charge, parse_usd(truth))
+            if not isinstance(truth, Usage)
+            else using(charge, truth, _book(prices, provider))
+        )
+        tree = self._tree
+        with tree.correcting:
+            # As it is now: a reset since it was listed has taken it out of some accounts.
+            now = {each.id: each for each in self.charges()}.get(charge.id)
+            if now is None or not tree.store.execute(Resolve(now.id, spent)).done:
+                return False
+            undone = Amount(*[-part for part in now.amount])
+            tags = {"charge": now.id, "at": now.at}
+            self._note("resolved", now.path, spent, undone, now.what, usage, tags)
+        budget: Budget | None = self
+        while budget is not None:
+            budget._crossed = budget._crossed if budget.should_downgrade else ""
+            budget = budget.parent
+        tree.line.freed()
+        if tree.listeners:
+            path = tuple(map(budget_of, now.path))
+            event = Event(
+                kind="resolved",
+                budget=path[0],
+                call=0,
+                at=tree.clock.wall(),
+                model_asked=now.what,
+                model=now.what,
+                bound=now.amount.usd,
+                cost=spent.usd,
+                usage=usage,
+                tags=tags,
+            )
+            tree.tell(path, event)
+            self.tell_threshold()
+        return True
 
     def top_up(
         self,
@@ -587,11 +684,14 @@ class Budget:
         """
         below = self._below()
         accounts = tuple([budget.charged_path()[0] for budget in below])
-        states = self._tree.store.execute(Reset(accounts)).states
-        for budget, account, state in zip(below, accounts, states, strict=True):
-            undone = [Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)]
-            self._note("recorded", (account,), *undone)
-            budget._crossed = ""
+        with self._tree.correcting:
+            states = self._tree.store.execute(Reset(accounts)).states
+            for budget, account, state in zip(below, accounts, states, strict=True):
+                spent, uncertain = (
+                    Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)
+                )
+                self._note("recorded", (account,), spent, uncertain)
+                budget._crossed = ""
         self._tree.line.freed()
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
@@ -856,23 +956,32 @@ class Budget:
         name = self._own_name if window is None else f"{self._own_name} ({window.name})"
         return described(name, self._state())
 
-    def _note(self, outcome: Any, accounts: Path, spent: Amount, uncertain: Amount) -> None:
+    def _note(
+        self,
+        outcome: Outcome,
+        accounts: Path,
+        spent: Amount,
+        uncertain: Amount,
+        model: str = "",
+        usage: Usage | None = None,
+        tags: Mapping[str, Any] = NO_TAGS,
+    ) -> None:
         self._tree.ledger.append(
             LedgerRecord(
                 at=self._tree.clock.wall(),
                 call=0,
                 accounts=accounts,
-                model_asked="",
-                model="",
+                model_asked=model,
+                model=model,
                 outcome=outcome,
-                usage=None,
+                usage=usage,
                 cost=spent.usd,
                 uncertain=uncertain.usd,
                 bound=0,
                 cap=None,
                 truncated=False,
                 waited=0.0,
-                tags={},
+                tags=tags,
             )
         )
 
@@ -898,6 +1007,12 @@ class Budget:
 
 
 _PLAIN = Policy()
+
+
+def _book(prices: Mapping[str, Price] | PriceBook | None, provider: str) -> PriceBook:
+    if prices is None:
+        return book_of(provider)
+    return prices if isinstance(prices, PriceBook) else PriceBook(prices, provider)
 
 
 def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:

@@ -18,6 +18,7 @@ EventKind: TypeAlias = Literal[
     "settled",
     "released",
     "uncertain",
+    "resolved",
     "threshold_crossed",
     "bound_exceeded",
 ]
@@ -30,12 +31,14 @@ class Event:
     Args:
         kind: What happened.
         budget: Path of the budget, such as ``"team/researcher"``.
-        call: Number of the call's attempt, unique in its budget tree; 0 for none.
+        call: Number of the call's attempt, unique in its budget tree; 0 for none, and for
+            ``resolved``, whose tags have the charge's id and time.
         at: Unix time in seconds.
         model_asked: The model that the caller asked for.
         model: The model that the call goes to.
         bound: The most that the call can cost, in nano-dollars.
-        cost: What it did cost (``settled``), or is charged (``uncertain``), in nano-dollars.
+        cost: What it did cost (``settled``, ``resolved``), or is charged (``uncertain``), in
+            nano-dollars.
         cap: The output maximum that we set, in tokens per choice; None if we set none.
         waited: Seconds that it waited.
         usage: What the provider reported, if it did.

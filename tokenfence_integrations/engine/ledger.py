@@ -11,7 +11,7 @@ from tokenfence_integrations.usage import Usage
 
 __all__ = ["Ledger", "LedgerRecord", "LedgerView", "Outcome", "Sink"]
 
-Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded"]
+Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded", "resolved"]
 
 
 class LedgerRecord(NamedTuple):
@@ -21,7 +21,9 @@ class LedgerRecord(NamedTuple):
     uncertain, in nano-dollars; ``bound`` is what was reserved for it. ``cap`` is the output
     maximum per choice that we set (None: we set none) and ``truncated`` tells that the answer was
     cut short by it. ``waited`` is in seconds, ``at`` in Unix time. ``accounts`` is the path, leaf
-    first; that of a budget with windows is named after the window too: ``"acme~2026-11-24"``.
+    first; that of a budget with windows is named after the window too: ``"acme~2026-11-24"``. Two
+    outcomes are no attempt's: ``recorded`` (`Budget.record` and `reset`), and ``resolved`` (an
+    uncertain charge, replaced by its cost: ``uncertain`` is then negative).
     """
 
     at: float

@@ -5,7 +5,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from threading import RLock
+from threading import Lock, RLock
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
@@ -75,6 +75,8 @@ class Tree:
         self._latest = 0.0
         self._retiring: list[tuple[float, str]] = []
         self._to_retire: set[str] = set()
+        self.correcting = Lock()
+        """Held while books are corrected by hand, so that the ledger tells what was corrected."""
         self._forecasts: dict[str, OutputForecast] = {}
 
     def now(self) -> float:

@@ -116,7 +116,12 @@ class Waiter:
         raise NotImplementedError
 
     def competes(self, path: Path) -> bool:
-        """Whether a call on this path would take what this waiter waits for."""
+        """Whether a call on this path would take what this waiter waits for.
+
+        Nobody can take what is in a window that is not open yet.
+        """
+        if self.awaits_window:
+            return False
         short = self.short
         # Most often there is one account alone, or it is the root that has no room.
         return short[-1] == path[-1] or any(account in path for account in short)
@@ -220,6 +225,14 @@ class WaitingLine:
         if self.waiting:
             self._freed = True
             self._act()
+
+    def opened(self, budget: str) -> None:
+        """A budget has a new window: those who waited for it come first there, in their order."""
+        awaited = [w for w in self.waiting.copy() if w.awaits_window and budget in w.path]
+        for waiter in awaited:
+            waiter.awaits_window = waiter.blocked = False
+        if awaited:
+            self.freed()
 
     def pass_on(self, waiter: Waiter) -> None:
         """The waiter has looked and found no room: it keeps its place, the next has the turn."""

@@ -14,7 +14,8 @@ class Allocations:
     """Which child of a budget a call is charged to.
 
     Args:
-        shares: Dollars, or a limit in words (``"$2/day"``), by key; None: books of its own, but no limit of its own.
+        shares: Dollars, or a limit in words (``"$2/day"``), by key; None: books of its own, but no
+            limit of its own.
 
     Raises:
         ValueError: A share is not an amount, or a key cannot be a budget's name.

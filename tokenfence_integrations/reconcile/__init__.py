@@ -1,0 +1,1 @@
+"""Uncertain charges put right: by hand, or from what a provider says that it was paid for."""
