@@ -14,17 +14,20 @@ from tokenfence_integrations.errors import (
     NoBudgetError,
     StoreError,
     TokenFenceError,
+    UnknownBudgetError,
     UnknownModelError,
     UnmeteredError,
 )
 from tokenfence_integrations.guard import async_guard, guard
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.tenants.budgets import Budgets
 from tokenfence_integrations.usage import Usage
 
 __all__ = [
     "Budget",
     "BudgetExceeded",
+    "Budgets",
     "Call",
     "Event",
     "LedgerRecord",
@@ -34,6 +37,7 @@ __all__ = [
     "Snapshot",
     "StoreError",
     "TokenFenceError",
+    "UnknownBudgetError",
     "UnknownModelError",
     "UnmeteredError",
     "Usage",

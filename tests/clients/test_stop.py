@@ -1,5 +1,6 @@
 """on_limit="stop": a refused call answers in the endpoint's own types, however it is made."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import openai
@@ -7,10 +8,28 @@ import pydantic
 import pytest
 
 from tests.clients.helpers import CALL
+from tests.engine.helpers import FakeClock
 from tokenfence_integrations import Budget, BudgetExceeded, async_guard, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
 TEXT = "[TokenFence] Budget of $0.00 exceeded (spent $0.00). Request blocked."
+
+
+def test_the_reply_says_when_there_will_be_room(bare: openai.OpenAI) -> None:
+    clock = FakeClock(datetime(2026, 11, 24, 10, tzinfo=UTC).timestamp())
+    client = guard(bare, budget=Budget("1 call/day", clock=clock.clock))
+    client.chat.completions.create(**CALL)
+    reply = client.chat.completions.create(**CALL)
+    assert reply.choices[0].message.content == (
+        "[TokenFence] Budget of 1 calls exceeded (spent 1). Request blocked. "
+        "The next window opens in 14 h 0 min, at 2026-11-25 00:00:00+00:00."
+    )
+    clock.advance(86_400)
+    assert client.chat.completions.create(**CALL).model != "tokenfence"
+
+
+def test_a_guard_takes_a_limit_in_words(bare: openai.OpenAI) -> None:
+    assert guard(bare, budget="$5/day").tokenfence.window is not None
 
 
 class Weather(pydantic.BaseModel):

@@ -24,6 +24,7 @@ NAMES = [
     "llama_index_rag",
     "low_level",
     "streaming",
+    "tenants",
 ]
 # LlamaIndex's workflows look at every attribute of an agent, deprecated ones of pydantic's too.
 WARNINGS = ["-W", "error", "-W", "ignore::DeprecationWarning:inspect"]

@@ -26,6 +26,7 @@ from tokenfence_integrations.stores.base import (
     Reserve,
     Reset,
     Resolve,
+    SetLimits,
     Store,
 )
 
@@ -229,6 +230,45 @@ def test_limits_are_raised_where_there_are_any_and_in_one_account(store: Store) 
         Limits(usd=11, tokens=11),
         Limits(usd=10),
     ]
+
+
+@pytest.mark.parametrize("limits", [Limits(usd=7, tokens=3), Limits(calls=1), UNLIMITED])
+def test_limits_are_replaced_in_one_account_and_what_is_in_it_stays(
+    store: Store, limits: Limits
+) -> None:
+    open_path(store, leaf=Limits(usd=5, calls=4), root=Limits(usd=9))
+    store.execute(Book(PATH, Amount(2)))
+    store.execute(Reserve(PATH, 1, Amount(1, 1, 1, 1)))
+    reply = store.execute(SetLimits(PATH, limits))
+    assert reply.done
+    assert [state.limits for state in reply.states] == [limits, Limits(usd=9)]
+    assert parts(read(store)) == (Amount(2), Amount(1, 1, 1, 1), NOTHING)
+    fits = limits.calls is None
+    assert store.execute(Reserve(PATH, 2, Amount(4, 1, 0, 0))).done is fits
+
+
+def test_limits_below_what_is_charged_admit_nothing_until_it_fits(store: Store) -> None:
+    open_path(store, leaf=Limits(usd=10))
+    store.execute(Reserve(PATH, 1, Amount(8)))
+    store.execute(SetLimits(PATH, Limits(usd=5)))
+    assert not store.execute(Reserve(PATH, 2, Amount(0, 1))).done
+    store.execute(End(PATH, 1, Amount(3), NOTHING))
+    assert store.execute(Reserve(PATH, 2, Amount(2, 1))).done
+
+
+def test_replaced_limits_last_until_others_are_given_than_before(store: Store) -> None:
+    store.execute(Open(ROOT, Limits(usd=5)))
+    store.execute(SetLimits((ROOT,), Limits(tokens=7)))
+    for again in (Limits(usd=5), UNLIMITED):
+        store.execute(Open(ROOT, again))
+        assert read(store, ROOT).limits == Limits(tokens=7)
+    store.execute(Open(ROOT, Limits(usd=6)))
+    assert read(store, ROOT).limits == Limits(usd=6)
+
+
+def test_limits_of_an_account_that_was_never_opened_cannot_be_replaced(store: Store) -> None:
+    with pytest.raises(KeyError, match="root"):
+        store.execute(SetLimits((ROOT,), UNLIMITED))
 
 
 def test_a_reset_forgets_what_is_charged_and_keeps_what_is_reserved(store: Store) -> None:

@@ -174,13 +174,19 @@ class Call:
         """
         if self._key:
             raise TokenFenceError("this call was admitted already: reserve a new one")
-        tree, request = self.tree, self.request
+        tree, request, budget = self.tree, self.request, self.budget
         if tree.line.waiting or request.sublimits:
             return None
+        path = budget.path
+        if budget.accounts is not None:
+            charged = budget.accounts.known()
+            if charged is None:
+                return None
+            path = charged
         if tree.orphans or tree.leases:
             tree.settle_orphans()
         card = self.book.card(request.model)
-        if self.policy.stages and self._stages_begun():
+        if self.policy.stages and self._stages_begun(path):
             return None
         output, times = request.max_output_tokens, 1
         if output is None:
@@ -188,17 +194,19 @@ class Call:
             # Elsewhere than in memory others may be in flight of which nothing is known here.
             times = SPREAD if tree.live or not tree.instant else LONE_SHARE
         amount = request.amount(card, output)
-        return self.budget.path, next(tree.numbers), amount, times, card, output
+        return path, next(tree.numbers), amount, times, card, output
 
     def _admitted_at_once(self, wish: Wish) -> None:
         path, key, amount, _, card, output = wish
         self.tree.live[key] = (current_owner(), path, amount)
         self.admitted(key, card, output, amount)
 
-    def _stages_begun(self) -> bool:
-        states = self.tree.store.peek(self.budget.path)
-        settled = 0.0 if states is None else headroom(states, NONE_STUCK).settled
-        return states is None or self.policy.stages_begun(settled) > 0
+    def _stages_begun(self, path: Path) -> bool:
+        states = self.tree.store.peek(path)
+        if states is None:
+            return True
+        settled = max(headroom(states, NONE_STUCK).settled, self.budget.settled_of_own(states))
+        return self.policy.stages_begun(settled) > 0
 
     def options(self, settled: float, *, exact: bool) -> Options:
         """The models that could answer it, at this settled share of the budget."""
@@ -341,12 +349,15 @@ class Call:
         cut_short: bool = False,
     ) -> None:
         # The one gate of "ends exactly once": pop is atomic.
-        if self.tree.live.pop(self._key, None) is not None:
-            self.tree.store.end(self.budget.path, self._key, spent, uncertain)
-            self._ended(outcome, spent, uncertain, usage, cut_short)
+        live = self.tree.live.pop(self._key, None)
+        if live is not None:
+            # In the windows that it was admitted in, whichever are open now.
+            self.tree.store.end(live[1], self._key, spent, uncertain)
+            self._ended(live[1], outcome, spent, uncertain, usage, cut_short)
 
     def _ended(
         self,
+        path: Path,
         outcome: Outcome,
         spent: Amount,
         uncertain: Amount,
@@ -362,7 +373,7 @@ class Call:
             (
                 tree.clock.wall(),
                 self._key,
-                self.budget.path,
+                path,
                 request.model,
                 self.model,
                 outcome,

@@ -1,16 +1,18 @@
 """What all budgets of one tree share: the store, the line of waiters, the ledger, the listeners."""
 
+import heapq
 import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from threading import Lock
+from threading import Lock, RLock
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
 from tokenfence_integrations.engine.forecast import OutputForecast
 from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
+from tokenfence_integrations.engine.names import budget_of
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
 from tokenfence_integrations.stores.base import AccountState, Amount, Drop, Path, Store
 
@@ -22,6 +24,10 @@ NONE_STUCK: Sequence[Amount | None] = (None,) * 64
 
 NUMBERS = itertools.count(1)
 """Numbers of the calls: of all trees, because trees may share a store."""
+
+
+ORPHANS: "deque[Orphan]" = deque()
+"""Abandoned calls of all trees, because theirs may be gone with its last budget."""
 
 
 class Clock(NamedTuple):
@@ -58,14 +64,50 @@ class Tree:
         self.clock = clock
         self.line = WaitingLine(clock.monotonic)
         self.leases = Leases(clock.monotonic)
+        self.changing = RLock()  # held while limits change, and those that are shares of them
         self.live: dict[int, Live] = {}
         self.numbers = NUMBERS
         self.listeners: list[tuple[str, Listener]] = []
-        self.orphans: deque[Orphan] = deque()
-        self.passed: deque[Path] = deque()
+        self.orphans = ORPHANS
+        self.passed: deque[tuple[Path, bool]] = deque()
+        # Reentrant: a finalizer may end a call, and its listener look at a budget.
+        self.moving = RLock()
+        self._latest = 0.0
+        self._retiring: list[tuple[float, str]] = []
+        self._to_retire: set[str] = set()
         self.correcting = Lock()
         """Held while books are corrected by hand, so that the ledger tells what was corrected."""
         self._forecasts: dict[str, OutputForecast] = {}
+
+    def now(self) -> float:
+        """Unix time for windows: it stands still while the clock, set back, catches up."""
+        now = self.clock.wall()
+        if now < self._latest:
+            return self._latest
+        self._latest = now
+        return now
+
+    def retire_later(self, at: float, account: str) -> None:
+        """Drop a window's account at a time, or once no call of this tree is in flight there.
+
+        What is due is dropped whenever another window opens; `moving` is held.
+        """
+        if account not in self._to_retire:  # else its budget has passed, and is made again
+            self._to_retire.add(account)
+            heapq.heappush(self._retiring, (at, account))
+        now, due = self._latest, []
+        while self._retiring and self._retiring[0][0] <= now:
+            due.append(heapq.heappop(self._retiring))
+        if not due:
+            return
+        in_use = {name for _, path, _ in list(self.live.values()) for name in path}
+        for time_due, name in due:
+            if name in in_use:
+                heapq.heappush(self._retiring, (max(now, time_due) + 1.0, name))
+            else:
+                self._to_retire.discard(name)
+                self.store.note(Drop(name))
+        self.ledger.retire([name for _, name in due if name not in in_use])
 
     def forecast(self, model: str) -> OutputForecast:
         """The running estimate of this model's answer lengths."""
@@ -88,7 +130,11 @@ class Tree:
         if not self.live:
             return NONE_STUCK
         line = self.line
-        blocked = [w for w in line.waiting.copy() if w.blocked or line.is_behind_closed(w)]
+        blocked = [
+            w
+            for w in line.waiting.copy()
+            if (w.blocked and not w.awaits_window) or line.is_behind_closed(w)
+        ]
         above = parents.get()
         own: list[tuple[Path, Amount]] = []
         theirs: list[tuple[Path, Amount]] = []
@@ -140,18 +186,23 @@ class Tree:
             orphan.abandon()
         while self.passed:
             try:
-                path = self.passed.popleft()
+                path, nameless = self.passed.popleft()
             except IndexError:  # another thread was faster
                 return
-            self._drop(path)
+            self._forget(path, nameless)
 
-    def _drop(self, path: Path) -> None:
-        """Forget a passing budget, of which nothing is in use any more."""
+    def _forget(self, path: Path, nameless: bool) -> None:
+        """Forget a passing budget, of which nothing is in use any more.
+
+        Nobody will ask for the account of one without a name. ``path`` is what it charged last.
+        """
+        if not self.ledger.close(path):  # it was made again meanwhile
+            return
         for entry in self.listeners.copy():
-            if entry[0] == path[0]:
+            if entry[0] == budget_of(path[0]):
                 self.listeners.remove(entry)
-        self.ledger.close(path)
-        self.store.note(Drop(path[0]))
+        if nameless:
+            self.store.note(Drop(path[0]))
 
     def tell(self, path: Path, event: Event) -> None:
         """Tell the listeners of every budget of the path."""

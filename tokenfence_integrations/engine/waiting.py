@@ -27,6 +27,7 @@ from weakref import ref
 from tokenfence_integrations.stores.base import Path
 
 __all__ = [
+    "STALLED_AFTER",
     "AsyncWaiter",
     "Owner",
     "SyncWaiter",
@@ -88,6 +89,7 @@ class Waiter:
     """One call in the line; the subclasses know how it sleeps and is woken."""
 
     __slots__ = (
+        "awaits_window",
         "blocked",
         "blocks_thread",
         "owner",
@@ -105,6 +107,7 @@ class Waiter:
         self.parents = parents.get()
         self.blocks_thread = blocks_thread
         self.blocked = False  # has looked, and found that it has to wait
+        self.awaits_window = False  # it needs nobody else's end: time alone gives it room
         self.passed = 0
         self.turn_since: float | None = None
 
@@ -113,7 +116,12 @@ class Waiter:
         raise NotImplementedError
 
     def competes(self, path: Path) -> bool:
-        """Whether a call on this path would take what this waiter waits for."""
+        """Whether a call on this path would take what this waiter waits for.
+
+        Nobody can take what is in a window that is not open yet.
+        """
+        if self.awaits_window:
+            return False
         short = self.short
         # Most often there is one account alone, or it is the root that has no room.
         return short[-1] == path[-1] or any(account in path for account in short)
@@ -222,6 +230,14 @@ class WaitingLine:
         if self.waiting:
             self._freed = True
             self._act()
+
+    def opened(self, budget: str) -> None:
+        """A budget has a new window: those who waited for it come first there, in their order."""
+        awaited = [w for w in self.waiting.copy() if w.awaits_window and budget in w.path]
+        for waiter in awaited:
+            waiter.awaits_window = waiter.blocked = False
+        if awaited:
+            self.freed()
 
     def pass_on(self, waiter: Waiter) -> None:
         """The waiter has looked and found no room: it keeps its place, the next has the turn."""

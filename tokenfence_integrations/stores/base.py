@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from tokenfence_integrations.money import format_usd
 
 __all__ = [
+    "LIFTED",
     "NOTHING",
     "UNLIMITED",
     "AccountState",
@@ -33,6 +34,7 @@ __all__ = [
     "Reserve",
     "Reset",
     "Resolve",
+    "SetLimits",
     "Store",
     "Waiting",
 ]
@@ -73,6 +75,9 @@ class Limits(NamedTuple):
 
 
 UNLIMITED = Limits()
+
+LIFTED = Limits(calls=1 << 60)
+"""Limits that stop nothing, for an account that may have some: `Open` without any keeps those."""
 
 
 class AccountState(NamedTuple):
@@ -187,6 +192,17 @@ class Adjust(NamedTuple):
     tokens: int = 0
 
 
+class SetLimits(NamedTuple):
+    """Give the first account of the path these limits instead of those that it has; None is none.
+
+    What it was last opened with stays known, so `Open` with the same again does not undo it.
+    Answered with the states after it.
+    """
+
+    path: Path
+    limits: Limits
+
+
 class Reset(NamedTuple):
     """Forget what is spent and uncertain in these accounts; reservations stay.
 
@@ -226,7 +242,9 @@ class Anchor(NamedTuple):
     at: float
 
 
-Command: TypeAlias = Open | Read | Reserve | End | Book | Adjust | Reset | Drop | Resolve | Anchor
+Command: TypeAlias = (
+    Open | Read | Reserve | End | Book | Adjust | SetLimits | Reset | Drop | Resolve | Anchor
+)
 
 
 class Reply(NamedTuple):

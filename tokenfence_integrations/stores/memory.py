@@ -17,6 +17,7 @@ from tokenfence_integrations.stores.base import (
     Command,
     Drop,
     End,
+    Limits,
     Open,
     Path,
     Read,
@@ -24,6 +25,7 @@ from tokenfence_integrations.stores.base import (
     Reserve,
     Reset,
     Resolve,
+    SetLimits,
     Store,
 )
 
@@ -69,6 +71,7 @@ class MemoryStore(Store):
             Read: self._read,
             Book: self._book,
             Adjust: self._adjust,
+            SetLimits: self._set_limits,
             Reset: self._reset,
             Drop: self._drop,
             Resolve: self._resolve,
@@ -143,7 +146,7 @@ class MemoryStore(Store):
     def _open(self, command: Open) -> Reply:
         with self._lock:
             limits = command.limits
-            counted = any(limit is not None for limit in limits[1:])
+            counted = _counted(limits)
             account = self._accounts.get(command.account)
             if account is None:
                 nothing = [0] * (COUNTED - SPENT)
@@ -172,6 +175,13 @@ class MemoryStore(Store):
             for index, change in enumerate(changes):
                 if account[index] is not None:
                     account[index] += change
+            return Reply(True, self._states(command.path))
+
+    def _set_limits(self, command: SetLimits) -> Reply:
+        with self._lock:
+            account, limits = self._accounts[command.path[0]], command.limits
+            account[LIMITS:SPENT] = limits
+            account[COUNTED] = _counted(limits)
             return Reply(True, self._states(command.path))
 
     def _reset(self, command: Reset) -> Reply:
@@ -225,6 +235,10 @@ class MemoryStore(Store):
 def _add(account: list[Any], start: int, amount: Iterable[int]) -> None:
     for offset, value in enumerate(amount):
         account[start + offset] += value
+
+
+def _counted(limits: Limits) -> bool:
+    return any(limit is not None for limit in limits[1:])
 
 
 def _fits(a: list[Any], calls: int, into: int, out: int) -> bool:

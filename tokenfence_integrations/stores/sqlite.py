@@ -36,6 +36,7 @@ from tokenfence_integrations.stores.base import (
     Reserve,
     Reset,
     Resolve,
+    SetLimits,
     Store,
     Waiting,
 )
@@ -293,6 +294,7 @@ class SQLiteStore(Store):
 
     def _open(self, books: Books, command: Open) -> Reply:
         _check(command)
+        self._made_room = True  # perhaps: other limits may be higher ones
         return Reply(self._transact(books, Books.open, command))
 
     def _book(self, books: Books, command: Book) -> Reply:
@@ -301,6 +303,12 @@ class SQLiteStore(Store):
 
     def _adjust(self, books: Books, command: Adjust) -> Reply:
         self._transact(books, Books.adjust, command)
+        self._made_room = True
+        return Reply(True, books.states(command.path))
+
+    def _set_limits(self, books: Books, command: SetLimits) -> Reply:
+        _check(command)
+        self._transact(books, Books.set_limits, command)
         self._made_room = True
         return Reply(True, books.states(command.path))
 
@@ -396,6 +404,7 @@ class SQLiteStore(Store):
                     self._made_room = True
                 elif type(command) is Open:
                     books.open(command)
+                    self._made_room = True
                 elif type(command) is Book:
                     books.book(command)
                 elif type(command) is Drop:
@@ -650,6 +659,7 @@ _WAYS: dict[type[Any], Way] = {
     Reserve: SQLiteStore._reserve,
     Book: SQLiteStore._book,
     Adjust: SQLiteStore._adjust,
+    SetLimits: SQLiteStore._set_limits,
     Reset: SQLiteStore._reset,
     Drop: SQLiteStore._drop,
     Resolve: SQLiteStore._resolve,
@@ -661,7 +671,7 @@ def _nothing(books: Books, what: object) -> None:
     """For a transaction of nothing but what is noted."""
 
 
-def _check(command: Open) -> None:
+def _check(command: Open | SetLimits) -> None:
     if any(limit is not None and limit >= MOST for limit in command.limits):
         raise ValueError(
             f"a file of budgets holds numbers below {MOST:,} (dollars in billionths: "

@@ -22,6 +22,7 @@ from tokenfence_integrations.stores.base import (
     Path,
     Reserve,
     Resolve,
+    SetLimits,
 )
 
 __all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "reason"]
@@ -367,6 +368,15 @@ class Books:
             "limit_tokens = limit_tokens + ?, limit_input = limit_input + ?, "
             "limit_output = limit_output + ? WHERE id = ?",
             (by.usd, by.calls, tokens, by.input_tokens, by.output_tokens, self.known(path)[0][0]),
+        )
+
+    def set_limits(self, command: SetLimits) -> None:
+        """Give the first account other limits, whatever it was opened with."""
+        path, limits = command
+        self.execute(
+            "UPDATE accounts SET limit_usd = ?, limit_calls = ?, limit_tokens = ?, "
+            "limit_input = ?, limit_output = ? WHERE id = ?",
+            (*limits, self.known(path)[0][0]),
         )
 
     def reset(self, accounts: Path) -> tuple[AccountState, ...]:

@@ -1,0 +1,73 @@
+"""Limits that are a share of the parent's, such as ``"20%"``."""
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TypeAlias
+
+from tokenfence_integrations.stores.base import Limits
+
+__all__ = ["Shares", "resolve", "share_in", "share_of"]
+
+Shares: TypeAlias = Mapping[str, Fraction]
+"""By quantity, 0 to 1."""
+
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%")
+
+
+def resolve(shares: Shares, limits: Limits, above: Limits, name: str) -> Limits:
+    """Put amounts in the place of shares, rounded down.
+
+    Args:
+        shares: The shares of the limits above.
+        limits: The other limits; what is in them in the place of a share is replaced.
+        above: The parent's limits.
+        name: Whose limits they are, for the error.
+
+    Raises:
+        ValueError: The parent has no limit of such a quantity.
+
+    Example:
+        >>> resolve({"calls": Fraction(1, 3)}, Limits(usd=9), Limits(calls=10), "team/writer")
+        Limits(usd=9, calls=3, tokens=None, input_tokens=None, output_tokens=None)
+    """
+    amounts = {}
+    for quantity, share in shares.items():
+        whole: int | None = getattr(above, quantity)
+        if whole is None:
+            raise ValueError(
+                f"budget {name!r} is to have {float(share):.9g} of its parent's {quantity}, which "
+                f"has no limit of {quantity}: give the parent one, or the budget an amount"
+            )
+        amounts[quantity] = whole * share.numerator // share.denominator
+    return limits._replace(**amounts)
+
+
+def share_in(quantity: str, value: object) -> Fraction | None:
+    """The share that a value is; None if it is none.
+
+    Raises:
+        ValueError: It is a share, but not one of 0 % to 100 %.
+
+    Example:
+        >>> share_in("calls", "12.5%"), share_in("calls", 5)
+        (Fraction(1, 8), None)
+    """
+    is_share = isinstance(value, str) and value.rstrip().endswith("%")
+    return share_of(quantity, value) if is_share else None  # type: ignore[arg-type]
+
+
+def share_of(quantity: str, text: str) -> Fraction:
+    """Read a share.
+
+    Raises:
+        ValueError: It is not one of 0 % to 100 %.
+    """
+    match = _PERCENT.fullmatch(text.strip()) if len(text) <= 40 else None
+    share = Fraction(match[1]) / 100 if match else None
+    if share is None or share > 1:
+        raise ValueError(
+            f"{quantity} must be an amount, or a share of the parent's from '0%' to '100%', such "
+            f"as '12.5%', got {text[:40]!r}"
+        )
+    return share

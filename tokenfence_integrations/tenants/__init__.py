@@ -1,0 +1,1 @@
+"""Budgets of a whole organisation, from a file."""

@@ -1,0 +1,267 @@
+"""The budgets of a file, found by key, and made when they are first asked for."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from threading import RLock
+from typing import Any, Self
+from weakref import WeakValueDictionary
+
+from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.ledger import Sink
+from tokenfence_integrations.engine.tree import Clock
+from tokenfence_integrations.stores.base import Store
+from tokenfence_integrations.tenants.plan import Found, Node, Plan, TierOf
+from tokenfence_integrations.tenants.reading import opened, read
+
+__all__ = ["Budgets"]
+
+LIMITS = ("usd", "tokens", "calls", "input_tokens", "output_tokens")
+
+
+class Budgets:
+    """All budgets of a file: trees of organisations, and tiers for tenants that it does not name.
+
+    Made by `from_toml` or `from_dict`. Those in the file are kept once they are made. Those of
+    tenants are there while something uses them (a guarded client, a scope, a call in flight); their
+    accounts stay in the store, with what was spent. Two lookups of one key, in any threads, have
+    the same `Budget`.
+
+    Example:
+        >>> acme = {"usd": "$500", "ann": {"usd": "5%"}}
+        >>> budgets = Budgets.from_dict({"budgets": {"acme": acme}})
+        >>> budgets["acme/ann"].budget
+        25.0
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        file: Path | None = None,
+        tier_of: TierOf | None = None,
+        store: Store | None = None,
+        sink: Sink | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._plan = plan
+        self._file = file
+        self._tier_of = tier_of
+        self._store: Store = opened(plan) if store is None else store
+        self._sink = sink
+        self._clock = clock
+        self._making = RLock()
+        # Those in the file; those of tenants, by tier; and under "" what was in it before.
+        self._kept: dict[str, Budget] = {}
+        self._alive: dict[str, WeakValueDictionary[str, Budget]] = {}
+
+    @classmethod
+    def from_toml(
+        cls,
+        path: str | PathLike[str],
+        *,
+        tier_of: TierOf | None = None,
+        store: Store | None = None,
+        sink: Sink | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Read a file; all of it is checked now.
+
+        Args:
+            path: A TOML file. What stands in it: `docs/tenants.md`.
+            tier_of: Returns the tier of a tenant; None: that has the file's ``default_tier``. It
+                is called for every lookup of a tenant, so let it remember what it had to ask for.
+            store: Where the accounts are; default: what the file says, or else memory.
+            sink: Called with every ledger record of all budgets.
+            clock: Where times come from; for tests.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: There is a mistake in it; the message says where, and what is accepted.
+            StoreError: The store cannot be used.
+
+        Example:
+            >>> budgets = Budgets.from_toml("budgets.toml", tier_of=tier_of)  # doctest: +SKIP
+            >>> client = guard(openai.OpenAI(), budget=budgets["acme/ann"])  # doctest: +SKIP
+        """
+        file = Path(path)
+        plan = _read_file(file)
+        return cls(plan, file=file, tier_of=tier_of, store=store, sink=sink, clock=clock)
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        *,
+        tier_of: TierOf | None = None,
+        store: Store | None = None,
+        sink: Sink | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Take what would stand in a file; as `from_toml`."""
+        plan = read(data, "the dict of budgets")
+        return cls(plan, tier_of=tier_of, store=store, sink=sink, clock=clock)
+
+    def __getitem__(self, key: str) -> Budget:
+        """The budget of this key: names from the root on, such as ``"acme/research/ann"``.
+
+        Raises:
+            UnknownBudgetError: The file has no such budget, and no tier for it; a KeyError.
+            ValueError: It is a tenant's whose tier is not known.
+        """
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+        if not isinstance(key, str):
+            raise TypeError(f"the key of a budget must be text, got {key!r}")
+        return self._budget(self._plan.find(key, self._tier_of))
+
+    def tenant(self, tenant: str | int, tier: str | None = None) -> Budget:
+        """The budget of a tenant: what the file says of it, or else of its tier.
+
+        A tenant that was of another tier before keeps its account where both tiers have the same
+        ``name``: its limits become those of the new one, and what it has spent stays.
+
+        Args:
+            tenant: Text or a number that no other tenant has. It stands in names and ledgers.
+            tier: Its tier; None: as ``tier_of`` says, or else the file's ``default_tier``.
+
+        Raises:
+            ValueError: The tier is not known, or the tenant is empty.
+
+        Example:
+            >>> with budgets.tenant("user-17", tier="pro").scope():  # doctest: +SKIP
+            ...     agent.run()
+        """
+        name = str(tenant)
+        if not name or isinstance(tenant, bool) or not isinstance(tenant, str | int):
+            raise ValueError(f"a tenant must be text, not empty, or a number, got {tenant!r}")
+        plan = self._plan
+        known = plan.tier(name, self._tier_of if tier is None else lambda _: tier)
+        key = "/".join(plan.tiers[known].template.names(name))
+        return self._there(key, known) or self._budget(plan.find_tenant(name, known))
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys of the budgets that are in the file itself, parents first."""
+        return self._plan.keys()
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the file itself has this budget."""
+        return isinstance(key, str) and self._plan.nodes(tuple(key.split("/"))) is not None
+
+    def __repr__(self) -> str:
+        return f"<Budgets of {self._plan.source}: {', '.join(self._plan.roots) or 'none'}>"
+
+    def reload(self, data: Mapping[str, Any] | None = None) -> None:
+        """Have what has changed in the file count from now on, for calls in flight as well.
+
+        Spent money stays spent. Limits that are the same in the file as before stay as they are,
+        with what `Budget.top_up` and `Budget.set_limits` made of them. A budget that is no longer
+        in the file is not found any more; whoever has it can go on to use it. Each process reloads
+        for itself.
+
+        Args:
+            data: In the place of the file, if it was made `from_dict`.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: There is a mistake in it, or another store: then nothing has changed.
+        """
+        if data is not None:
+            plan = read(data, self._plan.source)
+        elif self._file is not None:
+            plan = _read_file(self._file)
+        else:
+            raise ValueError("these budgets were made of a dict: reload() needs the new one")
+        if plan.store != self._plan.store:
+            raise ValueError(
+                f"{plan.source}: store: cannot change from {self._plan.store!r} to "
+                f"{plan.store!r} while budgets are in use; start anew"
+            )
+        with self._making:
+            self._plan = plan
+            for key, budget in list(self._kept.items()):  # parents were made first
+                nodes = plan.nodes(tuple(key.split("/")))
+                if nodes is None:
+                    self._weak("")[key] = self._kept.pop(key)
+                else:
+                    _configure(budget, nodes[-1])
+            for tier, tenants in list(self._alive.items()):
+                for key, budget in sorted(tenants.items(), key=lambda item: item[0].count("/")):
+                    found = plan.in_tier(tuple(key.split("/")), tier)
+                    if found is None:
+                        self._weak("")[key] = tenants.pop(key)
+                    else:
+                        _configure(budget, found.nodes[-1])
+
+    def _weak(self, tier: str) -> WeakValueDictionary[str, Budget]:
+        return self._alive.setdefault(tier, WeakValueDictionary())
+
+    def _there(self, key: str, tier: str) -> Budget | None:
+        """The budget that is made already, and as its tier has it."""
+        tenants = self._alive.get(tier) if tier else None
+        return self._kept.get(key) or (None if tenants is None else tenants.get(key))
+
+    def _budget(self, found: Found) -> Budget:
+        budget = self._there("/".join(found.names), found.tier)
+        if budget is not None:
+            return budget
+        with self._making:  # two threads that ask for the same key get the same budget
+            above: Budget | None = None
+            for depth in range(1, len(found.names) + 1):
+                above = self._level(found, depth, above)
+            assert above is not None, "a path has at least one name"
+            return above
+
+    def _level(self, found: Found, depth: int, parent: Budget | None) -> Budget:
+        """The budget so far down the path, made if there is none."""
+        names, node = found.names[:depth], found.nodes[depth - 1]
+        key, kept = "/".join(names), self._plan.nodes(names) is not None
+        budget = self._there(key, "" if kept else found.tier)
+        if budget is None:
+            budget = self._elsewhere(key, parent, names[-1])
+            if budget is None:
+                budget = self._made(names[-1], node, parent, kept=kept)
+            else:
+                _configure(budget, node)
+            home = self._kept if kept else self._weak(found.tier)
+            home[key] = budget
+        return budget
+
+    def _elsewhere(self, key: str, parent: Budget | None, name: str) -> Budget | None:
+        """A budget of this key that was made for another tier, by another file, or by hand."""
+        for tenants in self._alive.values():
+            budget = tenants.pop(key, None)
+            if budget is not None:
+                return budget
+        return None if parent is None else parent.find(name)
+
+    def _made(self, name: str, node: Node, parent: Budget | None, *, kept: bool) -> Budget:
+        if parent is not None:
+            budget = Budget(**node.options, name=name, parent=parent, kept=kept)
+        else:
+            budget = Budget(
+                **node.options,
+                name=name,
+                store=self._store,
+                ledger_size=self._plan.ledger_size,
+                sink=self._sink,
+                clock=self._clock,
+            )
+        if not any(limit in node.options for limit in LIMITS):
+            _configure(budget, node)  # the account may have limits of before
+        return budget
+
+
+def _read_file(file: Path) -> Plan:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return read(data, str(file))
+
+
+def _configure(budget: Budget, node: Node) -> None:
+    options = dict(node.options)
+    budget.configure(options.pop("usd", None), **options)
