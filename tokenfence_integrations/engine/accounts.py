@@ -73,8 +73,9 @@ class Accounts:
         """The same, with what has to be asked of the store."""
         while (path := self.known()) is None:
             unanchored = self._unanchored()
-            asked = Anchor(unanchored._name, float(int(self._tree.now())))
-            reply = yield asked
+            if unanchored is None:  # another thread was faster
+                continue
+            reply = yield Anchor(unanchored._name, float(int(self._tree.now())))
             unanchored._anchored(int(reply.at))  # type: ignore[union-attr]
         return path
 
@@ -154,13 +155,12 @@ class Accounts:
         self._window = window
         return window
 
-    def _unanchored(self) -> "Accounts":
+    def _unanchored(self) -> "Accounts | None":
         """The budget, here or above, whose first use the store has to be asked for."""
         schedule = self._schedule
         if isinstance(schedule, Interval) and schedule.anchor is None:
             return self
-        assert self._above is not None
-        return self._above._unanchored()
+        return None if self._above is None else self._above._unanchored()
 
     def _anchored(self, at: int) -> None:
         assert isinstance(self._schedule, Interval)
