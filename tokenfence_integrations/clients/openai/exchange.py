@@ -9,6 +9,7 @@ from openai._legacy_response import LegacyAPIResponse
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
 from tokenfence_integrations.clients.openai.reported import get, members, usage_in_bytes
 from tokenfence_integrations.clients.openai.streams import (
+    EventMeter,
     MeteredIterator,
     StreamMeter,
     was_cut,
@@ -200,7 +201,8 @@ class Exchange:
 
     def watch(self, response: Any, options: Any) -> StreamMeter:
         """Watch a response that will be read later, by whoever."""
-        meter = StreamMeter(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
+        kind = EventMeter if self.endpoint.name == "responses" else StreamMeter
+        meter = kind(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
         watch_response(response, meter)
         if self.raw:
             parse = options.post_parser
