@@ -271,6 +271,7 @@ class Exchange:
         usage = None if unfinished else self.endpoint.usage(shown, self.body)
         if usage is not None:
             tier = shown.get("service_tier")
+            tier = None if tier == "default" else tier  # of which there is nothing to look up
             call.settle(usage, service_tier=tier, truncated=call.capped and was_cut(shown))
         elif unfinished:
             self.terms.background[shown["id"]] = self
