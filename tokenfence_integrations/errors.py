@@ -14,6 +14,8 @@ Bad arguments are plain ``ValueError`` or ``TypeError``, raised before anything 
 """
 
 from collections.abc import Sequence
+from datetime import datetime
+from math import ceil
 from typing import Any
 
 __all__ = [
@@ -43,6 +45,9 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         requested: The least that the refused call would have had to reserve.
         model: The model that was asked for.
         waited: Seconds that the call waited before it was refused.
+        retry_after: Seconds until there is room for it again because a new window opens; None if no
+            window is to open, or not even a new one has room for it.
+        window_ends: The same as a moment, in the time zone of the budget's windows.
 
     Example:
         >>> raise BudgetExceeded(5.0, 4.99, name="research", requested=0.04, model="gpt-4o")
@@ -63,6 +68,8 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         requested: float = 0.0,
         model: str = "",
         waited: float = 0.0,
+        retry_after: float | None = None,
+        window_ends: datetime | None = None,
     ) -> None:
         self.budget = budget
         self.spent = spent
@@ -73,6 +80,8 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         self.requested = requested
         self.model = model
         self.waited = waited
+        self.retry_after = retry_after
+        self.window_ends = window_ends
         super().__init__(self._message())
 
     @property
@@ -97,18 +106,30 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         if self.waited:
             parts.append(f"waited {self.waited:.1f} s")
         call = f"this call to {self.model}" if self.model else "this call"
-        return (
+        sentences = (
             f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
-            f"{', '.join(parts)}. Raise the limit with budget.top_up(), ask for a shorter answer "
-            f"(max_tokens), or give a cheaper fallback."
+            f"{', '.join(parts)}.",
+            self.renewal,
+            "Raise the limit with budget.top_up(), ask for a shorter answer (max_tokens), or give "
+            "a cheaper fallback.",
         )
+        return " ".join(filter(None, sentences))
+
+    @property
+    def renewal(self) -> str:
+        """When the next window opens, as a sentence; empty if none would help."""
+        if self.retry_after is None or self.window_ends is None:
+            return ""
+        at = self.window_ends.isoformat(sep=" ")
+        return f"The next window opens in {_duration(self.retry_after)}, at {at}."
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.budget, self.spent, dict(self._details()))
 
     def _details(self) -> dict[str, Any]:
         names = ("name", "quantity", "reserved", "uncertain", "requested", "model", "waited")
-        return {name: getattr(self, name) for name in names}
+        details = {name: getattr(self, name) for name in names}
+        return details | {"retry_after": self.retry_after, "window_ends": self.window_ends}
 
 
 class UnknownModelError(TokenFenceError, LookupError):
@@ -170,6 +191,16 @@ def _dollars(amount: float) -> str:
     cents = f"{amount:,.2f}"
     exact = f"{amount:,.9f}".rstrip("0")
     return f"${exact if len(exact) > len(cents) else cents}"
+
+
+def _duration(seconds: float) -> str:
+    whole = ceil(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 def _count(quantity: str) -> Any:

@@ -1,6 +1,7 @@
 """What every store keeps: commands that apply to the whole path, or not at all."""
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -11,16 +12,20 @@ from tokenfence_integrations.stores.base import (
     AccountState,
     Adjust,
     Amount,
+    Anchor,
     Book,
+    Charge,
     Command,
     Drop,
     End,
     Limits,
     Open,
+    Path,
     Read,
     Reply,
     Reserve,
     Reset,
+    Resolve,
     Store,
 )
 
@@ -239,6 +244,155 @@ def test_a_dropped_account_is_gone_and_its_parents_keep_what_was_charged(store: 
     assert not store.execute(Drop(LEAF)).done
     assert store.execute(Open(LEAF, Limits(usd=5))).done
     assert parts(read(store)) == (NOTHING, NOTHING, NOTHING)
+
+
+# Uncertain charges
+
+
+def lose(store: Store, key: int, amount: Amount, what: str = "", path: Path = PATH) -> Charge:
+    """The charge of a call that ended as nobody knows."""
+    before = store.charges()
+    store.execute(Reserve(path, key, amount, what=what))
+    store.execute(End(path, key, NOTHING, amount))
+    [charge] = [charge for charge in store.charges() if charge not in before]
+    return charge
+
+
+def test_what_is_uncertain_is_listed_oldest_first_with_what_it_was_for(store: Store) -> None:
+    open_path(store)
+    before = time.time()
+    store.execute(Reserve(PATH, 1, Amount(60, 1, 2, 3), what="gpt-4o"))
+    store.execute(End(PATH, 1, Amount(5), Amount(7, 1, 0, 1)))
+    store.reserve((ROOT,), 2, Amount(50), False, 1, "mini")
+    store.end((ROOT,), 2, NOTHING, Amount(50))
+    for key, spent in ((3, Amount(4)), (4, NOTHING)):
+        store.execute(Reserve(PATH, key, Amount(9)))
+        store.execute(End(PATH, key, spent, Amount(0)))
+    first, second = store.charges()
+    assert (first.path, first.amount, first.what) == (PATH, Amount(7, 1, 0, 1), "gpt-4o")
+    assert (second.path, second.amount, second.what) == ((ROOT,), Amount(50), "mini")
+    # A server's clock is not ours, and yet much the same.
+    assert before - 60 <= first.at <= second.at <= time.time() + 60
+    assert first.id != second.id
+
+
+def test_the_charges_of_an_account_are_its_own_and_those_below_it(store: Store) -> None:
+    open_path(store)
+    store.execute(Open("root/leaf2", UNLIMITED))
+    store.execute(Open("other", UNLIMITED))
+    leaf = lose(store, 1, Amount(1))
+    root = lose(store, 2, Amount(2), path=(ROOT,))
+    leaf2 = lose(store, 3, Amount(3), path=("root/leaf2", ROOT))
+    other = lose(store, 4, Amount(4), path=("other",))
+    assert store.charges() == (leaf, root, leaf2, other)
+    assert store.charges(ROOT) == (leaf, root, leaf2)
+    assert store.charges(LEAF) == (leaf,)
+    assert store.charges("other") == (other,)
+    assert store.charges("nobody") == ()
+
+
+@pytest.mark.parametrize("spent", [Amount(4, 1, 2, 2), NOTHING, Amount(99, 1, 9, 9)])
+def test_a_charge_is_replaced_by_the_truth_once(store: Store, spent: Amount) -> None:
+    open_path(store, root=Limits(usd=50))
+    charge, other = lose(store, 1, Amount(10, 1, 5, 5)), lose(store, 2, Amount(30, 1, 1, 1))
+    assert store.execute(Resolve(charge.id, spent)).done
+    for _ in range(2):
+        for account in PATH:
+            assert parts(read(store, account)) == (spent, NOTHING, Amount(30, 1, 1, 1))
+        assert store.charges() == (other,)
+        assert not store.execute(Resolve(charge.id, Amount(7, 1, 0, 0))).done
+    assert store.execute(Reserve(PATH, 3, Amount(max(0, 20 - spent.usd)))).done == (spent.usd <= 20)
+
+
+def test_no_charge_has_an_id_that_was_never_given(store: Store) -> None:
+    open_path(store)
+    charge = lose(store, 1, Amount(10))
+    before = read(store)
+    for name in ("", "nobody", f"{charge.id}.0", f" {charge.id}", f"0{charge.id}", "999"):
+        assert not store.execute(Resolve(name, Amount(5))).done
+    assert read(store) == before
+
+
+def test_a_charge_of_which_an_account_was_reset_counts_in_the_others_alone(store: Store) -> None:
+    open_path(store)
+    charge = lose(store, 1, Amount(10, 1, 5, 5))
+    store.execute(Reset((LEAF,)))
+    assert store.charges(LEAF) == ()
+    assert store.charges() == (charge._replace(path=(ROOT,)),)
+    assert store.execute(Resolve(charge.id, Amount(4, 1, 2, 2))).done
+    assert parts(read(store)) == (NOTHING, NOTHING, NOTHING)
+    assert parts(read(store, ROOT)) == (Amount(4, 1, 2, 2), NOTHING, NOTHING)
+
+
+def test_a_charge_of_which_all_accounts_were_reset_is_gone(store: Store) -> None:
+    open_path(store)
+    charge = lose(store, 1, Amount(10))
+    store.execute(Reset((ROOT,)))
+    store.execute(Reset((LEAF,)))
+    assert store.charges() == ()
+    assert not store.execute(Resolve(charge.id, Amount(4))).done
+    assert parts(read(store, ROOT)) == (NOTHING, NOTHING, NOTHING)
+
+
+def test_a_charge_outlives_a_dropped_account_in_its_parents(store: Store) -> None:
+    open_path(store)
+    charge = lose(store, 1, Amount(10))
+    assert store.execute(Drop(LEAF)).done
+    store.execute(Open(LEAF, UNLIMITED))  # another one, of the same name
+    assert store.charges(LEAF) == ()
+    assert store.charges() == (charge._replace(path=(ROOT,)),)
+    assert store.execute(Resolve(charge.id, Amount(4))).done
+    assert parts(read(store)) == (NOTHING, NOTHING, NOTHING)
+    assert parts(read(store, ROOT)) == (Amount(4), NOTHING, NOTHING)
+
+
+def test_what_was_never_uncertain_leaves_no_charge(store: Store) -> None:
+    open_path(store, root=Limits(usd=10))
+    store.execute(Reserve(PATH, 1, Amount(10)))
+    store.execute(Reserve(PATH, 2, Amount(10)))
+    store.execute(Book(PATH, Amount(3)))
+    store.execute(End(PATH, 1, Amount(4), NOTHING))
+    assert store.charges() == ()
+
+
+async def test_a_charge_is_resolved_in_async_code_as_well(store: Store) -> None:
+    open_path(store)
+    charge = lose(store, 1, Amount(10))
+    assert (await store.aexecute(Resolve(charge.id, Amount(4)))).done
+    assert not (await store.aexecute(Resolve(charge.id, Amount(4)))).done
+    assert (await store.aexecute(Anchor(ROOT, 2.5))) == Reply(True, at=2.5)
+    assert parts(read(store, ROOT)) == (Amount(4), NOTHING, NOTHING)
+
+
+def test_threads_that_resolve_the_same_charges_resolve_each_once(store: Store) -> None:
+    open_path(store)
+    ids = [lose(store, key, Amount(5)).id for key in range(1, 31)]
+    together = threading.Barrier(4)
+    replies: list[bool] = []
+
+    def resolve() -> None:
+        together.wait()
+        replies.extend([store.execute(Resolve(number, Amount(3))).done for number in ids])
+
+    threads = [threading.Thread(target=resolve) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(replies) == 30
+    assert parts(read(store, ROOT)) == (Amount(90), NOTHING, NOTHING)
+
+
+# Anchors
+
+
+def test_the_first_anchor_stays(store: Store) -> None:
+    assert store.execute(Anchor("root", 1_700_000_000.25)) == Reply(True, at=1_700_000_000.25)
+    assert store.execute(Anchor("root", 1_800_000_000.0)) == Reply(False, at=1_700_000_000.25)
+    assert store.execute(Anchor("other", 3.0)) == Reply(True, at=3.0)
+    open_path(store)
+    store.execute(Reset((ROOT,)))
+    assert store.execute(Anchor("root", 5.0)) == Reply(False, at=1_700_000_000.25)
 
 
 def test_what_is_peeked_is_what_is_read(store: Store) -> None:

@@ -23,13 +23,17 @@ from tokenfence_integrations.stores import sqlite
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Amount,
+    Anchor,
     Book,
+    Drop,
     End,
     Limits,
     Open,
     Read,
+    Reply,
     Reserve,
     Reset,
+    Resolve,
 )
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 from tokenfence_integrations.stores.sqlite_books import Books
@@ -158,15 +162,87 @@ def test_a_refused_reservation_tells_of_what_has_expired(file: Path) -> None:
 def test_the_true_end_of_an_expired_reservation_corrects_it_once(file: Path) -> None:
     clock = FakeClock()
     stopped, other = opened(file, clock=clock), opened(file, clock=clock)
-    stopped.execute(Reserve(ROOT, 1, Amount(60, 1, 5, 5)))
-    stopped.execute(Reserve(ROOT, 2, Amount(10)))
+    begun = clock()
+    stopped.execute(Reserve(ROOT, 1, Amount(60, 1, 5, 5), what="model"))
+    stopped.execute(Reserve(ROOT, 2, Amount(10), what="mini"))
     clock.advance(60)
     assert read(other, "root").uncertain == Amount(70, 1, 5, 5)
+    first, second = other.charges()
+    assert first[1:] == (ROOT, Amount(60, 1, 5, 5), begun, "model")
+    assert second[1:] == (ROOT, Amount(10), begun, "mini")
     assert stopped.execute(End(ROOT, 1, Amount(20, 1, 1, 1), Amount(3))).done
     assert not stopped.execute(End(ROOT, 1, Amount(20, 1, 1, 1), Amount(3))).done
     assert parts(read(other, "root")) == (Amount(20, 1, 1, 1), NOTHING, Amount(13))
+    assert not other.execute(Resolve(first.id, Amount(9))).done
     stopped.execute(End(ROOT, 2, NOTHING, NOTHING))
     assert parts(read(other, "root")) == (Amount(20, 1, 1, 1), NOTHING, Amount(3))
+    [left] = other.charges()
+    assert left[1:] == (ROOT, Amount(3), begun, "model")
+
+
+def test_a_charge_that_was_settled_by_hand_stays_so_whatever_its_call_says_later(
+    file: Path,
+) -> None:
+    clock = FakeClock()
+    stopped, other = opened(file, clock=clock), opened(file, clock=clock)
+    stopped.execute(Reserve(ROOT, 1, Amount(60)))
+    clock.advance(60)
+    [charge] = other.charges()
+    assert other.execute(Resolve(charge.id, Amount(25))).done
+    stopped.execute(End(ROOT, 1, Amount(20), Amount(3)))
+    assert parts(read(other, "root")) == (Amount(25), NOTHING, NOTHING)
+    assert other.charges() == ()
+
+
+def test_what_is_asked_for_the_charges_ends_leases_that_are_over(file: Path) -> None:
+    clock = FakeClock()
+    silent, other = opened(file, clock=clock), opened(file, clock=clock)
+    silent.execute(Reserve(ROOT, 1, NOTHING))  # of which nothing can be charged
+    silent.execute(Reserve(ROOT, 2, Amount(5)))
+    clock.advance(59)
+    assert other.charges() == ()
+    clock.advance(1)
+    assert [charge.amount for charge in other.charges()] == [Amount(5)]
+
+
+def test_a_call_that_ends_late_is_charged_to_the_accounts_that_are_left(file: Path) -> None:
+    clock = FakeClock()
+    stopped, other = opened(file, clock=clock), opened(file, clock=clock)
+    stopped.execute(Open("root/leaf", Limits()))
+    stopped.execute(Reserve(("root/leaf", "root"), 1, Amount(60)))
+    clock.advance(60)
+    other.charges()
+    assert other.execute(Drop("root/leaf")).done
+    stopped.execute(End(("root/leaf", "root"), 1, Amount(2), Amount(3)))
+    assert [charge[1:3] for charge in other.charges()] == [(ROOT, Amount(3))]
+    assert parts(read(other, "root")) == (Amount(2), NOTHING, Amount(3))
+
+
+def test_charges_and_anchors_are_there_again_and_an_id_is_given_once(file: Path) -> None:
+    store = opened(file)
+    for key in (1, 2):
+        store.execute(Reserve(ROOT, key, Amount(key)))
+        store.execute(End(ROOT, key, NOTHING, Amount(key)))
+    store.execute(Anchor("root", 17.5))
+    [_, last] = store.charges()
+    store.execute(Resolve(last.id, NOTHING))
+    store.close()
+
+    again = SQLiteStore(file)
+    assert again.execute(Anchor("root", 99.0)) == Reply(False, at=17.5)
+    again.execute(Reserve(ROOT, 3, Amount(3)))
+    again.execute(End(ROOT, 3, NOTHING, Amount(3)))
+    assert [charge.amount.usd for charge in again.charges()] == [1, 3]
+    assert last.id not in {charge.id for charge in again.charges()}
+    assert not again.execute(Resolve(last.id, Amount(9))).done
+
+
+def test_the_charge_of_an_end_that_is_only_noted_is_among_the_charges(file: Path) -> None:
+    store = opened(file, clock=FakeClock())
+    store.execute(Reserve(ROOT, 1, Amount(7), what="model"))
+    with locked(file):
+        store.end(ROOT, 1, Amount(2), Amount(5))
+    assert [(charge.amount, charge.what) for charge in store.charges()] == [(Amount(5), "model")]
 
 
 def test_what_a_reset_forgot_is_not_subtracted_again(file: Path) -> None:
@@ -179,6 +255,20 @@ def test_what_a_reset_forgot_is_not_subtracted_again(file: Path) -> None:
     other.execute(Reset(("root/leaf",)))
     stopped.execute(End(("root/leaf", "root"), 1, Amount(20), NOTHING))
     assert parts(read(other, "root/leaf")) == (Amount(20), NOTHING, NOTHING)
+    assert parts(read(other, "root")) == (Amount(20), NOTHING, NOTHING)
+    assert other.charges() == ()
+
+
+def test_a_call_that_ends_late_is_booked_although_all_was_reset(file: Path) -> None:
+    clock = FakeClock()
+    stopped, other = opened(file, clock=clock), opened(file, clock=clock)
+    stopped.execute(Reserve(ROOT, 1, Amount(60)))
+    clock.advance(60)
+    [charge] = other.charges()
+    other.execute(Reset(ROOT))
+    assert other.charges() == ()
+    assert not other.execute(Resolve(charge.id, Amount(9))).done
+    stopped.execute(End(ROOT, 1, Amount(20), NOTHING))
     assert parts(read(other, "root")) == (Amount(20), NOTHING, NOTHING)
 
 
@@ -395,7 +485,7 @@ def test_a_file_of_a_later_version_is_not_touched(file: Path) -> None:
     SQLiteStore(file).close()
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 7")
-    with pytest.raises(StoreError, match="its format is 7, known here is 1"):
+    with pytest.raises(StoreError, match="its format is 7, known here is 2"):
         SQLiteStore(file)
 
 

@@ -122,8 +122,7 @@ async def test_middleware_added_later_sees_the_429(client: openai.AsyncOpenAI) -
 
 @pytest.mark.parametrize(("seconds", "header"), [(None, None), (0.2, "1"), (3600, "3600")])
 def test_retry_after_is_told_if_it_is_known(seconds: float | None, header: str | None) -> None:
-    error = BudgetExceeded(1.0, 1.0, quantity="calls", requested=1.0)
-    error.retry_after = seconds  # type: ignore[attr-defined]
+    error = BudgetExceeded(1.0, 1.0, quantity="calls", requested=1.0, retry_after=seconds)
     for whose in ("user", None):
         assert problem(error, whose).headers.get("retry-after") == header  # type: ignore[arg-type]
     assert b"Your budget of 1 calls has no room" in problem(error, "user").body

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from tokenfence_integrations.engine.accounts import Renewal
 from tokenfence_integrations.engine.admission import (
     ENOUGH,
     WAIT,
     Admit,
     Decision,
     Option,
+    Refuse,
     Wait,
     affordable,
     bound,
@@ -18,16 +20,32 @@ from tokenfence_integrations.engine.admission import (
 from tokenfence_integrations.engine.drivers import Flow, Pause, Sleep, WaiterFactory
 from tokenfence_integrations.engine.request import Options
 from tokenfence_integrations.engine.tree import NONE_STUCK
-from tokenfence_integrations.engine.waiting import SyncWaiter, Waiter, current_owner
+from tokenfence_integrations.engine.waiting import (
+    STALLED_AFTER,
+    SyncWaiter,
+    Waiter,
+    current_owner,
+)
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.money import to_float
-from tokenfence_integrations.stores.base import AccountState, Amount, Path, Read, Reserve
+from tokenfence_integrations.stores.base import (
+    NOTHING,
+    AccountState,
+    Amount,
+    Limits,
+    Path,
+    Read,
+    Reserve,
+)
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.meter import Call
 
 __all__ = ["Admission"]
+
+SHORTEST = 0.001
+"""Seconds that are slept at least until a window opens, whatever the clocks disagree about."""
 
 GATHER_SECONDS = 0.002
 """How long a thread lets others arrive, if its call has no maximum and the budget is not rich."""
@@ -46,7 +64,9 @@ class Admission:
     def __init__(self, call: "Call", make_waiter: WaiterFactory) -> None:
         self._call = call
         self._tree = call.tree
-        self._path = call.budget.path
+        self._names = call.budget.path
+        self._accounts = call.budget.accounts
+        self._path = self._names  # of the accounts; with windows, those of the last look
         self._make_waiter = make_waiter
         self._blocks_thread = make_waiter is SyncWaiter
         self._owner = current_owner()
@@ -71,8 +91,8 @@ class Admission:
                     states = yield from self._reserve(decision, amount)
                     if states is None:
                         return
-                elif type(decision) is Wait:
-                    yield from self._wait(states, options.first)
+                elif type(decision) is Wait or self._would_fit_later(states):
+                    yield from self._wait(states, options.first, decision)
                     states = None
                 else:
                     yield from self._refuse(states, options.first)
@@ -82,14 +102,14 @@ class Admission:
             if self._waiter is not None:
                 line.leave(self._waiter, admitted=self._admitted)
             elif self._admitted and line.waiting:
-                line.arrived(self._path)
+                line.arrived(self._names)
 
     def _arrive(self) -> Flow[None]:
         """Queue behind others, or let those who come at the same moment arrive."""
         line, request = self._tree.line, self._call.request
         if not self._patient:
             return
-        if line.must_queue(self._path):
+        if line.must_queue(self._names):
             waiter = self._join()
             self._begun_at = self._now()
             line.freed()
@@ -103,6 +123,10 @@ class Admission:
         fresh = states is not None
         while True:
             self._tree.settle_orphans()
+            if self._accounts is not None:
+                path = self._accounts.known() or (yield from self._accounts.flow())
+                if path != self._path:  # a window has ended meanwhile
+                    self._path, states = path, None
             if states is None:
                 states, fresh = self._tree.store.peek(self._path), self._tree.store.instant
             if states is None:
@@ -130,6 +154,26 @@ class Admission:
                 return self._decide_with(states, stuck)
         return decision, options
 
+    def _would_fit_later(self, states: States) -> bool:
+        """Whether a call that is to be refused fits into windows that open before it gives up."""
+        if self._accounts is None or not self._patient:
+            return False
+        until = self._tree.now() + self._left()
+        renewals = self._accounts.renewals()
+        due = [r is not None and r.window.end <= until for r in renewals]
+        if not any(due):
+            return False
+        stuck = self._tree.stuck(self._path, states, self._owner, blocks_thread=self._blocks_thread)
+        renewed = zip(states, stuck, renewals, due, strict=False)
+        later = [
+            (_empty(renewal), None) if renewal is not None and is_due else (state, held)
+            for state, held, renewal, is_due in renewed
+        ]
+        decision, _ = self._decide_with(
+            tuple([state for state, _ in later]), [held for _, held in later]
+        )
+        return type(decision) is not Refuse
+
     def _decide_with(
         self, states: States, stuck: Sequence[Amount | None]
     ) -> tuple[Decision, Options]:
@@ -145,7 +189,7 @@ class Admission:
             options,
             room,
             # A call with a maximum of its own shares with nobody.
-            rivals=tree.line.rivals(self._path, self._waiter)
+            rivals=tree.line.rivals(self._names, self._waiter)
             if call.request.max_output_tokens is None
             else 0,
             patient=self._patient,
@@ -163,22 +207,23 @@ class Admission:
     ) -> Flow[States | None]:
         """Reserve in the store; None if that was done, else the states that forbade it."""
         key = next(self._tree.numbers)
-        reply = yield Reserve(self._path, key, amount, force)
+        option, output_tokens = decision
+        reply = yield Reserve(self._path, key, amount, force, what=option.model)
         if not reply.done:  # type: ignore[union-attr]
             return reply.states  # type: ignore[union-attr]
         self._tree.live[key] = (self._owner, self._path, amount)
         self._admitted = True
         if self._begun_at is not None:
             self._call.waited = self._now() - self._begun_at
-        option, output_tokens = decision
         self._call.admitted(key, self._call.book.card(option.model), output_tokens, amount)
         return None
 
-    def _wait(self, states: States, option: Option) -> Flow[None]:
+    def _wait(self, states: States, option: Option, decision: Decision) -> Flow[None]:
         """Sleep until it is this call's turn again, for as long as it may wait in all."""
         line, now = self._tree.line, self._now()
         waiter = self._waiter or self._join()
         waiter.short = self._short(states, option)
+        waiter.awaits_window = type(decision) is Refuse
         if self._begun_at is None:
             self._begun_at = now
         if not waiter.blocked:
@@ -189,13 +234,27 @@ class Admission:
             line.freed()
             self._tree.store.watch(line)
             return
-        left = self._call.policy.wait - (now - self._begun_at)
+        left = self._left()
         if left <= 0:
             self._patient = False
-        else:
-            line.pass_on(waiter)
-            expiry = self._tree.leases.seconds_left()
-            yield Sleep(waiter, left if expiry is None else min(left, expiry))
+            return
+        line.pass_on(waiter)
+        expiry = self._tree.leases.seconds_left()
+        seconds = left if expiry is None else min(left, expiry)
+        if self._accounts is None:
+            yield Sleep(waiter, seconds)
+            return
+        opens = self._accounts.until
+        yield Sleep(waiter, min(seconds, max(SHORTEST, opens - self._tree.now())))
+        if waiter.turn_since is None and self._tree.now() >= opens:
+            # Here they all wake at once; whoever came first is to be the first to look.
+            line.freed()
+            yield Sleep(waiter, STALLED_AFTER)
+
+    def _left(self) -> float:
+        """Seconds that it may still wait."""
+        waited = 0.0 if self._begun_at is None else self._now() - self._begun_at
+        return self._call.policy.wait - waited
 
     def _short(self, states: States, option: Option) -> Path:
         """The accounts that have no room for what it asks for; all, if none is short by itself."""
@@ -203,13 +262,13 @@ class Admission:
         rooms = [headroom((state,), NONE_STUCK).now for state in states]
         short = [
             name
-            for name, room in zip(self._path, rooms, strict=True)
+            for name, room in zip(self._names, rooms, strict=True)
             if affordable(option, room) < wish
         ]
-        return tuple(short) or self._path
+        return tuple(short) or self._names
 
     def _join(self) -> Waiter:
-        waiter = self._waiter = self._make_waiter(self._owner, self._path)
+        waiter = self._waiter = self._make_waiter(self._owner, self._names)
         self._tree.line.join(waiter)
         return waiter
 
@@ -232,7 +291,8 @@ class Admission:
         least = option.wish
         if least is None:
             least = min(call.policy.min_output_tokens, option.ceiling)
-        names, sublimits = self._path, call.request.sublimits
+        renewal = self._renewal(states, bound(option, least))
+        names, sublimits = self._names, call.request.sublimits
         if sublimits:
             names = (*names, *[sublimit.name for sublimit in sublimits])
             states = (*states, *[sublimit.state for sublimit in sublimits])
@@ -250,7 +310,25 @@ class Admission:
             requested=requested,
             model=call.request.model,
             waited=call.waited,
+            retry_after=renewal and max(0.0, renewal.window.end - self._tree.now()),
+            window_ends=renewal and renewal.schedule.local(renewal.window.end),
         )
+
+    def _renewal(self, states: States, amount: Amount) -> Renewal | None:
+        """The window after which there is room for an amount; None if time brings none."""
+        if self._accounts is None or not all(
+            _has_room(sublimit.state, amount) for sublimit in self._call.request.sublimits
+        ):
+            return None
+        last: Renewal | None = None
+        for state, renewal in zip(states, self._accounts.renewals(), strict=True):
+            if _has_room(state, amount):
+                continue
+            if renewal is None or not _has_room(_empty(renewal), amount):
+                return None
+            if last is None or renewal.window.end > last.window.end:
+                last = renewal
+        return last
 
     def _now(self) -> float:
         return self._tree.clock.monotonic()
@@ -265,6 +343,21 @@ def _in_full(decision: Decision, options: Options) -> bool:
         return False
     wish = option.wish
     return output_tokens >= (min(option.tail, option.ceiling) if wish is None else wish)
+
+
+def _empty(renewal: Renewal) -> AccountState:
+    """The account of the next window, as it will be opened."""
+    return AccountState(*renewal.limits, *NOTHING, *NOTHING, *NOTHING)
+
+
+def _has_room(state: AccountState, amount: Amount) -> bool:
+    return all(
+        limit is None
+        or sum(getattr(part, quantity) for part in (state.spent, state.reserved, state.uncertain))
+        + getattr(amount, quantity)
+        <= limit
+        for quantity, limit in zip(Limits._fields, state.limits, strict=True)
+    )
 
 
 def _binding(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from decimal import Decimal
+from datetime import UTC, tzinfo
 from itertools import count
 from math import inf
 from threading import Lock
@@ -11,9 +11,13 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine import scope as scopes
+from tokenfence_integrations.engine.accounts import Accounts
+from tokenfence_integrations.engine.drivers import run
 from tokenfence_integrations.engine.events import Event, Listener
+from tokenfence_integrations.engine.grammar import Dollars, Per, given, whole
 from tokenfence_integrations.engine.ledger import Ledger, LedgerRecord, LedgerView, Sink
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.names import MARK
 from tokenfence_integrations.engine.policy import (
     Fallback,
     OnLimit,
@@ -24,6 +28,7 @@ from tokenfence_integrations.engine.policy import (
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.engine.snapshot import Snapshot, described, settled_share
 from tokenfence_integrations.engine.tree import Clock, Tree
+from tokenfence_integrations.engine.windows import Window, zone_named
 from tokenfence_integrations.money import parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook, book_of
 from tokenfence_integrations.pricing.rates import Price
@@ -45,20 +50,26 @@ from tokenfence_integrations.stores.urls import open_store
 
 __all__ = ["Budget", "Dollars", "as_budget"]
 
-Dollars = str | int | float | Decimal
-"""An amount of US dollars: ``"$0.50"``, ``"0.50 USD"``, ``0.5`` or a ``Decimal``."""
-
 
 class Budget:
     """Limits that the calls made on it, and on its children, keep together.
 
     Args:
-        usd: Dollars: ``"$5.00"``, ``"5 USD"``, ``5``, ``0.5`` or a Decimal. None: no such limit.
+        usd: Dollars: ``"$5.00"``, ``"5 USD"``, ``5``, ``0.5`` or a Decimal. Or any limit in words,
+            perhaps for a window of time: ``"50 calls"``, ``"2M tokens"``, ``"$5/day"``, ``"50 calls
+            per minute"``. None: no such limit.
         tokens: Input and output tokens together.
         calls: Number of provider calls (each retry that may be billed is one).
         input_tokens: Input tokens.
         output_tokens: Output tokens.
-        name: Its name; below a parent it must be unique there. No ``/``.
+        per: The window of time for which each of its limits holds, before they hold anew:
+            ``"minute"``, ``"hour"``, ``"day"``, ``"week"`` (from Monday), ``"month"`` or
+            ``"year"``; or a fixed length, ``timedelta(hours=5)``, counted from the first use of the
+            budget in its store. A call is charged to the window that admitted it. None (and none in
+            words): the limits hold for good.
+        tz: Time zone of calendar windows, here and below: ``"Europe/Berlin"``, or a `ZoneInfo`.
+            Default: the parent's, and a root's is UTC.
+        name: Its name; below a parent it must be unique there. No ``/`` and no ``~``.
         parent: The budget that this one is part of: what is reserved or spent here is so there too.
         kept: Whether the parent remembers it for ever (about a kilobyte). False: only while
             something uses it, such as a scope or a call in flight; what it spent stays in the
@@ -73,8 +84,8 @@ class Budget:
         clock: Where times come from; for tests.
 
     Raises:
-        ValueError: A limit is negative, not finite, or not an amount; a name is taken or has a
-            ``/``; the store's URL is not one.
+        ValueError: A limit is negative, not finite, or not an amount; a window or time zone is not
+            known; a name is taken or has a ``/`` or ``~``; the store's URL is not one.
         StoreError: The store cannot be used.
 
     Example:
@@ -94,6 +105,8 @@ class Budget:
         calls: int | None = None,
         input_tokens: int | None = None,
         output_tokens: int | None = None,
+        per: Per | None = None,
+        tz: str | tzinfo | None = None,
         name: str | None = None,
         parent: "Budget | None" = None,
         kept: bool = True,
@@ -103,12 +116,15 @@ class Budget:
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> None:
-        limits = Limits(
-            None if usd is None else parse_usd(usd),
-            _count("calls", calls),
-            _count("tokens", tokens),
-            _count("input_tokens", input_tokens),
-            _count("output_tokens", output_tokens),
+        self._zone = _zone(tz, parent)
+        self._given = given(
+            usd,
+            calls=calls,
+            tokens=tokens,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            per=per,
+            zone=self._zone,
         )
         parse_fallback(None, threshold)
         self.threshold = threshold
@@ -117,7 +133,7 @@ class Budget:
         self._children: dict[str, Budget] = {}
         self._passing: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         self._making = Lock()
-        self._crossed = False
+        self._crossed = ""
         if parent is None:
             if not isinstance(store, Store):
                 store = MemoryStore() if store is None else open_store(store)
@@ -141,17 +157,25 @@ class Budget:
                 )
             self.path = (f"{parent.name}/{self._own_name}", *parent.path)
             (parent._children if kept else parent._passing)[self._own_name] = self
-        self._given = limits
+        self.accounts: Accounts | None = None
+        """The accounts of its path; None: none has a window, and `path` names them for good."""
+        limits, schedule = self._given
+        above = None if parent is None else parent.accounts
         self._tree.ledger.open(self.path[0])
-        self._tree.store.note(Open(self.path[0], limits))
+        if schedule is None:
+            self._tree.store.note(Open(self.path[0], limits))
+        if schedule is not None or above is not None:
+            self.accounts = Accounts(self._tree, self.path, limits, schedule, above)
+            self.accounts.known()
 
     def __del__(self) -> None:
         # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.
         if getattr(self, "_passes", False) and hasattr(self, "path"):
-            self._tree.passed.append(self.path)
+            accounts = getattr(self, "accounts", None)
+            self._tree.passed.append(self.path if accounts is None else accounts.latest)
 
     def __repr__(self) -> str:
-        return f"<Budget {described(self._own_name, self._state())}>"
+        return f"<Budget {self._described()}>"
 
     @property
     def name(self) -> str:
@@ -171,9 +195,9 @@ class Budget:
 
         Args:
             name: Its name here.
-            usd: Its dollar limit; None: only the parents' limits hold.
+            usd: Its dollar limit, or a limit in words; None: only the parents' limits hold.
             kept: Whether it is remembered for ever, if it is made now; as for `Budget`.
-            limits: Other limits, as for `Budget`.
+            limits: Other limits, and ``per`` and ``tz``, as for `Budget`.
 
         Raises:
             ValueError: It exists with other limits, or a limit is not valid.
@@ -186,7 +210,7 @@ class Budget:
                 )
         if usd is not None or limits:
             has = existing._given
-            asked = Limits(None if usd is None else parse_usd(usd), **limits)
+            asked = given(usd, zone=_zone(limits.pop("tz", None), self), **limits)
             if has != asked:
                 raise ValueError(
                     f"budget {existing.name!r} exists with {has}, not with {asked}; get it with "
@@ -245,8 +269,8 @@ class Budget:
             ...     reply = await ask(call.model, max_tokens=call.max_output_tokens)
             ...     call.settle(Usage(input_tokens=reply.prompt, output_tokens=reply.completion))
         """
-        into = _count("input_tokens", input_tokens) or 0
-        _count("max_output_tokens", max_output_tokens)
+        into = whole("input_tokens", input_tokens) or 0
+        whole("max_output_tokens", max_output_tokens)
         if type(choices) is not int or choices < 1:
             raise ValueError(f"choices must be 1 or more, got {choices!r}")
         if on_limit == "stop":
@@ -305,8 +329,9 @@ class Budget:
         tree = self._tree
         tree.settle_orphans()
         spent = Amount(nano, 1, 0, 0)
-        tree.store.note(Book(self.path, spent))
-        self._note("recorded", self.path, spent, NOTHING)
+        path = self.charged_path()
+        tree.store.note(Book(path, spent))
+        self._note("recorded", path, spent, NOTHING)
         self.tell_threshold()
 
     def top_up(
@@ -318,7 +343,7 @@ class Budget:
         input_tokens: int = 0,
         output_tokens: int = 0,
     ) -> None:
-        """Raise limits; calls that wait look again at once.
+        """Raise limits; calls that wait look again at once. Of windows, those of the one now open.
 
         Args:
             usd: Dollars to add.
@@ -332,31 +357,33 @@ class Budget:
         """
         added = Limits(
             parse_usd(usd),
-            _count("calls", calls),
-            _count("tokens", tokens),
-            _count("input_tokens", input_tokens),
-            _count("output_tokens", output_tokens),
+            whole("calls", calls),
+            whole("tokens", tokens),
+            whole("input_tokens", input_tokens),
+            whole("output_tokens", output_tokens),
         )
         limits = self.snapshot().limits
         for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
             if by and limit is None:
                 raise ValueError(f"budget {self.name!r} has no limit of {quantity} to raise")
         change = Amount(added.usd or 0, calls, input_tokens, output_tokens)
-        self._tree.store.execute(Adjust(self.path, change, tokens))
-        self._crossed = self.should_downgrade
+        path = self.charged_path()
+        self._tree.store.execute(Adjust(path, change, tokens))
+        self._crossed = path[0] if self.should_downgrade else ""
         self._tree.line.freed()
 
     def reset(self) -> None:
         """Forget what is spent and uncertain here and in all children; calls in flight go on.
 
-        The parents keep what was spent: it was.
+        The parents keep what was spent: it was. Of windows, only those now open are reset.
         """
         below = self._below()
-        states = self._tree.store.execute(Reset(tuple(budget.name for budget in below))).states
-        for budget, state in zip(below, states, strict=True):
+        accounts = tuple([budget.charged_path()[0] for budget in below])
+        states = self._tree.store.execute(Reset(accounts)).states
+        for budget, account, state in zip(below, accounts, states, strict=True):
             undone = [Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)]
-            self._note("recorded", budget.path[:1], *undone)
-            budget._crossed = False
+            self._note("recorded", (account,), *undone)
+            budget._crossed = ""
         self._tree.line.freed()
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
@@ -385,6 +412,24 @@ class Budget:
         """This budget at this moment: exact, immutable, one consistent read."""
         state = self._state()
         return Snapshot(self.name, state.limits, state.spent, state.reserved, state.uncertain)
+
+    @property
+    def window(self) -> Window | None:
+        """The window that is open: its name, and its ``start`` and ``end`` as Unix times.
+
+        None if the budget has no windows. With windows, all figures of it are those of this one.
+        """
+        if self.accounts is None:
+            return None
+        self.charged_path()
+        return self.accounts.window
+
+    def charged_path(self) -> Path:
+        """The accounts in the store that are charged for a call that is made now, leaf first."""
+        accounts = self.accounts
+        if accounts is None:
+            return self.path
+        return accounts.known() or run(lambda _: accounts.flow(), self._tree.store)
 
     @property
     def ledger(self) -> LedgerView:
@@ -450,9 +495,9 @@ class Budget:
         """Tell listeners about each budget of the path whose threshold was just crossed."""
         budget: Budget | None = self
         while budget is not None:
-            ratio = budget.usage_ratio
-            if ratio >= budget.threshold and not budget._crossed:
-                budget._crossed = True
+            account, ratio = budget.charged_path()[0], budget.usage_ratio
+            if ratio >= budget.threshold and budget._crossed != account:
+                budget._crossed = account
                 event = Event(
                     kind="threshold_crossed",
                     budget=budget.name,
@@ -466,10 +511,16 @@ class Budget:
     def _state(self) -> AccountState:
         tree = self._tree
         tree.settle_orphans()
-        states = tree.store.peek(self.path[:1]) if tree.store.instant else None
+        path = (self.path if self.accounts is None else self.charged_path())[:1]
+        states = tree.store.peek(path) if tree.store.instant else None
         if states is None:
-            states = tree.store.execute(Read(self.path[:1])).states
+            states = tree.store.execute(Read(path)).states
         return states[0]
+
+    def _described(self) -> str:
+        window = self.window
+        name = self._own_name if window is None else f"{self._own_name} ({window.name})"
+        return described(name, self._state())
 
     def _note(self, outcome: Any, accounts: Path, spent: Amount, uncertain: Amount) -> None:
         self._tree.ledger.append(
@@ -502,7 +553,7 @@ class Budget:
         return found
 
     def _tree_lines(self, first: str, rest: str) -> list[str]:
-        lines = [first + described(self._own_name, self._state())]
+        lines = [first + self._described()]
         children = self.children.values()
         for number, child in enumerate(children, 1):
             last = number == len(children)
@@ -520,15 +571,13 @@ def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:
     return budget if isinstance(budget, Budget) else Budget(budget, threshold=threshold)
 
 
-def _count(name: str, value: int | None) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be a whole number, 0 or more, got {value!r}")
-    return value
+def _zone(tz: str | tzinfo | None, parent: Budget | None) -> tzinfo:
+    if tz is not None:
+        return zone_named(tz)
+    return UTC if parent is None else parent._zone
 
 
 def _name(name: object) -> str:
-    if not isinstance(name, str) or not name.strip() or "/" in name:
-        raise ValueError(f"a budget's name must be text without '/', got {name!r}")
+    if not isinstance(name, str) or not name.strip() or "/" in name or MARK in name:
+        raise ValueError(f"a budget's name must be text without '/' and '{MARK}', got {name!r}")
     return name

@@ -1,10 +1,11 @@
 """The record of every attempt that a budget tree paid for, or might have to pay for."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from tokenfence_integrations.engine.names import MARK, budget_of
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.usage import Usage
 
@@ -20,7 +21,7 @@ class LedgerRecord(NamedTuple):
     uncertain, in nano-dollars; ``bound`` is what was reserved for it. ``cap`` is the output
     maximum per choice that we set (None: we set none) and ``truncated`` tells that the answer was
     cut short by it. ``waited`` is in seconds, ``at`` in Unix time. ``accounts`` is the path, leaf
-    first.
+    first; that of a budget with windows is named after the window too: ``"acme~2026-11-24"``.
     """
 
     at: float
@@ -41,7 +42,7 @@ class LedgerRecord(NamedTuple):
     @property
     def budget(self) -> str:
         """Path of the budget that the call was made on."""
-        return self.accounts[0]
+        return budget_of(self.accounts[0])
 
 
 Fields: TypeAlias = tuple[
@@ -87,6 +88,7 @@ class Ledger:
         self._sink = sink
         self._left: dict[tuple[str, ...], tuple[int, int]] = {}
         self._open: set[str] = set()
+        self._stale = False
         self._leaving = Lock()
 
     def open(self, account: str) -> None:
@@ -95,9 +97,14 @@ class Ledger:
 
     def close(self, path: tuple[str, ...]) -> None:
         """Count what records of this account that have left added up to as its parent's."""
-        self._open.discard(path[0])
+        self._open -= {path[0], budget_of(path[0])}
         with self._leaving:
             self._leave(path, *self._left.pop(path, (0, 0)))
+
+    def retire(self, accounts: Iterable[str]) -> None:
+        """Count what was charged in windows that are long over as their budgets' alone."""
+        self._open.difference_update(accounts)
+        self._stale = True  # not now: a finalizer may ask for it, and must not wait for the lock
 
     def append(self, record: Fields) -> None:
         """Add a record; the oldest leaves if the ring is full."""
@@ -116,8 +123,13 @@ class Ledger:
                 logger().exception("ledger sink %r failed on call %d", self._sink, record[1])
 
     def _shrink(self) -> None:
+        if self._stale:
+            self._stale = False
+            left, self._left = self._left, {}
+            for accounts, sums in left.items():
+                self._leave(accounts, *sums)
         records = self._records
-        accounts: tuple[str, ...] = ()
+        accounts = ()
         cost = uncertain = 0
         try:
             # Records of the same accounts in a row are added up before they are looked up.
@@ -133,6 +145,8 @@ class Ledger:
 
     def _leave(self, accounts: tuple[str, ...], cost: int, uncertain: int) -> None:
         if cost or uncertain:
+            if not self._open.issuperset(accounts):
+                accounts = tuple([a if a in self._open else budget_of(a) for a in accounts])
             while len(accounts) > 1 and accounts[0] not in self._open:
                 accounts = accounts[1:]
             before = self._left.get(accounts, (0, 0))
@@ -141,19 +155,31 @@ class Ledger:
     def of(self, account: str) -> list[LedgerRecord]:
         """The kept records of one account and of those below it, oldest first."""
         kept = list(self._records.copy())[-self._size :] if self._size else []
-        return [LedgerRecord._make(record) for record in kept if account in record[2]]
+        return [LedgerRecord._make(record) for record in kept if _holds(record[2], account)]
 
     def total(self, account: str) -> tuple[int, int]:
         """Sum of all records ever, of one account and of those below it.
+
+        Args:
+            account: A budget's name: all that was ever charged to it. Or the account of one of its
+                windows, until that is retired.
 
         Returns:
             Cost and uncertain, in nano-dollars.
         """
         with self._leaving:
             left, kept = self._left.copy(), self._records.copy()
-        sums = [amounts for accounts, amounts in left.items() if account in accounts]
-        sums += [(record[7], record[8]) for record in kept if account in record[2]]
+        sums = [amounts for accounts, amounts in left.items() if _holds(accounts, account)]
+        sums += [(record[7], record[8]) for record in kept if _holds(record[2], account)]
         return sum(cost for cost, _ in sums), sum(uncertain for _, uncertain in sums)
+
+
+def _holds(accounts: tuple[str, ...], account: str) -> bool:
+    """Whether a path goes through an account, or through one of its windows."""
+    if account in accounts:
+        return True
+    windows = account + MARK
+    return any(each.startswith(windows) for each in accounts)
 
 
 class LedgerView:
@@ -178,5 +204,8 @@ class LedgerView:
 
     @property
     def total(self) -> int:
-        """Sum of the cost of all attempts ever, in nano-dollars: the budget's spent."""
+        """Sum of the cost of all attempts ever, in nano-dollars: the budget's spent.
+
+        For a budget with windows: what it has spent in all of them.
+        """
         return self._ledger.total(self._account)[0]

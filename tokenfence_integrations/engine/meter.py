@@ -135,12 +135,13 @@ class Call:
         """
         wish = self._wish_at_once()
         if wish is not None:
-            path, key, amount, times, _, _ = wish
+            path, key, amount, times, card, _ = wish
             store = self.tree.store
             if self.tree.instant:
-                reply = store.reserve(path, key, amount, False, times)
+                reply = store.reserve(path, key, amount, False, times, card.model)
             else:
-                reply = execute(store, Reserve(path, key, amount, False, times))
+                command = Reserve(path, key, amount, False, times, card.model)
+                reply = execute(store, command)
             if reply[0]:
                 self._admitted_at_once(wish)
                 return self
@@ -151,12 +152,13 @@ class Call:
         """Reserve, without blocking the event loop; as `admit`."""
         wish = self._wish_at_once()
         if wish is not None:
-            path, key, amount, times, _, _ = wish
+            path, key, amount, times, card, _ = wish
             store = self.tree.store
             if self.tree.instant:
-                reply = store.reserve(path, key, amount, False, times)
+                reply = store.reserve(path, key, amount, False, times, card.model)
             else:
-                reply = await aexecute(store, Reserve(path, key, amount, False, times))
+                command = Reserve(path, key, amount, False, times, card.model)
+                reply = await aexecute(store, command)
             if reply[0]:
                 self._admitted_at_once(wish)
                 return self
@@ -172,13 +174,19 @@ class Call:
         """
         if self._key:
             raise TokenFenceError("this call was admitted already: reserve a new one")
-        tree, request = self.tree, self.request
+        tree, request, budget = self.tree, self.request, self.budget
         if tree.line.waiting or request.sublimits:
             return None
+        path = budget.path
+        if budget.accounts is not None:
+            charged = budget.accounts.known()
+            if charged is None:
+                return None
+            path = charged
         if tree.orphans or tree.leases:
             tree.settle_orphans()
         card = self.book.card(request.model)
-        if self.policy.stages and self._stages_begun():
+        if self.policy.stages and self._stages_begun(path):
             return None
         output, times = request.max_output_tokens, 1
         if output is None:
@@ -186,15 +194,15 @@ class Call:
             # Elsewhere than in memory others may be in flight of which nothing is known here.
             times = SPREAD if tree.live or not tree.instant else LONE_SHARE
         amount = request.amount(card, output)
-        return self.budget.path, next(tree.numbers), amount, times, card, output
+        return path, next(tree.numbers), amount, times, card, output
 
     def _admitted_at_once(self, wish: Wish) -> None:
         path, key, amount, _, card, output = wish
         self.tree.live[key] = (current_owner(), path, amount)
         self.admitted(key, card, output, amount)
 
-    def _stages_begun(self) -> bool:
-        states = self.tree.store.peek(self.budget.path)
+    def _stages_begun(self, path: Path) -> bool:
+        states = self.tree.store.peek(path)
         settled = 0.0 if states is None else headroom(states, NONE_STUCK).settled
         return states is None or self.policy.stages_begun(settled) > 0
 
@@ -339,12 +347,15 @@ class Call:
         cut_short: bool = False,
     ) -> None:
         # The one gate of "ends exactly once": pop is atomic.
-        if self.tree.live.pop(self._key, None) is not None:
-            self.tree.store.end(self.budget.path, self._key, spent, uncertain)
-            self._ended(outcome, spent, uncertain, usage, cut_short)
+        live = self.tree.live.pop(self._key, None)
+        if live is not None:
+            # In the windows that it was admitted in, whichever are open now.
+            self.tree.store.end(live[1], self._key, spent, uncertain)
+            self._ended(live[1], outcome, spent, uncertain, usage, cut_short)
 
     def _ended(
         self,
+        path: Path,
         outcome: Outcome,
         spent: Amount,
         uncertain: Amount,
@@ -360,7 +371,7 @@ class Call:
             (
                 tree.clock.wall(),
                 self._key,
-                self.budget.path,
+                path,
                 request.model,
                 self.model,
                 outcome,

@@ -1,15 +1,18 @@
 """What all budgets of one tree share: the store, the line of waiters, the ledger, the listeners."""
 
+import heapq
 import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from threading import RLock
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
 from tokenfence_integrations.engine.forecast import OutputForecast
 from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
+from tokenfence_integrations.engine.names import budget_of
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
 from tokenfence_integrations.stores.base import AccountState, Amount, Drop, Path, Store
 
@@ -62,7 +65,38 @@ class Tree:
         self.listeners: list[tuple[str, Listener]] = []
         self.orphans: deque[Orphan] = deque()
         self.passed: deque[Path] = deque()
+        # Reentrant: a finalizer may end a call, and its listener look at a budget.
+        self.moving = RLock()
+        self._latest = 0.0
+        self._retiring: list[tuple[float, str]] = []
         self._forecasts: dict[str, OutputForecast] = {}
+
+    def now(self) -> float:
+        """Unix time for windows: it stands still while the clock, set back, catches up."""
+        now = self.clock.wall()
+        if now < self._latest:
+            return self._latest
+        self._latest = now
+        return now
+
+    def retire_later(self, at: float, account: str) -> None:
+        """Drop a window's account at a time, or once no call of this tree is in flight there.
+
+        What is due is dropped whenever another window opens; `moving` is held.
+        """
+        heapq.heappush(self._retiring, (at, account))
+        now, due = self._latest, []
+        while self._retiring and self._retiring[0][0] <= now:
+            due.append(heapq.heappop(self._retiring))
+        if not due:
+            return
+        in_use = {name for _, path, _ in list(self.live.values()) for name in path}
+        for time_due, name in due:
+            if name in in_use:
+                heapq.heappush(self._retiring, (max(now, time_due) + 1.0, name))
+            else:
+                self.store.note(Drop(name))
+        self.ledger.retire([name for _, name in due if name not in in_use])
 
     def forecast(self, model: str) -> OutputForecast:
         """The running estimate of this model's answer lengths."""
@@ -85,7 +119,11 @@ class Tree:
         if not self.live:
             return NONE_STUCK
         line = self.line
-        blocked = [w for w in line.waiting.copy() if w.blocked or line.is_behind_closed(w)]
+        blocked = [
+            w
+            for w in line.waiting.copy()
+            if (w.blocked and not w.awaits_window) or line.is_behind_closed(w)
+        ]
         above = parents.get()
         own: list[tuple[Path, Amount]] = []
         theirs: list[tuple[Path, Amount]] = []
@@ -145,7 +183,7 @@ class Tree:
     def _drop(self, path: Path) -> None:
         """Forget a passing budget, of which nothing is in use any more."""
         for entry in self.listeners.copy():
-            if entry[0] == path[0]:
+            if entry[0] == budget_of(path[0]):
                 self.listeners.remove(entry)
         self.ledger.close(path)
         self.store.note(Drop(path[0]))

@@ -27,6 +27,7 @@ from weakref import ref
 from tokenfence_integrations.stores.base import Path
 
 __all__ = [
+    "STALLED_AFTER",
     "AsyncWaiter",
     "Owner",
     "SyncWaiter",
@@ -88,6 +89,7 @@ class Waiter:
     """One call in the line; the subclasses know how it sleeps and is woken."""
 
     __slots__ = (
+        "awaits_window",
         "blocked",
         "blocks_thread",
         "owner",
@@ -105,6 +107,7 @@ class Waiter:
         self.parents = parents.get()
         self.blocks_thread = blocks_thread
         self.blocked = False  # has looked, and found that it has to wait
+        self.awaits_window = False  # it needs nobody else's end: time alone gives it room
         self.passed = 0
         self.turn_since: float | None = None
 

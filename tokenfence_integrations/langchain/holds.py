@@ -2,7 +2,7 @@
 
 from tokenfence_integrations.engine.ledger import Outcome
 from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.stores.base import NOTHING, Amount
+from tokenfence_integrations.stores.base import NOTHING, Amount, Path
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Hold"]
@@ -38,6 +38,7 @@ class Hold(Call):
 
     def _ended(
         self,
+        path: Path,
         outcome: Outcome,
         spent: Amount,
         uncertain: Amount,
@@ -45,7 +46,7 @@ class Hold(Call):
         cut_short: bool,
     ) -> None:
         if getattr(self, "handed", False):
-            super()._ended(outcome, spent, uncertain, usage, cut_short)
+            super()._ended(path, outcome, spent, uncertain, usage, cut_short)
             return
         tree = self.tree
         self.outcome = outcome

@@ -449,5 +449,5 @@ def _status(admit: str, current: AgentRun) -> Any:
         return told(()) if admit == "admit" else at_once()
     store = budget._tree.store
     if admit == "aadmit":
-        return later(store, budget.path)
-    return told(store.execute(Read(budget.path)).states)
+        return later(store, budget.charged_path())
+    return told(store.execute(Read(budget.charged_path())).states)

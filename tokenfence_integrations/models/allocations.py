@@ -1,10 +1,11 @@
 """Shares of a budget by who calls."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC
 from typing import Any
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
-from tokenfence_integrations.money import parse_usd
+from tokenfence_integrations.engine.grammar import given
 
 __all__ = ["Allocations"]
 
@@ -13,7 +14,8 @@ class Allocations:
     """Which child of a budget a call is charged to.
 
     Args:
-        shares: Dollars by key; None: books of its own, but no limit of its own.
+        shares: Dollars, or a limit in words (``"$2/day"``), by key; None: books of its own, but no
+            limit of its own.
 
     Raises:
         ValueError: A share is not an amount, or a key cannot be a budget's name.
@@ -29,7 +31,7 @@ class Allocations:
             if not isinstance(key, str) or not key.strip() or "/" in key:
                 raise ValueError(f"a key of allocations must be text without '/', got {key!r}")
             if share is not None:
-                parse_usd(share)
+                given(share, zone=UTC)
         self._shares = dict(shares)
         self._pairs = [key.partition("=") for key in shares if "=" in key]
 

@@ -7,7 +7,10 @@ above it (`engine.admission`) from the states that the store reports.
 """
 
 from abc import ABC, abstractmethod
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, TypeAlias
+
+from tokenfence_integrations.money import format_usd
 
 __all__ = [
     "NOTHING",
@@ -230,8 +233,9 @@ class Charge(NamedTuple):
     """A call that is charged although nobody knows whether it was billed.
 
     Attributes:
-        id: Names it in its store, for `Resolve`.
-        path: The accounts that it is charged to.
+        id: Names it in its store, for `Resolve`; never given to another one.
+        path: The accounts that it is charged to, leaf first: those of the call but for any that was
+            reset or dropped since.
         amount: What is charged.
         at: Unix time, by the store's clock, at which it was reserved, or turned uncertain.
         what: What it was for: the model.
@@ -242,6 +246,14 @@ class Charge(NamedTuple):
     amount: Amount
     at: float
     what: str
+
+    def __str__(self) -> str:
+        """In words, such as ``"7: $0.0042 for gpt-4o on acme/writer, 2026-11-24 09:30:00 UTC"``."""
+        moment = datetime.fromtimestamp(self.at, UTC)
+        return (
+            f"{self.id}: {format_usd(self.amount.usd)} for {self.what or 'an unknown model'} on "
+            f"{self.path[0]}, {moment:%Y-%m-%d %H:%M:%S} UTC"
+        )
 
 
 class Waiting(Protocol):
@@ -316,16 +328,21 @@ class Store(ABC):
         """
         return self.execute(command)
 
+    @abstractmethod
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
-        """The uncertain charges of an account and all below it, oldest first; of all accounts.
+        """The uncertain charges of an account and of all below it, oldest first.
+
+        It waits for its answer, so it is not for event loops, unless the store is `instant`.
 
         Args:
-            account: The account whose path they are charged along; None: any.
+            account: The account that they are charged to; None: any.
+
+        Returns:
+            What `AccountState.uncertain` adds up from, charge by charge.
 
         Raises:
             StoreError: The accounts cannot be read.
         """
-        raise NotImplementedError
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
         """The states of the path as far as known without a round trip; None if unknown.

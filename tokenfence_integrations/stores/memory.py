@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from threading import RLock
 from time import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenfence_integrations.stores.base import (
     NOTHING,
@@ -37,13 +37,6 @@ NOT_DONE = Reply(False)
 LIMITS, SPENT, RESERVED, UNCERTAIN, COUNTED, GIVEN = 0, 5, 9, 13, 17, 18
 
 
-class _Charged(NamedTuple):
-    """An uncertain charge, and those of its accounts that were not reset since."""
-
-    charge: Charge
-    accounts: Path
-
-
 class MemoryStore(Store):
     """The default store: accounts that live as long as the process.
 
@@ -67,7 +60,7 @@ class MemoryStore(Store):
         self._clock = clock
         self._accounts: dict[str, list[Any]] = {}
         self._reservations: dict[int, tuple[Amount, str]] = {}
-        self._charged: dict[str, _Charged] = {}
+        self._charges: dict[str, Charge] = {}
         self._anchors: dict[str, float] = {}
         self._handlers: dict[type[Any], Callable[[Any], Reply]] = {
             Reserve: lambda command: self.reserve(*command),
@@ -91,8 +84,8 @@ class MemoryStore(Store):
 
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
         with self._lock:
-            charged = list(self._charged.values())
-        return tuple([c.charge for c in charged if account is None or account in c.accounts])
+            charges = list(self._charges.values())
+        return tuple([c for c in charges if account is None or account in c.path])
 
     def reserve(
         self,
@@ -144,7 +137,7 @@ class MemoryStore(Store):
                     _add(a, UNCERTAIN, uncertain)
             if uncertain is not NOTHING and uncertain != NOTHING:
                 charge = Charge(str(key), path, uncertain, self._clock(), what)
-                self._charged[charge.id] = _Charged(charge, path)
+                self._charges[charge.id] = charge
         return DONE
 
     def _open(self, command: Open) -> Reply:
@@ -202,11 +195,11 @@ class MemoryStore(Store):
 
     def _resolve(self, command: Resolve) -> Reply:
         with self._lock:
-            charged = self._charged.pop(command.id, None)
-            if charged is None:
+            charge = self._charges.pop(command.id, None)
+            if charge is None:
                 return NOT_DONE
-            minus = [-part for part in charged.charge.amount]
-            for name in charged.accounts:
+            minus = [-part for part in charge.amount]
+            for name in charge.path:
                 _add(self._accounts[name], UNCERTAIN, minus)
                 _add(self._accounts[name], SPENT, command.spent)
             return DONE
@@ -217,11 +210,11 @@ class MemoryStore(Store):
             return Reply(first, at=self._anchors.setdefault(command.account, command.at))
 
     def _forget_charges(self, accounts: Path) -> None:
-        for name, (charge, charged) in list(self._charged.items()):
-            if left := tuple(account for account in charged if account not in accounts):
-                self._charged[name] = _Charged(charge, left)
+        for charge in list(self._charges.values()):
+            if left := tuple([name for name in charge.path if name not in accounts]):
+                self._charges[charge.id] = charge._replace(path=left)
             else:
-                del self._charged[name]
+                del self._charges[charge.id]
 
     def _states(self, path: Path) -> tuple[AccountState, ...]:
         # tuple.__new__ is three times as fast as the class itself, and this runs for every call.

@@ -23,7 +23,9 @@ from tokenfence_integrations.stores.base import (
     AccountState,
     Adjust,
     Amount,
+    Anchor,
     Book,
+    Charge,
     Command,
     Drop,
     End,
@@ -33,6 +35,7 @@ from tokenfence_integrations.stores.base import (
     Reply,
     Reserve,
     Reset,
+    Resolve,
     Store,
     Waiting,
 )
@@ -95,7 +98,8 @@ class SQLiteStore(Store):
     locked it goes to a thread, which waits for at most ``timeout``. Checkpoints, which do wait for
     the disk, are made by a thread. The end of a call is never waited for: what cannot be written at
     once is kept, counts for whatever this process reads or reserves from then on, and is written by
-    its next command or by a thread. Only ``top_up()`` and ``reset()`` wait where they are called.
+    its next command or by a thread. Only ``top_up()``, ``reset()``, ``charges()`` and ``resolve()``
+    wait where they are called.
 
     **Leases.** A process that has calls in flight renews its lease. If it dies they turn uncertain
     when that is over: charged, shown, and never free. Whoever reads or is refused next does that.
@@ -150,6 +154,7 @@ class SQLiteStore(Store):
         self._depth = 0
         self._owner = secrets.randbits(62)
         self._renew_at = 0.0
+        self._now = 0.0  # when the transaction was begun
         self._held: dict[int, Amount] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._noted: deque[Note] = deque()
@@ -239,6 +244,10 @@ class SQLiteStore(Store):
         states: tuple[AccountState, ...] | None = self._look(SQLiteStore._states, path)
         return states
 
+    def charges(self, account: str | None = None) -> tuple[Charge, ...]:
+        charges: tuple[Charge, ...] = self._insist(SQLiteStore._charges)
+        return tuple([c for c in charges if account is None or account in c.path])
+
     def watch(self, line: Waiting) -> None:
         with self._watching:
             self._lines.add(line)
@@ -263,7 +272,7 @@ class SQLiteStore(Store):
     def _reserve(self, books: Books, command: Reserve) -> Reply:
         self._begin(books)
         try:
-            if books.reserve(command):
+            if books.reserve(command, self._now):
                 # Before the commit: should that fail half-way, its end is written all the same.
                 self._held[command[1]] = command[2]
                 self._commit(books)
@@ -301,6 +310,22 @@ class SQLiteStore(Store):
 
     def _drop(self, books: Books, command: Drop) -> Reply:
         return Reply(self._transact(books, Books.drop, command))
+
+    def _resolve(self, books: Books, command: Resolve) -> Reply:
+        done = self._transact(books, Books.resolve, command)
+        self._made_room = done
+        return Reply(done)
+
+    def _anchor(self, books: Books, command: Anchor) -> Reply:
+        first, at = self._transact(books, Books.anchor, command)
+        return Reply(first, at=at)
+
+    def _charges(self, books: Books, what: object) -> tuple[Charge, ...]:
+        return self._transact(books, self._charged, None)
+
+    def _charged(self, books: Books, what: object) -> tuple[Charge, ...]:
+        books.expire(self._now)
+        return books.charges()
 
     def _write(self, books: Books, what: object = None) -> bool:
         """Write what is noted, or at least a sign of life; False in the midst of a command."""
@@ -395,7 +420,7 @@ class SQLiteStore(Store):
         try:
             if self._noted:
                 self._write_noted(books)
-            now = self._clock()
+            now = self._now = self._clock()
             if now >= self._renew_at:
                 books.renew(now + self._lease)
                 self._renew_at = now + self._lease / 3
@@ -625,6 +650,8 @@ _WAYS: dict[type[Any], Way] = {
     Adjust: SQLiteStore._adjust,
     Reset: SQLiteStore._reset,
     Drop: SQLiteStore._drop,
+    Resolve: SQLiteStore._resolve,
+    Anchor: SQLiteStore._anchor,
 }
 
 

@@ -11,18 +11,21 @@ from tokenfence_integrations.stores.base import (
     AccountState,
     Adjust,
     Amount,
+    Anchor,
     Book,
+    Charge,
     Drop,
     End,
     Limits,
     Open,
     Path,
     Reserve,
+    Resolve,
 )
 
 __all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "reason"]
 
-VERSION = 1
+VERSION = 2
 """Of the tables; kept as the file's ``user_version``."""
 
 MOST = 1 << 62
@@ -49,17 +52,32 @@ CREATE TABLE accounts (
     uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE owners (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
--- accounts: ids of the path. expired: NULL while in flight; from the end of its lease on, the ids
--- of the accounts in which it is charged as uncertain (all of the path but those that were reset).
+-- Calls in flight. accounts: the ids of the path, leaf first.
 CREATE TABLE reservations (
-    owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL, expired TEXT,
+    owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL,
     usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    at REAL NOT NULL, what TEXT NOT NULL,
     PRIMARY KEY (owner, key)
 ) WITHOUT ROWID;
+-- What is uncertain. accounts: as above, but for those that were reset or dropped since. owner and
+-- key: whose true end may still come, because it was its lease that ended; else NULL.
+CREATE TABLE charges (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, -- nobody who settles one by hand must settle another
+    owner INTEGER, key INTEGER, accounts TEXT NOT NULL,
+    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    at REAL NOT NULL, what TEXT NOT NULL,
+    UNIQUE (owner, key)
+);
+CREATE TABLE anchors (account TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
 
 STATE = ", ".join(AccountState._fields)
+
+AMOUNT = "usd, calls, input, output"
+
+NO_CALL = None, None
+"""The owner and key of a charge whose call has ended."""
 
 
 class Damaged(Exception):
@@ -199,6 +217,23 @@ class Books:
         """A number that is another one once another connection has changed the file."""
         return int(self.execute("PRAGMA data_version").fetchone()[0])
 
+    def charges(self) -> tuple[Charge, ...]:
+        """What is uncertain, oldest first."""
+        rows = self.execute(
+            f"SELECT id, accounts, {AMOUNT}, at, what FROM charges WHERE accounts != '' "
+            f"ORDER BY at, id"
+        ).fetchall()
+        charges = [
+            Charge(str(number), self._names(accounts), Amount(*amount), at, what)
+            for number, accounts, *amount, at, what in rows
+        ]
+        return tuple([charge for charge in charges if charge.path])
+
+    def _names(self, accounts: str) -> Path:
+        name = "SELECT name FROM accounts WHERE id = ?"
+        rows = [self.execute(name, (number,)).fetchone() for number in _ids(accounts)]
+        return tuple([row[0] for row in rows if row is not None])
+
     def is_open(self, command: Open) -> bool:
         """Whether an account exists, and has the limits that it is to have."""
         row = self._account(command.account)
@@ -229,9 +264,9 @@ class Books:
             )
         return False
 
-    def reserve(self, command: Reserve) -> bool:
+    def reserve(self, command: Reserve, now: float) -> bool:
         """Reserve in all accounts of a path or in none; whether it was done."""
-        path, key, amount, force, times, _ = command
+        path, key, amount, force, times, what = command
         ids, text = self.known(path)
         usd, calls, into, out = amount
         if force:
@@ -243,31 +278,63 @@ class Books:
             done = self._run(_reserve(len(ids)), amount + ids + room)
             if done.rowcount != len(ids):
                 return False
-        self._run(_INSERT, (self.owner, key, text, usd, calls, into, out))
+        self._run(_INSERT, (self.owner, key, text, usd, calls, into, out, now, what))
         return True
 
     def end(self, command: End, amount: Amount) -> bool:
         """Replace a reservation of this owner, which was of this amount; whether there was one."""
         path, key, spent, uncertain = command
-        ids, _ = self.known(path)
-        if self._run(_DELETE_LIVE, (self.owner, key)).rowcount:
-            if uncertain == NOTHING:
-                self._run(_settle(len(ids)), spent + amount + ids)
-            else:
-                minus = Amount(*[-part for part in amount])
-                self._change(ids, _Change(spent, minus, uncertain))
-            return True
-        row = (self.owner, key)
-        found = self.execute(_EXPIRED, row).fetchone()
-        if found is None:
-            return False
-        self.execute("DELETE FROM reservations WHERE owner = ? AND key = ?", row)
-        # Its lease was over, and somebody has charged it as uncertain: now the truth is known.
-        charged = tuple(map(int, filter(None, found[0].split(","))))
-        minus = Amount(*[-part for part in found[1:]])
-        self._change(charged, _Change(uncertain=minus))
-        self._change(ids, _Change(spent=spent, uncertain=uncertain))
+        ids, text = self.known(path)
+        call = self.owner, key
+        kept: Any = None if uncertain == NOTHING else self.execute(_KEPT, call).fetchone()
+        if self._run(_DELETE, call).rowcount:
+            self._run(_settle(len(ids)), spent + amount + ids)
+        else:
+            expired = self.execute(_EXPIRED, call).fetchone()
+            if expired is None:
+                return False
+            # Its lease was over, and somebody has charged it as uncertain: now the truth is known.
+            number, accounts, *kept = expired
+            self._discharge(number, accounts, NOTHING)
+            self._change(ids, _Change(spent=spent))
+        if uncertain != NOTHING:
+            self._charge(NO_CALL, text, uncertain, kept)
         return True
+
+    def _charge(
+        self,
+        call: tuple[int | None, int | None],
+        accounts: str,
+        amount: Amount,
+        kept: Sequence[Any],
+    ) -> None:
+        self.execute(_INSERT_CHARGE, (*call, accounts, *amount, *kept))
+        self._change(_ids(accounts), _Change(uncertain=amount))
+
+    def _discharge(self, number: int, accounts: str, spent: Amount) -> None:
+        found = f"SELECT {AMOUNT} FROM charges WHERE id = ?"
+        minus = Amount(*[-part for part in self.execute(found, (number,)).fetchone()])
+        self.execute("DELETE FROM charges WHERE id = ?", (number,))
+        self._change(_ids(accounts), _Change(spent=spent, uncertain=minus))
+
+    def resolve(self, command: Resolve) -> bool:
+        """Replace a charge by what the call did cost; whether there was one."""
+        # As text: "7.0" is the number 7 to SQLite, and names no charge.
+        found = "SELECT id, accounts FROM charges WHERE CAST(id AS TEXT) = ? AND accounts != ''"
+        row = self.execute(found, (command.id,)).fetchone()
+        if row is None:
+            return False
+        number, accounts = row
+        self._discharge(number, accounts, command.spent)
+        return True
+
+    def anchor(self, command: Anchor) -> tuple[bool, float]:
+        """Keep the first moment given for an account; whether this was it, and the one kept."""
+        first = self.execute("INSERT OR IGNORE INTO anchors VALUES (?, ?)", command).rowcount == 1
+        [at] = self.execute(
+            "SELECT at FROM anchors WHERE account = ?", (command.account,)
+        ).fetchone()
+        return first, at
 
     def book(self, command: Book) -> None:
         """Add to what is spent."""
@@ -288,22 +355,29 @@ class Books:
         before = self.states(accounts)
         ids, _ = self.known(accounts)
         self.execute(_reset(len(ids)), ids)
-        # What was forgotten must not be subtracted once an expired reservation does end.
-        expired = "SELECT owner, key, expired FROM reservations WHERE expired IS NOT NULL"
-        for owner, key, text in self.execute(expired).fetchall():
-            kept = [number for number in text.split(",") if number and int(number) not in ids]
-            self.execute(
-                "UPDATE reservations SET expired = ? WHERE owner = ? AND key = ?",
-                (",".join(kept), owner, key),
-            )
+        self._forget_charges(ids)
         return before
+
+    def _forget_charges(self, ids: Sequence[int]) -> None:
+        for number, accounts in self.execute("SELECT id, accounts FROM charges").fetchall():
+            left = ",".join([str(each) for each in _ids(accounts) if each not in ids])
+            if left != accounts:
+                self.execute("UPDATE charges SET accounts = ? WHERE id = ?", (left, number))
+        # One whose true end may come is kept for it.
+        self.execute("DELETE FROM charges WHERE accounts = '' AND owner IS NULL")
 
     def drop(self, command: Drop) -> bool:
         """Forget an account in which nothing is reserved; whether it was done."""
-        nothing = " AND ".join(f"{c} = 0" for c in AccountState._fields if c[:8] == "reserved")
-        done = self.execute(f"DELETE FROM accounts WHERE name = ? AND {nothing}", command)
+        found = f"SELECT id, {STATE} FROM accounts WHERE name = ?"
+        row = self.execute(found, command).fetchone()
+        state = None if row is None else AccountState._make(row[1:])
+        if state is None or state.reserved != NOTHING:
+            return False
+        self.execute("DELETE FROM accounts WHERE id = ?", row[:1])
+        if state.uncertain != NOTHING:
+            self._forget_charges(row[:1])
         self._paths.clear()
-        return done.rowcount == 1
+        return True
 
     # Leases
 
@@ -326,15 +400,13 @@ class Books:
         """Charge as uncertain what is held by other owners whose lease is over."""
         over = "SELECT id FROM owners WHERE lease <= ? AND id != ?"
         for (owner,) in self.execute(over, (now, self.owner)).fetchall():
-            held = "SELECT * FROM reservations WHERE owner = ? AND expired IS NULL"
-            for _, key, text, _, *parts in self.execute(held, (owner,)).fetchall():
+            held = "SELECT * FROM reservations WHERE owner = ?"
+            for _, key, text, *parts, at, what in self.execute(held, (owner,)).fetchall():
                 amount, minus = Amount(*parts), Amount(*[-part for part in parts])
-                ids = tuple(map(int, text.split(",")))
-                self._change(ids, _Change(reserved=minus, uncertain=amount))
-                self.execute(
-                    "UPDATE reservations SET expired = accounts WHERE owner = ? AND key = ?",
-                    (owner, key),
-                )
+                self._change(_ids(text), _Change(reserved=minus))
+                charged = "" if amount == NOTHING else text
+                self._charge((owner, key), charged, amount, (at, what))
+            self.execute("DELETE FROM reservations WHERE owner = ?", (owner,))
             self.execute("DELETE FROM owners WHERE id = ?", (owner,))
 
     def _change(self, ids: Sequence[int], change: _Change) -> None:
@@ -343,12 +415,11 @@ class Books:
             self.execute(_add(len(ids)), (*spent, *reserved, *uncertain, *ids))
 
 
-_INSERT = "INSERT INTO reservations VALUES (?, ?, ?, NULL, ?, ?, ?, ?)"
-_DELETE_LIVE = "DELETE FROM reservations WHERE owner = ? AND key = ? AND expired IS NULL"
-_EXPIRED = (
-    "SELECT expired, usd, calls, input, output FROM reservations "
-    "WHERE owner = ? AND key = ? AND expired IS NOT NULL"
-)
+_INSERT = "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEPT = "SELECT at, what FROM reservations WHERE owner = ? AND key = ?"
+_DELETE = "DELETE FROM reservations WHERE owner = ? AND key = ?"
+_INSERT_CHARGE = "INSERT INTO charges VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_EXPIRED = "SELECT id, accounts, at, what FROM charges WHERE owner = ? AND key = ?"
 
 
 @cache
@@ -393,6 +464,10 @@ def _reserve(accounts: int) -> str:
         for quantity in ("usd", "calls", "input", "output", "tokens")
     )
     return f"UPDATE accounts SET {added} WHERE {_among(accounts)} AND {fits}"
+
+
+def _ids(accounts: str) -> tuple[int, ...]:
+    return tuple(map(int, filter(None, accounts.split(","))))
 
 
 def _among(accounts: int) -> str:

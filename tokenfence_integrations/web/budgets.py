@@ -61,6 +61,7 @@ def request_budget(
     key: Key | None = None,
     per_user: Dollars | None = None,
     anonymous: Dollars | None = None,
+    tz: str | None = None,
 ) -> RequestBudget:
     """A fresh budget for each request, for all that is called for it.
 
@@ -69,16 +70,20 @@ def request_budget(
     middleware `RequestBudgets`. Make it once for all routes that share users.
 
     Args:
-        usd: What one request may cost, in dollars (``"$0.25"``, ``0.25``).
+        usd: What one request may cost, in dollars (``"$0.25"``, ``0.25``), or a limit in words
+            (``"5 calls"``).
         calls: How many provider calls one request may make.
         tokens: How many tokens one request may use.
         parent: The budget of all requests together. Default: the one in scope, if there is one.
         key: A function of the request, sync or async, that returns the key of its user: text or a
             number that nobody else has and that may stand in logs; None if there is no user. A sync
             one runs in the event loop.
-        per_user: What all requests of one user may cost together, in dollars; needs ``key``.
-        anonymous: What all requests without a user may cost together, in dollars; 0 refuses their
-            calls. Default: as one user.
+        per_user: What all requests of one user may cost together, in dollars, for good or for a
+            window of time (``"$1/day"``, ``"50 calls/hour"``); needs ``key``.
+        anonymous: What all requests without a user may cost together, as ``per_user``; 0 refuses
+            their calls. Default: as one user.
+        tz: Time zone of the users' windows, such as ``"Europe/Berlin"``. Default: the parent's, or
+            UTC.
 
     Returns:
         What goes into ``Depends(...)``, or into `RequestBudgets`.
@@ -95,15 +100,22 @@ def request_budget(
     limits: dict[str, Any] = {"usd": usd, "calls": calls, "tokens": tokens}
     if set(limits.values()) == {None}:
         raise ValueError("each request needs a limit: dollars, calls or tokens")
-    Budget(**limits)  # bad limits fail here, and not at the first request
+    # Bad limits fail here, and not at the first request.
+    if Budget(**limits).window is not None:
+        raise ValueError(
+            f"a request's own budget is a new one each time, so it needs no window, got {usd!r}: "
+            f"give one to per_user=, with key=, or to the parent of all requests"
+        )
     if key is None:
-        if per_user is not None or anonymous is not None:
-            raise ValueError("per_user and anonymous need key=, which tells whose request it is")
+        if (per_user, anonymous, tz) != (None, None, None):
+            raise ValueError(
+                "per_user, anonymous and tz need key=, which tells whose request it is"
+            )
         return RequestBudget(limits, parent, None)
     if per_user is None:
         raise ValueError("key= needs per_user=, what each user may spend")
     if anonymous is None:
         anonymous = per_user
-    Budget(per_user)
+    Budget(per_user, tz=tz)
     Budget(anonymous)
-    return RequestBudget(limits, parent, Users(key, per_user, anonymous, parent))
+    return RequestBudget(limits, parent, Users(key, per_user, anonymous, parent, tz))

@@ -40,9 +40,8 @@ def problem(error: BudgetExceeded, whose: Whose) -> Response:
         for name in ("limit", "spent", "reserved", "uncertain", "remaining", "requested"):
             told[name] = getattr(error, name)
     headers = {}
-    seconds = getattr(error, "retry_after", None)  # budgets with a time window know it
-    if seconds is not None:
-        headers["Retry-After"] = str(max(0, ceil(seconds)))
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(0, ceil(error.retry_after)))
     body = json.dumps(told, allow_nan=False, ensure_ascii=False)
     return Response(body, 429, headers, media_type="application/problem+json")
 
@@ -59,5 +58,5 @@ def _detail(error: BudgetExceeded, whose: Whose) -> str:
 
     return (
         f"{budget} of {shown(error.limit)} has no room for a call that needs up to "
-        f"{shown(error.requested)}: {shown(error.remaining)} are left."
-    )
+        f"{shown(error.requested)}: {shown(error.remaining)} are left. {error.renewal}"
+    ).rstrip()

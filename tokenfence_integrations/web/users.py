@@ -33,18 +33,25 @@ class Users:
 
     Args:
         key: The key of a request's user.
-        per_user: Dollars of each user.
+        per_user: Dollars of each user, or a limit in words (``"$1/day"``).
         anonymous: Dollars of all requests without a user together.
         parent: The budget of all users together; None: each user's is a tree of its own.
+        tz: Time zone of the users' windows; None: the parent's, or UTC.
     """
 
     def __init__(
-        self, key: Key, per_user: Dollars, anonymous: Dollars, parent: Budget | None
+        self,
+        key: Key,
+        per_user: Dollars,
+        anonymous: Dollars,
+        parent: Budget | None,
+        tz: str | None = None,
     ) -> None:
         self._key = key
         self._per_user = per_user
         self._anonymous = anonymous
         self._parent = parent
+        self._tz = tz
         self._kept: dict[str, Budget] = {}
         self._alive: WeakValueDictionary[str, Budget] = WeakValueDictionary()
         self._making = Lock()
@@ -63,8 +70,9 @@ class Users:
             raise TypeError(
                 f"key must return a user's key, a str or an int, or None; got {type(key).__name__}"
             )
-        # A name has no "/", and no user's is another's or that of an ordinary child.
-        return self._budget(f"user:{quote(str(key), safe='@')}", self._per_user)
+        # A name has no "/" and no "~", and no user's is another's or that of an ordinary child.
+        name = quote(str(key), safe="@").replace("~", "%7E")
+        return self._budget(f"user:{name}", self._per_user)
 
     def anonymous(self) -> Budget:
         """The budget that all requests without a user share."""
@@ -84,9 +92,9 @@ class Users:
 
     def _made(self, name: str, usd: Dollars) -> Budget:
         if self._parent is None:
-            return Budget(usd, name=name, ledger_size=RECORDS)
+            return Budget(usd, name=name, ledger_size=RECORDS, tz=self._tz)
         try:
-            return self._parent.child(name, usd, kept=False)
+            return self._parent.child(name, usd, kept=False, tz=self._tz)
         except ValueError:  # another route's user as well, whose limit was raised meanwhile
             return self._parent.child(name)
 

@@ -29,7 +29,7 @@ NO_RESPONSE_USAGE = {
 
 
 def refusal_text(refusal: BudgetExceeded) -> str:
-    """What a synthetic reply says: the budget, and what is spent of it."""
+    """What a synthetic reply says: the budget, what is spent of it, and when it is renewed."""
     if refusal.quantity == "usd":
         limit, spent = (
             format_usd(round(refusal.budget * NANO)),
@@ -38,7 +38,8 @@ def refusal_text(refusal: BudgetExceeded) -> str:
     else:
         noun = refusal.quantity.replace("_", " ")
         limit, spent = f"{refusal.budget:,.0f} {noun}", f"{refusal.spent:,.0f}"
-    return f"[TokenFence] Budget of {limit} exceeded (spent {spent}). Request blocked."
+    text = f"[TokenFence] Budget of {limit} exceeded (spent {spent}). Request blocked."
+    return f"{text} {refusal.renewal}".rstrip()
 
 
 def reply_json(kind: str, text: str, *, structured: bool = False) -> bytes:

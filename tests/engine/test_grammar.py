@@ -1,0 +1,98 @@
+"""Limits in words."""
+
+import re
+from datetime import UTC, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given as holds
+from hypothesis import strategies as st
+
+from tokenfence_integrations import Budget
+from tokenfence_integrations.engine.grammar import given
+from tokenfence_integrations.engine.windows import UNITS, Calendar, Interval
+from tokenfence_integrations.money import format_usd, parse_usd
+from tokenfence_integrations.stores.base import Limits
+
+
+@pytest.mark.parametrize(
+    ("words", "limits"),
+    [
+        ("$5", {"usd": 5_000_000_000}),
+        ("0.50 USD", {"usd": 500_000_000}),
+        ("$1,000.00", {"usd": 1_000_000_000_000}),
+        ("50 calls", {"calls": 50}),
+        ("1 call", {"calls": 1}),
+        ("1,500 calls", {"calls": 1_500}),
+        ("2M tokens", {"tokens": 2_000_000}),
+        ("1.5M tokens", {"tokens": 1_500_000}),
+        ("500k input tokens", {"input_tokens": 500_000}),
+        ("500 K output tokens", {"output_tokens": 500_000}),
+        ("7 output_tokens", {"output_tokens": 7}),
+    ],
+)
+@pytest.mark.parametrize("window", ["", "/day", " / day", " per day"])
+def test_what_is_limited(words: str, limits: dict[str, int], window: str) -> None:
+    schedule = Calendar("day", UTC) if window else None
+    assert given(words + window, zone=UTC) == (Limits(**limits), schedule)
+
+
+@holds(nano=st.integers(0, 10**15), unit=st.sampled_from(UNITS))
+def test_any_amount_for_any_window(nano: int, unit: str) -> None:
+    read = given(f"{format_usd(nano)}/{unit}", zone=UTC)
+    assert read == (Limits(usd=nano), Calendar(unit, UTC))  # type: ignore[arg-type]
+
+
+@holds(text=st.text(max_size=30))
+def test_any_other_text_is_an_error_that_says_what_is_accepted(text: str) -> None:
+    try:
+        read = given(text, zone=UTC)
+    except ValueError as error:
+        said = str(error)
+    else:
+        assert read.limits != Limits()
+        return
+    assert re.search("accepted are|not a whole number", said)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("$5/fortnight", "'fortnight' is no window; accepted are minute, hour, day, week"),
+        ("$5 per 2", "'2' is no window"),
+        ("1.5 calls", "1.5 is not a whole number"),
+        ("$5/day/day", "accepted are"),
+        ("-3 calls", "'50 calls per minute'"),
+        ("$" + "1" * 100 + "/day", "accepted are"),
+    ],
+)
+def test_what_cannot_be_read(words: str, problem: str) -> None:
+    with pytest.raises(ValueError, match="cannot read") as caught:
+        Budget(words)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"usd": "$5/day", "per": "month"}, r"one window.*nest two budgets"),
+        ({"usd": "50 calls/minute", "calls": 3}, "calls are limited twice"),
+        ({"calls": "50/minute"}, r"first argument, Budget\('50 calls/minute'\).*two budgets"),
+        ({"usd": 5, "per": "days"}, "per must be one of minute, hour"),
+        ({"usd": 5, "per": timedelta(0)}, "whole seconds, 1 or more"),
+        ({"usd": 5, "per": timedelta(seconds=1.5)}, "whole seconds, 1 or more"),
+        ({"usd": 5, "per": 60}, "or a datetime.timedelta"),
+        ({"usd": 5, "tz": "Mars"}, "no time zone 'Mars'"),
+        ({"usd": 5, "name": "a~b"}, "without '/' and '~'"),
+    ],
+)
+def test_what_does_not_go_together(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Budget(**options)
+
+
+def test_numbers_and_windows_as_arguments() -> None:
+    read = given(5, calls=3, per=timedelta(hours=5), zone=UTC)
+    assert read == (Limits(parse_usd(5), 3), Interval(18_000))
+    assert given("$5", calls=3, per="week", zone=UTC).schedule == Calendar("week", UTC)
+    assert given("$5/day", calls=3, zone=UTC).limits == Limits(parse_usd(5), 3)
