@@ -108,6 +108,7 @@ class Exchange:
     __slots__ = (
         "_asked_usage",
         "_meter",
+        "_read_later",
         "_response",
         "body",
         "call",
@@ -134,6 +135,8 @@ class Exchange:
         self.body = body
         self.stream = stream
         self.raw = raw
+        # Whether the answer is read by the caller, bit by bit or at last.
+        self._read_later = stream or raw == "stream"
         self.taken_over = call.open
         self.sent = False
         self._response: Any = None
@@ -219,11 +222,6 @@ class Exchange:
             self.call.release()
 
     # Answers
-
-    @property
-    def _read_later(self) -> bool:
-        """Whether the answer is read by the caller, bit by bit or at last."""
-        return self.stream or self.raw == "stream"
 
     def _watch(self, response: Any) -> StreamMeter:
         """Watch a response that will be read later, by whoever."""

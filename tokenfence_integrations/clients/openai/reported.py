@@ -21,6 +21,8 @@ CHAT = attrgetter(
 GIVEN = attrgetter("cached_tokens", "audio_tokens", "__pydantic_extra__", "cache_write_tokens")
 MADE = attrgetter("reasoning_tokens", "audio_tokens", "__pydantic_extra__")
 
+new = tuple.__new__
+
 TEXT_ALONE = (0,) * (len(Usage._fields) - 2)
 """The counts of a usage beside its two totals, where nothing but plain text went in and out."""
 
@@ -61,8 +63,9 @@ def token_usage(usage: Any) -> Usage | None:
     try:
         # Mostly it is the SDK's, and of nothing but plain text.
         into, out, given, made = CHAT(usage)
-        if not (given and any(GIVEN(given))) and not (made and any(MADE(made))):
-            return _counted(into, out, TEXT_ALONE)
+        plain = not (given and any(GIVEN(given))) and not (made and any(MADE(made)))
+        if plain and type(into) is int and type(out) is int and into >= 0 and out >= 0:
+            return new(Usage, (into, out) + TEXT_ALONE)  # noqa: RUF005 - in half the time
     except AttributeError:  # of another form: JSON, for one
         pass
     reported = members(usage)
@@ -80,14 +83,11 @@ def token_usage(usage: Any) -> Usage | None:
         out = reported.get("output_tokens") or 0
         given = reported.get("input_tokens_details") or reported.get("input_token_details")
         made = reported.get("output_tokens_details")
-    return _counted(into, out, _details(members(given), members(made)))
-
-
-def _counted(into: Any, out: Any, details: tuple[int, ...] | None) -> Usage | None:
-    """A usage, if its counts are counts at all: the SDK does not validate its answers."""
+    details = _details(members(given), members(made))
+    # Counts at all? The SDK does not validate its answers.
     if details is None or type(into) is not int or type(out) is not int or into < 0 or out < 0:
         return None
-    return tuple.__new__(Usage, (into, out, *details))
+    return new(Usage, (into, out, *details))
 
 
 def _details(given: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[int, ...] | None:
