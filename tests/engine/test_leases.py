@@ -48,7 +48,7 @@ def test_a_call_that_ends_in_time_is_forgotten() -> None:
     clock.advance(60.0)
 
     assert charged(budget) == (50, 0, 0)
-    assert not budget._tree.leases
+    assert not budget._tree.leases.given
 
 
 def test_an_expired_lease_makes_a_waiting_call_look_again() -> None:

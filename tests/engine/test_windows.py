@@ -214,7 +214,7 @@ class WithoutData:
 
 
 def test_utc_needs_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenfence_integrations.engine.windows.ZoneInfo", WithoutData)
+    monkeypatch.setattr("zoneinfo.ZoneInfo", WithoutData)
     assert zone_named("UTC") is UTC
     with pytest.raises(ValueError, match="pip install tzdata"):
         zone_named("Europe/Berlin")

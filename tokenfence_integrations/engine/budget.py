@@ -8,7 +8,6 @@ from itertools import count
 from math import inf
 from threading import RLock
 from typing import Any, Final
-from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine import scope as scopes
@@ -188,7 +187,7 @@ class Budget:
             self._tree = parent._tree
             self._tree.settle_orphans()
             if name is None:
-                name = parent._free_name() if kept else f"passing-{uuid4().hex}"
+                name = parent._free_name() if kept else _unique_name()
                 self._passes = not kept
             self._passes = self._passes or parent._passes  # its name is below one that passes
             self._kept = kept and parent._kept
@@ -1048,6 +1047,12 @@ def _zone(tz: str | tzinfo | None, parent: Budget | None) -> tzinfo:
     if tz is not None:
         return zone_named(tz)
     return UTC if parent is None else parent._zone
+
+
+def _unique_name() -> str:
+    from uuid import uuid4  # here, because importing it takes milliseconds
+
+    return f"passing-{uuid4().hex}"
 
 
 def _name(name: object) -> str:

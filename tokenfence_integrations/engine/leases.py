@@ -24,16 +24,13 @@ class Leases:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._heap: list[tuple[float, int, ref[Call]]] = []
+        self.given: list[tuple[float, int, ref[Call]]] = []
         self._added = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._heap)
 
     def add(self, call: "Call", seconds: float) -> None:
         """Give a call this long to end."""
         self._added += 1
-        heapq.heappush(self._heap, (self._clock() + seconds, self._added, ref(call)))
+        heapq.heappush(self.given, (self._clock() + seconds, self._added, ref(call)))
 
     def expire(self) -> None:
         """Book the calls whose time is over as uncertain."""
@@ -50,9 +47,9 @@ class Leases:
 
     def _first(self) -> "tuple[float, Call] | None":
         """The next deadline of a call that is still open, ended ones dropped on the way."""
-        while self._heap:
+        while self.given:
             try:
-                deadline, _, reference = self._heap[0]
+                deadline, _, reference = self.given[0]
             except IndexError:  # another thread was faster
                 return None
             call = reference()
@@ -63,5 +60,5 @@ class Leases:
 
     def _drop(self) -> None:
         # One C call, so atomic; what another thread has dropped meanwhile was due as well.
-        if self._heap:
-            heapq.heappop(self._heap)
+        if self.given:
+            heapq.heappop(self.given)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Call"]
 
-Wish: TypeAlias = tuple[Path, int, Amount, int, Card, int]
-"""Path, key, amount and times of a `Reserve`, and the model and output maximum that it is for."""
+Wish: TypeAlias = tuple[Reserve, Card, int]
+"""What to reserve, and the model and output maximum that it is for."""
 
 new = tuple.__new__
 """Makes a named tuple in a third of the time; used for those that every call makes."""
@@ -135,15 +135,11 @@ class Call:
         """
         wish = self._wish_at_once()
         if wish is not None:
-            path, key, amount, times, card, _ = wish
-            store = self.tree.store
-            if self.tree.instant:
-                reply = store.reserve(path, key, amount, False, times, card.model)
-            else:
-                command = Reserve(path, key, amount, False, times, card.model)
-                reply = execute(store, command)
+            command, card, output = wish
+            tree = self.tree
+            reply = tree.store.reserve(*command) if tree.instant else execute(tree.store, command)
             if reply[0]:
-                self._admitted_at_once(wish)
+                self._admitted_at_once(command, card, output)
                 return self
         run(self._admission, self.tree.store)
         return self
@@ -152,15 +148,14 @@ class Call:
         """Reserve, without blocking the event loop; as `admit`."""
         wish = self._wish_at_once()
         if wish is not None:
-            path, key, amount, times, card, _ = wish
-            store = self.tree.store
-            if self.tree.instant:
-                reply = store.reserve(path, key, amount, False, times, card.model)
+            command, card, output = wish
+            tree = self.tree
+            if tree.instant:
+                reply = tree.store.reserve(*command)
             else:
-                command = Reserve(path, key, amount, False, times, card.model)
-                reply = await aexecute(store, command)
+                reply = await aexecute(tree.store, command)
             if reply[0]:
-                self._admitted_at_once(wish)
+                self._admitted_at_once(command, card, output)
                 return self
         await arun(self._admission, self.tree.store)
         return self
@@ -183,7 +178,7 @@ class Call:
             if charged is None:
                 return None
             path = charged
-        if tree.orphans or tree.leases:
+        if tree.orphans or tree.leases.given:
             tree.settle_orphans()
         card = self.book.card(request.model)
         if self.policy.stages and self._stages_begun(path):
@@ -193,12 +188,12 @@ class Call:
             output = request.most_output(card)
             # Elsewhere than in memory others may be in flight of which nothing is known here.
             times = SPREAD if tree.live or not tree.instant else LONE_SHARE
-        amount = request.amount(card, output)
-        return path, next(tree.numbers), amount, times, card, output
+        wanted = (path, next(tree.numbers), request.amount(card, output), False, times, card.model)
+        return new(Reserve, wanted), card, output
 
-    def _admitted_at_once(self, wish: Wish) -> None:
-        path, key, amount, _, card, output = wish
-        self.tree.live[key] = (current_owner(), path, amount)
+    def _admitted_at_once(self, command: Reserve, card: Card, output: int) -> None:
+        key, amount = command[1], command[2]
+        self.tree.live[key] = (current_owner(), command[0], amount)
         self.admitted(key, card, output, amount)
 
     def _stages_begun(self, path: Path) -> bool:
@@ -264,7 +259,14 @@ class Call:
             ValueError: A count is negative.
             TokenFenceError: The call was never admitted.
         """
-        spent = self._spent(usage, service_tier)
+        card = self.card
+        if card is None:
+            raise TokenFenceError("this call was never admitted, so it cannot be settled")
+        into, out = usage[0], usage[1]
+        if into < 0 or out < 0:
+            check_usage(usage)
+        cost = card.cost(usage, service_tier, self.request.batch)
+        spent = new(Amount, (cost, 1, into, out))
         self._end("settled", spent, NOTHING, usage, truncated and self.capped)
 
     async def asettle(
@@ -315,20 +317,6 @@ class Call:
         """Whether it counts against this budget: it is made on it, or on one below it."""
         return self.tree is budget._tree and budget.path[0] in self.budget.path
 
-    def _spent(self, usage: Usage, service_tier: str | None) -> Amount:
-        card = self.card
-        if card is None:
-            raise TokenFenceError("this call was never admitted, so it cannot be settled")
-        into, out = usage[0], usage[1]
-        if into < 0 or out < 0:
-            check_usage(usage)
-        batch = self.request.batch
-        if service_tier is None and not batch:  # arguments by name cost as much again
-            cost = card.cost(usage)
-        else:
-            cost = card.cost(usage, service_tier=service_tier, batch=batch)
-        return new(Amount, (cost, 1, into, out))
-
     def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
         if self.policy.on_unknown == "release":
             return "released", NOTHING, NOTHING
@@ -349,11 +337,12 @@ class Call:
         cut_short: bool = False,
     ) -> None:
         # The one gate of "ends exactly once": pop is atomic.
-        live = self.tree.live.pop(self._key, None)
+        tree, key = self.tree, self._key
+        live = tree.live.pop(key, None)
         if live is not None:
-            # In the windows that it was admitted in, whichever are open now.
-            self.tree.store.end(live[1], self._key, spent, uncertain)
-            self._ended(live[1], outcome, spent, uncertain, usage, cut_short)
+            path = live[1]  # in the windows that it was admitted in, whichever are open now
+            tree.store.end(path, key, spent, uncertain)
+            self._ended(path, outcome, spent, uncertain, usage, cut_short)
 
     def _ended(
         self,
@@ -364,11 +353,13 @@ class Call:
         usage: Usage | None,
         cut_short: bool,
     ) -> None:
-        tree, request = self.tree, self.request
+        tree, request, bound = self.tree, self.request, self.bound
+        cost, _, into, out = spent
         self.outcome = outcome
-        self.cost = spent[0]
-        for sublimit in request.sublimits:
-            sublimit.ended(self._key, spent, uncertain)
+        self.cost = cost
+        if request.sublimits:
+            for sublimit in request.sublimits:
+                sublimit.ended(self._key, spent, uncertain)
         tree.ledger.append(
             (
                 tree.clock.wall(),
@@ -378,9 +369,9 @@ class Call:
                 self.model,
                 outcome,
                 usage,
-                spent[0],
+                cost,
                 uncertain[0],
-                self.bound[0],
+                bound[0],
                 self.max_output_tokens if self.capped else None,
                 cut_short,
                 self.waited,
@@ -391,13 +382,12 @@ class Call:
             tree.line.freed()
         if usage is not None:
             if request.max_output_tokens is None:
-                length = usage.output_tokens // request.choices
+                length = out // request.choices
                 tree.forecast(self.model).observe(length, cut_short=cut_short)
-            bound = self.bound
-            if spent[0] > bound[0] or spent[2] > bound[2] or spent[3] > bound[3]:
+            if cost > bound[0] or into > bound[2] or out > bound[3]:
                 self._exceeded_bound(spent, usage)
         if tree.listeners:
-            self._tell(outcome, usage=usage, cost=spent[0] or uncertain[0])
+            self._tell(outcome, usage=usage, cost=cost or uncertain[0])
             self.budget.tell_threshold()
 
     def __del__(self) -> None:

@@ -85,10 +85,7 @@ class CallRequest:
         """The bound of this call on one model, with this output maximum per choice."""
         into = self.most_input(card)
         out = output_tokens * self.choices
-        if self.service_tier is None and not self.batch:
-            usd = card.bound(into, out)
-        else:
-            usd = card.bound(into, out, service_tier=self.service_tier, batch=self.batch)
+        usd = card.bound(into, out, self.service_tier, self.batch)
         if self.extra_price is not None:
             usd += -(-self.extra_price(card) // 1000)
         return new(Amount, (usd, 1, into, out))

@@ -176,7 +176,7 @@ class Tree:
         Those are the ones that finalizers left a note of, and those whose lease is over. Passing
         budgets that are gone are forgotten as well.
         """
-        if self.leases:
+        if self.leases.given:
             self.leases.expire()
         while self.orphans:
             try:

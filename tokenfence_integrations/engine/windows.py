@@ -7,7 +7,6 @@ seconds. The windows of a schedule follow each other without a gap.
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from math import floor
 from typing import Literal, NamedTuple, TypeAlias, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 __all__ = [
     "UNITS",
@@ -48,7 +47,7 @@ class Calendar(NamedTuple):
     and ends with it or where the clock is changed. So one that occurs twice is two windows.
 
     Example:
-        >>> Calendar("day", ZoneInfo("Europe/Berlin")).at(1_793_000_000).name
+        >>> Calendar("day", zone_named("Europe/Berlin")).at(1_793_000_000).name
         '2026-10-26'
     """
 
@@ -139,14 +138,16 @@ def zone_named(name: object) -> tzinfo:
     Raises:
         ValueError: There is no such zone, or no time zone data.
     """
-    if isinstance(name, ZoneInfo) or name is UTC:
+    if name is UTC or name == "UTC":  # needs no data
+        return UTC
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # here: importing it takes milliseconds
+
+    if isinstance(name, ZoneInfo):
         return name
     if not isinstance(name, str):
         raise ValueError(
             f"tz must be a name such as 'Europe/Berlin', or a zoneinfo.ZoneInfo, got {name!r}"
         )
-    if name == "UTC":  # needs no data
-        return UTC
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -35,6 +35,7 @@ PRICE_LISTS = {
 
 NAME_FIELDS = ("model_name", "model", "model_id", "deployment_name")
 CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
+CAPS = frozenset(CAP_FIELDS)
 
 
 def provider_of(model: BaseChatModel) -> str:
@@ -122,9 +123,10 @@ def choices_of(model: BaseChatModel, options: Mapping[str, Any]) -> int:
 
 def output_maximum(model: BaseChatModel, options: Mapping[str, Any]) -> int | None:
     """The output maximum that a call would be sent with, per choice; None if it has none."""
-    asked = [options[field] for field in CAP_FIELDS if type(options.get(field)) is int]
-    if asked:
-        return max(asked)  # type: ignore[no-any-return]
+    if not CAPS.isdisjoint(options):
+        asked = [options[field] for field in CAP_FIELDS if type(options.get(field)) is int]
+        if asked:
+            return max(asked)  # type: ignore[no-any-return]
     field = _cap_field(type(model))
     own = None if field is None else getattr(model, field)
     return own if type(own) is int and own > 0 else None

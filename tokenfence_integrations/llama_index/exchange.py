@@ -111,8 +111,8 @@ def request_for(
         prompt_bound(content, sent),
         exact_count(content, sent) if exact else None,
         output_maximum(llm, options),
-        choices_of(llm, options),
-        service_tier=service_tier_of(llm, options),
+        choices_of(llm, sent),
+        service_tier=service_tier_of(llm, sent),
         cappable=can_cap(llm),
     )
 

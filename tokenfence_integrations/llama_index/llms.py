@@ -104,7 +104,7 @@ class BudgetedLLM(_LLM):
 
         LlamaIndex packs its prompts for the context window that is told here.
         """
-        own = self._own_metadata()
+        own: LLMMetadata = super().metadata  # type: ignore[safe-super]
         targets = self.tokenfence_terms.targets
         if not targets:
             return own

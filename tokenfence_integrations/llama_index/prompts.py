@@ -34,7 +34,9 @@ def options_of(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:
         llm: The LLM.
         options: The keyword arguments of the call.
     """
-    sent = {name: value for name, value in options.items() if name not in OWN}
+    sent = dict(options)
+    if not OWN.isdisjoint(sent):
+        sent = {name: value for name, value in sent.items() if name not in OWN}
     extra = member(llm, "additional_kwargs")
     if extra:
         sent |= extra

@@ -141,15 +141,15 @@ def with_model_name(llm: LLM, name: str) -> LLM:
     return llm.model_copy(update={field: name})
 
 
-def choices_of(llm: LLM, options: Mapping[str, Any]) -> int:
-    """How many answers a call asks for."""
-    asked = _sent(llm, options, "n")
+def choices_of(llm: LLM, sent: Mapping[str, Any]) -> int:
+    """How many answers a call asks for that sends this, as `options_of` tells."""
+    asked = sent.get("n") or member(llm, "n")
     return asked if type(asked) is int and asked > 0 else 1
 
 
-def service_tier_of(llm: LLM, options: Mapping[str, Any]) -> str | None:
-    """The service tier that a call asks for; None for the usual one."""
-    asked = _sent(llm, options, "service_tier")
+def service_tier_of(llm: LLM, sent: Mapping[str, Any]) -> str | None:
+    """The service tier of a call that sends this, as `options_of` tells; None for the usual one."""
+    asked = sent.get("service_tier") or member(llm, "service_tier")
     return asked if isinstance(asked, str) and asked not in ("auto", "default") else None
 
 
@@ -204,13 +204,6 @@ def copied(llm: Any, update: Mapping[str, Any]) -> Any:
     copy = llm.model_copy(update=update)
     object.__setattr__(copy, "__pydantic_private__", llm.__pydantic_private__)
     return copy
-
-
-def _sent(llm: LLM, options: Mapping[str, Any], name: str) -> Any:
-    extra = _extra(llm).get(name)
-    if extra is not None:
-        return extra
-    return options.get(name) or member(llm, name)
 
 
 def _extra(llm: LLM) -> Mapping[str, Any]:

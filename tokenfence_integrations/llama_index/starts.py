@@ -105,13 +105,14 @@ class _Told(NamedTuple):
         if isinstance(llm, StructuredLLM):  # it has another one answer in a form
             inner = cls.of_llm(llm.llm, options)
             return inner._replace(sent={**inner.sent, "response_format": llm.output_cls})
+        sent = options_of(llm, options)
         return cls(
             model_name(llm, options),
             provider_of(llm),
-            options_of(llm, options),
+            sent,
             output_maximum(llm, options),
-            choices_of(llm, options),
-            service_tier_of(llm, options),
+            choices_of(llm, sent),
+            service_tier_of(llm, sent),
         )
 
     @classmethod

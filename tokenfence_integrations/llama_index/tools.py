@@ -24,6 +24,8 @@ def same_family(llm: object, other: object) -> bool:
 
 def without_notes(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options without what only this library reads."""
+    if TOOLS_KEY not in options:
+        return dict(options)
     return {name: value for name, value in options.items() if name != TOOLS_KEY}
 
 

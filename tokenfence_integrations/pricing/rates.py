@@ -231,7 +231,7 @@ class Card:
     def __repr__(self) -> str:
         return f"Card({self.model!r}, {self.provider!r}, {self.rates()!r})"
 
-    def cost(self, usage: Usage, *, service_tier: str | None = None, batch: bool = False) -> int:
+    def cost(self, usage: Usage, service_tier: str | None = None, batch: bool = False) -> int:
         """What a call cost.
 
         Parts that exceed their total (some servers miscount) never make a call cheaper.
@@ -248,19 +248,19 @@ class Card:
         steps = self._standard
         if service_tier is not None or batch:
             steps = self._steps_for(service_tier, batch)
-        _, rates, _, _, _, text = steps[0] if len(steps) == 1 else _reached(steps, usage[0])
+        step = steps[0] if len(steps) == 1 else _reached(steps, usage[0])
         if usage[2:] != _PLAIN_TEXT:
-            return round_half_even(_mixed_cost(usage, rates))
-        input_rate, output_rate, per_call = text
+            return round_half_even(_mixed_cost(usage, step.rates))
+        input_rate, output_rate, per_call = step[5]
         return round_half_even(usage[0] * input_rate + usage[1] * output_rate + per_call)
 
     def bound(
         self,
         input_tokens: int,
         output_tokens: int,
-        *,
         service_tier: str | None = None,
         batch: bool = False,
+        *,
         extra: Usage | None = None,
     ) -> int:
         """The most that a call with at most so many tokens can cost.
@@ -286,9 +286,9 @@ class Card:
         if service_tier is not None or batch:
             steps = self._steps_for(service_tier, batch)
         step = steps[0] if len(steps) == 1 else _reached(steps, input_tokens)
-        _, _, dearest, input_rate, output_rate, _ = step
-        pico = input_tokens * input_rate + output_tokens * output_rate + dearest[10]
+        pico = input_tokens * step[3] + output_tokens * step[4] + step[2][10]
         if extra is not None:
+            dearest = step.dearest
             pico += (
                 extra.audio_ms * dearest.audio_ms
                 + extra.images * dearest.image

@@ -2,8 +2,8 @@
 
 A clone shares the HTTP client, the credentials and every attribute of the client it was made of,
 and is an instance of its class, so that every method works and every framework accepts it. The SDK
-calls the overridden methods in this order: `request`; for each attempt `_prepare_options` and
-`_send_request`; and once `_process_response`. All that they do with a call is in `exchange`.
+calls the overridden methods in this order: `request`; and for each attempt `_prepare_options` and
+`_send_request`. All that they do with a call is in `exchange`.
 """
 
 import sys
@@ -16,13 +16,14 @@ import openai
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from tokenfence_integrations.clients.openai.batches import batch_request, starts_batch
-from tokenfence_integrations.clients.openai.endpoints import BATCHES, endpoint_of
+from tokenfence_integrations.clients.openai.endpoints import BATCHES, Endpoint, endpoint_of
 from tokenfence_integrations.clients.openai.exchange import RAW, Exchange, Terms, current
 from tokenfence_integrations.clients.openai.replies import refusal_text, reply_events, reply_json
 from tokenfence_integrations.clients.openai.uploads import uploaded_bytes
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
 from tokenfence_integrations.pricing.rates import Price
@@ -40,6 +41,9 @@ FREE = (
     "conversations",
 )
 FREE_ENDS = ("/cancel", "/search")
+
+# Keys of a body that may stand for fees beside the tokens.
+FEES = frozenset({"tools", "web_search_options"})
 
 OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
 
@@ -81,7 +85,7 @@ class _Guarded(_Client):
     @property
     def tokenfence(self) -> Budget:
         """The budget that this client's calls count against."""
-        return self._terms.budget_now()
+        return budget_here(self._terms.budget)
 
     def copy(self, *args: Any, **kwargs: Any) -> Any:
         """As the client's own `copy`; the copy is guarded too and shares the budget."""
@@ -109,34 +113,32 @@ class _Guarded(_Client):
         return beta
 
     def _batch_exchange(self, options: Any, file: bytes) -> Exchange:
-        terms, body = self._terms, options.json_data
-        call = terms.call(BATCHES, batch_request(file, terms.book))
-        return Exchange(terms, BATCHES, call, body, False, _raw(options))
+        terms = self._terms
+        request = batch_request(file, terms.book)
+        call = terms.call(budget_here(terms.budget), BATCHES, request)
+        return Exchange(terms, BATCHES, call, options.json_data, False, _raw(options))
 
     def _exchange(self, options: Any, stream: bool) -> Exchange | None:
         """The exchange for a request; None if it costs nothing, or cannot be metered."""
-        terms = self._terms
-        path = options.url
-        if options.method.lower() != "post":
+        if options.method != "post" and options.method.lower() != "post":
             return None
-        endpoint = endpoint_of(path)
+        endpoint = endpoint_of(options.url)
         if endpoint is None:
-            self._check_metered(path)
+            self._check_metered(options.url)
             return None
         body = options.json_data if isinstance(options.json_data, dict) else {}
         if options.extra_json:
             body = {**body, **options.extra_json}
-        tools = body.get("tools")
-        if tools and endpoint.name == "responses":
-            self._check_tools(tools)
-        if body.get("web_search_options") is not None:
-            self._terms.unmetered("the fee of web search")
+        if not FEES.isdisjoint(body):
+            self._check_fees(endpoint, body)
+        terms = self._terms
+        budget = budget_here(terms.budget)
         handover = offered.get()
-        call = None if handover is None else handover.take(terms.budget_now())
+        call = None if handover is None else handover.take(budget)
         if call is None:
             uploaded = uploaded_bytes(options.files) if options.files else 0
             request = endpoint.request(body, uploaded, terms.exact_input)
-            call = terms.call(endpoint, request)
+            call = terms.call(budget, endpoint, request)
         return Exchange(terms, endpoint, call, body, stream, _raw(options))
 
     def _check_metered(self, path: str) -> None:
@@ -144,8 +146,11 @@ class _Guarded(_Client):
         if not plain.startswith(FREE) and not plain.endswith(FREE_ENDS):
             self._terms.unmetered(f"POST /{plain}")
 
-    def _check_tools(self, tools: Any) -> None:
-        for tool in tools:
+    def _check_fees(self, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
+        if body.get("web_search_options") is not None:
+            self._terms.unmetered("the fee of web search")
+        hosted = body.get("tools") if endpoint.name == "responses" else None
+        for tool in hosted or ():
             kind = tool.get("type") if isinstance(tool, dict) else None
             if kind not in (None, "function", "custom"):
                 self._terms.unmetered(f"the fee of the hosted tool {kind!r}")
@@ -213,9 +218,11 @@ class GuardedSync(_Guarded):
             return answer
         token = current.set(exchange)
         try:
-            if not exchange.call.open:
+            if not exchange.taken_over:
                 exchange.call.admit()
-            return super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            answer = super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            exchange.answered(answer)
+            return answer
         except BudgetExceeded as refusal:
             response = self._refusal(exchange, refusal, options)
             return super()._process_response(
@@ -251,22 +258,8 @@ class GuardedSync(_Guarded):
         except BaseException as error:
             exchange.failed(error)
             raise
-        if response.status_code >= 400:
-            exchange.refused(response.status_code)
+        exchange.received(response)
         return response
-
-    def _process_response(self, *, options: Any, response: Any, **kwargs: Any) -> Any:
-        exchange = current.get()
-        if exchange is None:
-            return super()._process_response(options=options, response=response, **kwargs)
-        meter = exchange.watch(response, options) if exchange.read_later else None
-        try:
-            result = super()._process_response(options=options, response=response, **kwargs)
-        except BaseException:
-            exchange.parsing_failed(response, meter)
-            raise
-        exchange.after_parsing(result, response, meter)
-        return result
 
 
 class GuardedAsync(_Guarded):
@@ -285,9 +278,11 @@ class GuardedAsync(_Guarded):
             return answer
         token = current.set(exchange)
         try:
-            if not exchange.call.open:
+            if not exchange.taken_over:
                 await exchange.call.aadmit()
-            return await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            answer = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            exchange.answered(answer)
+            return answer
         except BudgetExceeded as refusal:
             response = self._refusal(exchange, refusal, options)
             return await super()._process_response(
@@ -323,22 +318,8 @@ class GuardedAsync(_Guarded):
         except BaseException as error:
             exchange.failed(error)
             raise
-        if response.status_code >= 400:
-            exchange.refused(response.status_code)
+        exchange.received(response)
         return response
-
-    async def _process_response(self, *, options: Any, response: Any, **kwargs: Any) -> Any:
-        exchange = current.get()
-        if exchange is None:
-            return await super()._process_response(options=options, response=response, **kwargs)
-        meter = exchange.watch(response, options) if exchange.read_later else None
-        try:
-            result = await super()._process_response(options=options, response=response, **kwargs)
-        except BaseException:
-            exchange.parsing_failed(response, meter)
-            raise
-        exchange.after_parsing(result, response, meter)
-        return result
 
 
 def counts_as_openai(base_url: str) -> bool:

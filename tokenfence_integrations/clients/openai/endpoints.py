@@ -79,21 +79,23 @@ def endpoint_of(path: str) -> Endpoint | None:
 
 
 def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    # Nothing but texts is the commonest chat by far, and has a short way of its own.
-    messages = body.get("messages")
-    texts = text_messages_bound(messages) if type(messages) is list else None
-    plain = texts is not None and contents.CHAT_KEYS.isdisjoint(body)
-    wish, choices = body.get("max_completion_tokens"), body.get("n")
+    messages, wish = body.get("messages"), body.get("max_completion_tokens")
     if wish is None or "max_tokens" in body:
         wish = _larger(wish, body.get("max_tokens"))
-    return CallRequest(
-        str(body.get("model", "")),
-        texts if texts is not None and plain else contents.chat_content(body).bound,
-        (lambda card: count_chat(messages, card.model)) if exact and plain else None,  # type: ignore[arg-type]
-        wish,
-        1 if choices is None else _positive(choices),
-        service_tier=_tier(body) if "service_tier" in body else None,
-    )
+    # Nothing but texts is the commonest chat by far, and has a short way of its own.
+    texts = text_messages_bound(messages) if type(messages) is list else None
+    if texts is None or not contents.CHAT_KEYS.isdisjoint(body):
+        content = contents.chat_content(body)
+        request = CallRequest(str(body.get("model", "")), content.bound, None, wish)
+    else:
+        request = CallRequest(str(body.get("model", "")), texts, None, wish)
+        if exact:
+            request.exact_tokens = lambda card: count_chat(messages, card.model)  # type: ignore[arg-type]
+    if "n" in body:
+        request.choices = _positive(body["n"])
+    if "service_tier" in body:
+        request.service_tier = _tier(body)
+    return request
 
 
 def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:

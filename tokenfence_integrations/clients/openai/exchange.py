@@ -9,6 +9,7 @@ from openai._legacy_response import LegacyAPIResponse
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
 from tokenfence_integrations.clients.openai.reported import get, members, usage_in_bytes
 from tokenfence_integrations.clients.openai.streams import (
+    EventMeter,
     MeteredIterator,
     StreamMeter,
     was_cut,
@@ -19,7 +20,6 @@ from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_s
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook
@@ -66,15 +66,12 @@ class Terms:
     def __post_init__(self) -> None:
         self.no_fallback = replace(self.policy, stages=())
 
-    def budget_now(self) -> Budget:
-        """The budget that a call made here and now counts against."""
-        return budget_here(self.budget)
-
-    def call(self, endpoint: Endpoint, request: CallRequest) -> Call:
+    def call(self, budget: Budget, endpoint: Endpoint, request: CallRequest) -> Call:
         """A call to reserve for a request."""
-        request.cappable = bool(endpoint.caps)
-        policy = self.policy if endpoint.reply else self.no_fallback
-        return Call(self.budget_now(), request, policy, self.book, self.error)
+        policy = self.policy
+        if endpoint.reply is None:
+            policy, request.cappable = self.no_fallback, False
+        return Call(budget, request, policy, self.book, self.error)
 
     def unmetered(self, what: str) -> None:
         """Refuse something whose cost cannot be seen, or warn of it once.
@@ -110,14 +107,16 @@ class Exchange:
 
     __slots__ = (
         "_asked_usage",
-        "_taken_over",
+        "_meter",
+        "_read_later",
+        "_response",
         "body",
         "call",
         "endpoint",
         "raw",
-        "read_later",
         "sent",
         "stream",
+        "taken_over",
         "terms",
     )
 
@@ -136,10 +135,13 @@ class Exchange:
         self.body = body
         self.stream = stream
         self.raw = raw
-        self.read_later = stream or raw == "stream"
-        self._asked_usage = False
-        self._taken_over = call.open
+        # Whether the answer is read by the caller, bit by bit or at last.
+        self._read_later = stream or raw == "stream"
+        self.taken_over = call.open
         self.sent = False
+        self._response: Any = None
+        self._meter: StreamMeter | None = None
+        self._asked_usage = False
 
     # Attempts
 
@@ -147,13 +149,26 @@ class Exchange:
         """The call to admit for another attempt, after the one before has ended."""
         self.sent = False
         # A layer above chose the model of a call that was taken over, maybe not one of this client.
-        self.call = self.call.again(same_model=self._taken_over)
+        self.call = self.call.again(same_model=self.taken_over)
         return self.call
 
     def rewrite(self, options: Any) -> Any:
         """Put the admitted model and cap, and the wish for usage, into an attempt's options."""
-        call, body = self.call, self.body
-        changes: dict[str, Any] = {}
+        call = self.call
+        if self._read_later and self.raw:
+            parse = options.post_parser
+            options.post_parser = lambda parsed: self._parsed_late(parsed, parse)
+        if call.capped or self.stream or call.model != call.request.model:
+            changes = self._changes(call)
+            if changes:
+                options.json_data = {**(options.json_data or {}), **changes}
+                if options.extra_json:
+                    kept = {k: v for k, v in options.extra_json.items() if k not in changes}
+                    options.extra_json = kept
+        return options
+
+    def _changes(self, call: Call) -> dict[str, Any]:
+        body, changes = self.body, dict[str, Any]()
         if call.model != call.request.model:
             changes["model"] = call.model
         if call.capped:
@@ -165,18 +180,22 @@ class Exchange:
             if self.raw != "stream" and not asked.get("include_usage"):
                 changes["stream_options"] = {**asked, "include_usage": True}
                 self._asked_usage = True
-        if changes:
-            options.json_data = {**(options.json_data or {}), **changes}
-            if options.extra_json:
-                kept = {k: v for k, v in options.extra_json.items() if k not in changes}
-                options.extra_json = kept
-        return options
+        return changes
 
     def _cap_key(self) -> str:
         return self.terms.cap_key if self.endpoint.name == "chat" else self.endpoint.caps[0]
 
-    def refused(self, status: int) -> None:
-        """An attempt was answered with this HTTP error status."""
+    def received(self, response: Any) -> None:
+        """An attempt was answered."""
+        status = response.status_code
+        if status < 300:
+            self._response = response
+            if self._read_later:
+                self._meter = self._watch(response)
+        elif status >= 400:
+            self._refused(status)
+
+    def _refused(self, status: int) -> None:
         if self.terms.bills_refusals and status in (400, 408):
             # Azure bills the prompt of what its filters and limits refuse.
             call = self.call
@@ -191,45 +210,58 @@ class Exchange:
 
     def failed(self, error: BaseException) -> None:
         """An attempt, or what came of it, raised; later failures of a call change nothing."""
-        if self.sent and cost_of_exception(error) != "free":
+        if self._response is not None:
+            # The answer came, and was billed, but the SDK (or the caller's parser) refused it.
+            if self._meter is not None:
+                self._meter.finish()
+            else:
+                self._settle(self._json(self._response))
+        elif self.sent and cost_of_exception(error) != "free":
             self.call.lose()
         else:
             self.call.release()
 
     # Answers
 
-    def watch(self, response: Any, options: Any) -> StreamMeter:
+    def _watch(self, response: Any) -> StreamMeter:
         """Watch a response that will be read later, by whoever."""
-        meter = StreamMeter(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
+        kind = EventMeter if self.endpoint.name == "responses" else StreamMeter
+        meter = kind(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
         watch_response(response, meter)
-        if self.raw:
-            parse = options.post_parser
-            options.post_parser = lambda parsed: self._parsed_late(parsed, meter, parse)
         if self.raw == "stream":
             meter.capture()
         return meter
 
-    def _parsed_late(self, parsed: Any, meter: StreamMeter, parse: Any) -> Any:
-        if hasattr(parsed, "_iterator"):
+    def _parsed_late(self, parsed: Any, parse: Any) -> Any:
+        meter = self._meter
+        if meter is None:
+            pass
+        elif hasattr(parsed, "_iterator"):
             parsed._iterator = MeteredIterator(parsed._iterator, meter)
         else:
             meter.see_answer(parsed)
         return parse(parsed) if callable(parse) else parsed
 
-    def after_parsing(self, result: Any, response: Any, meter: StreamMeter | None) -> None:
+    def answered(self, answer: Any) -> None:
         """Settle by a whole answer, or go on metering a stream."""
-        if meter is not None:
-            if not self.raw and hasattr(result, "_iterator"):
-                result._iterator = MeteredIterator(result._iterator, meter)
-            return
-        self._settle(result if not self.raw else self._json(response))
-
-    def parsing_failed(self, response: Any, meter: StreamMeter | None) -> None:
-        """The answer came, and was billed, but the SDK (or the caller's parser) refused it."""
-        if meter is not None:
-            meter.finish()
+        if self._meter is not None:
+            if not self.raw and hasattr(answer, "_iterator"):
+                answer._iterator = MeteredIterator(answer._iterator, self._meter)
+        elif self.raw:
+            self._settle(self._parsed(answer))
         else:
-            self._settle(self._json(response))
+            self._settle(answer)
+
+    def _parsed(self, answer: Any) -> Any:
+        """What a raw response says; parsed as its caller will do, who then gets the same object."""
+        if isinstance(answer, LegacyAPIResponse):
+            try:
+                parsed: Any = answer.parse()
+            except Exception:  # the caller will see it
+                parsed = None
+            if get(parsed, "usage") is not None:
+                return parsed
+        return self._json(self._response)
 
     def _settle(self, answer: Any) -> None:
         call, shown = self.call, members(answer)
@@ -237,6 +269,7 @@ class Exchange:
         usage = None if unfinished else self.endpoint.usage(shown, self.body)
         if usage is not None:
             tier = shown.get("service_tier")
+            tier = None if tier == "default" else tier  # of which there is nothing to look up
             call.settle(usage, service_tier=tier, truncated=call.capped and was_cut(shown))
         elif unfinished:
             self.terms.background[shown["id"]] = self

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 from tokenfence_integrations.usage import Usage
@@ -11,6 +12,19 @@ __all__ = ["get", "members", "response_usage", "token_usage", "usage_in_bytes"]
 
 
 NO_MEMBERS: Mapping[str, Any] = {}
+MEMBERS = attrgetter("__dict__", "__pydantic_extra__")
+
+# Of the SDK's model of a chat's usage, and of its two parts.
+CHAT = attrgetter(
+    "prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"
+)
+GIVEN = attrgetter("cached_tokens", "audio_tokens", "__pydantic_extra__", "cache_write_tokens")
+MADE = attrgetter("reasoning_tokens", "audio_tokens", "__pydantic_extra__")
+
+new = tuple.__new__
+
+TEXT_ALONE = (0,) * (len(Usage._fields) - 2)
+"""The counts of a usage beside its two totals, where nothing but plain text went in and out."""
 
 
 def members(value: Any) -> Mapping[str, Any]:
@@ -21,8 +35,12 @@ def members(value: Any) -> Mapping[str, Any]:
     """
     if type(value) is dict:
         return value
-    fields: Mapping[str, Any] = getattr(value, "__dict__", NO_MEMBERS)
-    extra = getattr(value, "__pydantic_extra__", None)
+    if value is None:
+        return NO_MEMBERS
+    try:
+        fields, extra = MEMBERS(value)
+    except AttributeError:  # no model of pydantic's
+        return getattr(value, "__dict__", NO_MEMBERS)
     return {**fields, **extra} if extra else fields
 
 
@@ -40,12 +58,22 @@ def token_usage(usage: Any) -> Usage | None:
     Returns:
         The counts; None if nothing usable was reported.
     """
+    if usage is None:
+        return None
+    try:
+        # Mostly it is the SDK's, and of nothing but plain text.
+        into, out, given, made = CHAT(usage)
+        plain = not (given and any(GIVEN(given))) and not (made and any(MADE(made)))
+        if plain and type(into) is int and type(out) is int and into >= 0 and out >= 0:
+            return new(Usage, (into, out) + TEXT_ALONE)  # noqa: RUF005 - in half the time
+    except AttributeError:  # of another form: JSON, for one
+        pass
     reported = members(usage)
     into = reported.get("prompt_tokens")
     if into is not None:
         out = reported.get("completion_tokens") or 0
-        in_details = members(reported.get("prompt_tokens_details"))
-        out_details = members(reported.get("completion_tokens_details"))
+        given = reported.get("prompt_tokens_details")
+        made = reported.get("completion_tokens_details")
     else:
         into = reported.get("input_tokens")
         if into is None:
@@ -53,25 +81,38 @@ def token_usage(usage: Any) -> Usage | None:
             known = isinstance(seconds, int | float) and 0 <= seconds < inf
             return Usage(audio_ms=-int(-seconds * 1000 // 1)) if known else None
         out = reported.get("output_tokens") or 0
-        in_details = members(
-            reported.get("input_tokens_details") or reported.get("input_token_details")
-        )
-        out_details = members(reported.get("output_tokens_details"))
-    cached = written = audio_in = image_in = reasoning = audio_out = image_out = 0
-    if in_details:
-        cached = in_details.get("cached_tokens") or 0
-        written = in_details.get("cache_write_tokens") or 0
-        audio_in = in_details.get("audio_tokens") or 0
-        image_in = in_details.get("image_tokens") or 0
-    if out_details:
-        reasoning = out_details.get("reasoning_tokens") or 0
-        audio_out = out_details.get("audio_tokens") or 0
-        image_out = out_details.get("image_tokens") or 0
-    counts = Usage(
-        into, out, cached, written, reasoning, audio_in, 0, audio_out, image_in, 0, image_out
-    )
+        given = reported.get("input_tokens_details") or reported.get("input_token_details")
+        made = reported.get("output_tokens_details")
+    details = _details(members(given), members(made))
     # Counts at all? The SDK does not validate its answers.
-    return counts if set(map(type, counts)) == {int} and min(counts) >= 0 else None
+    if details is None or type(into) is not int or type(out) is not int or into < 0 or out < 0:
+        return None
+    return new(Usage, (into, out, *details))
+
+
+def _details(given: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The counts of a usage beside its two totals, in the order of `Usage`.
+
+    Args:
+        given: The parts of the input.
+        made: Those of the output.
+
+    Returns:
+        None if they are no counts.
+    """
+    cached = given.get("cached_tokens") or 0
+    written = given.get("cache_write_tokens") or 0
+    audio_in = given.get("audio_tokens") or 0
+    image_in = given.get("image_tokens") or 0
+    reasoning = made.get("reasoning_tokens") or 0
+    audio_out = made.get("audio_tokens") or 0
+    image_out = made.get("image_tokens") or 0
+    if not (cached or written or audio_in or image_in or reasoning or audio_out or image_out):
+        return TEXT_ALONE
+    counts = (cached, written, reasoning, audio_in, 0, audio_out, image_in, 0, image_out)
+    if set(map(type, counts)) == {int} and min(counts) >= 0:
+        return (*counts, 0, 0, 0, 0)
+    return None
 
 
 def response_usage(answer: Any) -> Usage | None:

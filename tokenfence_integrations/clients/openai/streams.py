@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
@@ -15,7 +16,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["MeteredIterator", "StreamMeter", "watch_response"]
+__all__ = ["EventMeter", "MeteredIterator", "StreamMeter", "watch_response"]
 
 SPARE_TOKENS = 16
 """Output tokens that never show: end markers, the frame of a tool call."""
@@ -25,6 +26,12 @@ MOST_CAPTURED = 4 * 1024 * 1024
 
 TEXT = frozenset({"role", "content"})
 """Members of a delta that carry no output but text."""
+
+# Read at once, since every chunk of a stream is looked at.
+CHUNK = attrgetter("usage", "choices")
+CHOICE = attrgetter(
+    "finish_reason", "delta.content", "delta.__pydantic_fields_set__", "delta.__pydantic_extra__"
+)
 
 FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
@@ -85,9 +92,20 @@ class StreamMeter:
         Returns:
             Whether it must be hidden from the caller.
         """
-        if self._endpoint.name == "responses":
-            self._see_event(chunk)
-            return False
+        try:
+            # Nearly all are a piece of one choice's text, and nothing else.
+            usage, choices = CHUNK(chunk)
+            if usage is None and len(choices) == 1:
+                reason, text, given, more = CHOICE(choices[0])
+                if reason is None and not more and type(text) is str and given <= TEXT:
+                    seen = len(text) if text.isascii() else len(text.encode(errors="replace"))
+                    self._seen_bytes += seen
+                    return False
+        except (AttributeError, TypeError):  # of another form: JSON, for one
+            pass
+        return self._see_chunk(chunk)
+
+    def _see_chunk(self, chunk: Any) -> bool:
         shown = members(chunk)
         usage, choices = shown.get("usage"), shown.get("choices")
         if usage is not None:
@@ -123,14 +141,6 @@ class StreamMeter:
                 self._truncated = True
             if self._finished == self.call.request.choices:
                 self.call.at_most = self._at_most()
-
-    def _see_event(self, event: Any) -> None:
-        kind = get(event, "type")
-        if kind in FINAL_EVENTS:
-            answer = get(event, "response")
-            self._final = self._endpoint.usage(answer, self._body)
-            self._service_tier = get(answer, "service_tier")
-            self._truncated = kind == "response.incomplete"
 
     def see_answer(self, answer: Any) -> None:
         """Take note of a whole answer, parsed at last (or in an unread body)."""
@@ -199,6 +209,21 @@ class StreamMeter:
         return Amount(card.bound(into, out, service_tier=tier), 1, into, out)
 
 
+class EventMeter(StreamMeter):
+    """The same for the events of the Responses API, of which the last one tells it all."""
+
+    __slots__ = ()
+
+    def see(self, chunk: Any) -> bool:
+        kind = get(chunk, "type")
+        if kind in FINAL_EVENTS:
+            answer = get(chunk, "response")
+            self._final = self._endpoint.usage(answer, self._body)
+            self._service_tier = get(answer, "service_tier")
+            self._truncated = kind == "response.incomplete"
+        return False
+
+
 class MeteredIterator:
     """Stands in for a stream's own iterator, sync or async, and shows the meter what goes by."""
 
@@ -212,29 +237,27 @@ class MeteredIterator:
         return self
 
     def __next__(self) -> Any:
-        meter = self._meter
-        while True:
-            try:
+        try:
+            chunk = self._inner.__next__()
+            while self._meter.see(chunk):
                 chunk = self._inner.__next__()
-            except BaseException:
-                meter.finish()
-                raise
-            if not meter.see(chunk):
-                return chunk
+        except BaseException:
+            self._meter.finish()
+            raise
+        return chunk
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        meter = self._meter
-        while True:
-            try:
+        try:
+            chunk = await self._inner.__anext__()
+            while self._meter.see(chunk):
                 chunk = await self._inner.__anext__()
-            except BaseException:
-                meter.finish()
-                raise
-            if not meter.see(chunk):
-                return chunk
+        except BaseException:
+            self._meter.finish()
+            raise
+        return chunk
 
     def close(self) -> None:
         self._inner.close()
