@@ -1,6 +1,7 @@
 """What every store keeps: commands that apply to the whole path, or not at all."""
 
 import threading
+from itertools import count
 import time
 from typing import Any
 
@@ -149,19 +150,20 @@ def test_each_limit_holds_to_the_last_unit_beyond_what_doubles_can_tell_apart(
         field = "input_tokens" if quantity == "tokens" else quantity
         return Amount(**{field: number})
 
-    for most in (10**14, 10**15 - 1, 10**15, 2**53 + 1, 10**17 + 1, 2**62 - 2):
+    numbers = (10**14, 10**15 - 1, 10**15, 2**53 + 1, 10**17 + 1, 2**62 - 2)
+    for first, most in zip(count(0, 10), numbers, strict=False):  # no id is ever used twice
         account = (f"root/{most}",)
         store.execute(Open(account[0], Limits(**{quantity: most})))
-        assert not store.execute(Reserve(account, 1, amount(most + 1))).done
-        assert store.execute(Reserve(account, 2, amount(most - 2))).done
-        store.execute(End(account, 2, amount(most - 3), NOTHING))
-        assert not store.execute(Reserve(account, 3, amount(1), times=4)).done
-        assert store.execute(Reserve(account, 4, amount(2))).done
-        store.execute(End(account, 4, NOTHING, amount(2)))
-        assert not store.execute(Reserve(account, 5, amount(2))).done
-        assert store.execute(Reserve(account, 6, amount(1))).done
-        assert not store.execute(Reserve(account, 7, amount(1))).done
-        store.execute(End(account, 6, NOTHING, NOTHING))
+        assert not store.execute(Reserve(account, first + 1, amount(most + 1))).done
+        assert store.execute(Reserve(account, first + 2, amount(most - 2))).done
+        store.execute(End(account, first + 2, amount(most - 3), NOTHING))
+        assert not store.execute(Reserve(account, first + 3, amount(1), times=4)).done
+        assert store.execute(Reserve(account, first + 4, amount(2))).done
+        store.execute(End(account, first + 4, NOTHING, amount(2)))
+        assert not store.execute(Reserve(account, first + 5, amount(2))).done
+        assert store.execute(Reserve(account, first + 6, amount(1))).done
+        assert not store.execute(Reserve(account, first + 7, amount(1))).done
+        store.execute(End(account, first + 6, NOTHING, NOTHING))
 
 
 @pytest.mark.parametrize("ended", ["settled", "uncertain", "recorded"])

@@ -19,6 +19,7 @@ from tokenfence_integrations.stores.base import (
     Reserve,
     Reset,
     Resolve,
+    SetLimits,
 )
 from tokenfence_integrations.stores.postgres_ears import PostgresEars, SleepingEars
 from tokenfence_integrations.stores.postgres_link import UNSAYABLE, Link
@@ -146,6 +147,7 @@ _FIELDS: dict[type[Any], Callable[[Any], list[Any]]] = {
     Open: lambda c: [c.account, _numbers(c.limits)],
     Book: lambda c: [_texts(c.path), _numbers(c.spent)],
     Adjust: lambda c: [_texts(c.path), _numbers(c.by), c.tokens],
+    SetLimits: lambda c: [_texts(c.path), _numbers(c.limits)],
     Reset: lambda c: [_texts(c.accounts)],
     Drop: lambda c: [c.account],
     Resolve: _resolve,

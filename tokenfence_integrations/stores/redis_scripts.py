@@ -14,11 +14,13 @@ from tokenfence_integrations.stores.base import (
     Book,
     Drop,
     End,
+    Limits,
     Open,
     Read,
     Reserve,
     Reset,
     Resolve,
+    SetLimits,
 )
 
 __all__ = ["NAMES", "WRITERS", "Arguments", "Script", "scripts"]
@@ -70,9 +72,13 @@ def _end(command: End, names: str) -> Arguments:
 
 
 def _open(command: Open, names: str) -> Arguments:
-    limits = ["n" if limit is None else limit for limit in command.limits]
+    limits = _limits(command.limits)
     given = "" if command.limits == UNLIMITED else " ".join(map(str, limits))
     return [*limits, given]
+
+
+def _limits(limits: Limits) -> Arguments:
+    return ["n" if limit is None else limit for limit in limits]
 
 
 def _adjust(command: Adjust, names: str) -> Arguments:
@@ -87,6 +93,7 @@ WRITERS: dict[type[Any], Any] = {
     End: _end,
     Book: lambda command, names: [*command.spent],
     Adjust: _adjust,
+    SetLimits: lambda command, names: _limits(command.limits),
     Reset: lambda command, names: [names],
     Drop: lambda command, names: [command.account],
     Resolve: lambda command, names: [command.id.rpartition(":")[2], *command.spent],
@@ -94,5 +101,5 @@ WRITERS: dict[type[Any], Any] = {
 }
 """What each script is given beside owner, epoch, number and lease; `names` is the path as JSON."""
 
-NAMES = {kind: kind.__name__.lower() for kind in WRITERS}
+NAMES = {kind: re.sub(r"\B([A-Z])", r"_\1", kind.__name__).lower() for kind in WRITERS}
 """The script that each command is."""

@@ -74,10 +74,10 @@ class RedisWire(Wire):
                 flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
             )
             for name, record in pairs.items():
-                *amount, at, what, path, charged = json.loads(record)
-                if account is None or account in json.loads(charged):
+                *amount, at, what, _, charged = json.loads(record)
+                names = tuple(json.loads(charged))
+                if account is None or account in names:
                     parts = Amount(*map(int, amount))
-                    names = tuple(json.loads(path))
                     found.append(Charge(f"{tag}:{name.decode()}", names, parts, float(at), what))
         return tuple(sorted(found, key=lambda charge: charge.at))
 

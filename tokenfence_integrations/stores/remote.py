@@ -40,6 +40,7 @@ from tokenfence_integrations.stores.base import (
     Reserve,
     Reset,
     Resolve,
+    SetLimits,
     Store,
     Waiting,
 )
@@ -238,7 +239,7 @@ class RemoteStore(Store):
         kind = type(order.command)
         if kind is Reserve and done:
             return DONE
-        if kind in (Reserve, Read, Adjust, Reset):
+        if kind in (Reserve, Read, Adjust, SetLimits, Reset):
             return Reply(done, tuple(map(self._wire.state, raw)))
         return Reply(done, at=at) if kind is Anchor else DONE if done else NOT_DONE
 
@@ -535,7 +536,7 @@ def _check(command: Command) -> None:
     kind = type(command)
     if kind is Reserve:
         numbers: Sequence[int | None] = command.amount  # type: ignore[union-attr]
-    elif kind is Open:
+    elif kind in (Open, SetLimits):
         numbers = command.limits  # type: ignore[union-attr]
     elif kind is Book or kind is Resolve:
         numbers = command.spent  # type: ignore[union-attr]

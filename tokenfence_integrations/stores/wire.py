@@ -64,7 +64,8 @@ class Answer(NamedTuple):
         done: Whether it took effect, as in `Reply`.
         states: Of each account of the command (see `accounts_of`), in the backend's own form; None
             for one that does not exist. For a `Reset` those before it. A backend may leave them
-            out except for `Read`, `Adjust`, `Reset`, and a `Reserve` that was declined.
+            out except for `Read`, `Adjust`, `SetLimits`, `Reset`, and a `Reserve` that was
+            declined.
         at: For an `Anchor`.
     """
 

@@ -113,6 +113,26 @@ BEGIN
 END
 $$;
 
+-- Give the first account of a path these limits; null is none.
+CREATE FUNCTION tokenfence.set_limits(path text[], limits bigint[]) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    unknown jsonb := tokenfence.unknown(path);
+BEGIN
+    IF unknown IS NOT NULL THEN
+        RETURN unknown;
+    END IF;
+    UPDATE tokenfence.accounts SET
+        limit_usd = limits[1],
+        limit_calls = limits[2],
+        limit_tokens = limits[3],
+        limit_input = limits[4],
+        limit_output = limits[5]
+    WHERE name = path[1];
+    RETURN tokenfence.states(path);
+END
+$$;
+
 -- Forget what is spent and uncertain; the states before.
 CREATE FUNCTION tokenfence.reset(names text[]) RETURNS jsonb
 LANGUAGE plpgsql AS $$

@@ -54,7 +54,7 @@ BEGIN
         IF place > so_far.number OR command->>1 = 'Read' THEN
             reply := tokenfence.apply(owner, command);
             makes_room := makes_room
-                OR command->>1 IN ('End', 'Adjust', 'Open', 'Reset', 'Resolve');
+                OR command->>1 IN ('End', 'Adjust', 'SetLimits', 'Open', 'Reset', 'Resolve');
             IF command->>1 IN ('Open', 'Reset', 'Drop', 'Resolve', 'Anchor') THEN
                 to_keep := to_keep || jsonb_build_object(place, reply);
             END IF;
@@ -100,6 +100,8 @@ BEGIN
         states := tokenfence.adjust(
             (command->>2)::text[], (command->>3)::bigint[], (command->>4)::bigint
         );
+    WHEN 'SetLimits' THEN
+        states := tokenfence.set_limits((command->>2)::text[], (command->>3)::bigint[]);
     WHEN 'Reset' THEN
         states := tokenfence.reset((command->>2)::text[]);
     WHEN 'Drop' THEN
@@ -129,7 +131,7 @@ BEGIN
             RETURN 'true';
         END IF;
         RETURN jsonb_build_array(false, tokenfence.states((command->>2)::text[]));
-    WHEN 'Adjust' THEN
+    WHEN 'Adjust', 'SetLimits' THEN
         RETURN jsonb_build_array(true, tokenfence.states((command->>2)::text[]));
     ELSE
         RETURN 'true';
