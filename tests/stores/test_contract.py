@@ -1,8 +1,8 @@
 """What every store keeps: commands that apply to the whole path, or not at all."""
 
 import threading
-from itertools import count
 import time
+from itertools import count
 from typing import Any
 
 import pytest
