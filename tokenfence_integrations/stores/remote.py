@@ -7,11 +7,9 @@ loop never touches a socket. How a batch gets there is the backend's (`wire`).
 """
 
 import asyncio
-import atexit
 import os
 import random
 import secrets
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -44,6 +42,7 @@ from tokenfence_integrations.stores.base import (
     Store,
     Waiting,
 )
+from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.listening import Listener
 from tokenfence_integrations.stores.noting import Note, with_notes
 from tokenfence_integrations.stores.tending import Tender
@@ -328,7 +327,7 @@ class RemoteStore(Store):
         if not orders and not trees:
             self._take_out(taken)
             return None
-        _close_at_exit()
+        at_exit(_close_all)
         try:
             batch = Batch(self._owner, self._epoch, self._lease, trees, orders)
             outcomes = self._wire.exchange(batch)
@@ -554,7 +553,6 @@ def _check(command: Command) -> None:
 _stores: "WeakSet[RemoteStore]" = WeakSet()
 _unsent: set[RemoteStore] = set()
 """Kept alive until what they have noted is sent."""
-_closing_in: set[int] = set()
 
 
 def _after_fork_in_child() -> None:
@@ -562,20 +560,6 @@ def _after_fork_in_child() -> None:
     for store in list(_stores):
         store._wire.forget()
         store._begin_life()
-
-
-def _close_at_exit() -> None:
-    """Have what is noted sent when this process ends."""
-    pid = os.getpid()
-    if pid in _closing_in:
-        return
-    _closing_in.clear()
-    _closing_in.add(pid)
-    atexit.register(_close_all)
-    # The children that multiprocessing makes do not run atexit's functions.
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, _close_all, exitpriority=1)
 
 
 def _close_all() -> None:

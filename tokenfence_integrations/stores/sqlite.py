@@ -1,25 +1,21 @@
 """Accounts in a file: exact among all processes of one machine, and there again after a restart."""
 
-import atexit
 import os
 import random
 import secrets
 import sqlite3
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Lock, RLock
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.base import (
-    NOTHING,
-    UNLIMITED,
     AccountState,
     Adjust,
     Amount,
@@ -40,6 +36,8 @@ from tokenfence_integrations.stores.base import (
     Store,
     Waiting,
 )
+from tokenfence_integrations.stores.exits import at_exit
+from tokenfence_integrations.stores.noting import Note, with_notes
 from tokenfence_integrations.stores.sqlite_books import (
     MOST,
     VERSION,
@@ -74,13 +72,6 @@ Way: TypeAlias = Callable[["SQLiteStore", Books, Any], Any]
 
 new = tuple.__new__
 """Makes a named tuple in a third of the time; used for those that every call makes."""
-
-
-class Note(NamedTuple):
-    """A command whose reply nobody waits for, and what an `End` had reserved."""
-
-    command: Open | End | Book | Drop
-    reserved: Amount = NOTHING
 
 
 class Left(Exception):
@@ -359,27 +350,14 @@ class SQLiteStore(Store):
 
     @staticmethod
     def _state_with(noted: list[Note], books: Books, account: str) -> AccountState:
-        given = [
-            note.command.limits
-            for note in noted
-            if type(note.command) is Open and note.command.account == account
-        ]
         try:
-            [state] = books.states((account,))
+            written: AccountState | None = books.states((account,))[0]
         except KeyError:
-            if not given:
-                raise
-            state = AccountState(*given[0], *NOTHING, *NOTHING, *NOTHING)
-        limits = next((each for each in reversed(given) if each != UNLIMITED), state.limits)
-        spent, reserved, uncertain = state.spent, state.reserved, state.uncertain
-        for command, amount in noted:
-            if type(command) in (Open, Drop) or account not in command.path:  # type: ignore[union-attr]
-                continue
-            spent = spent.plus(command.spent)  # type: ignore[union-attr]
-            if type(command) is End:
-                reserved = reserved.plus(Amount(*[-part for part in amount]))
-                uncertain = uncertain.plus(command.uncertain)
-        return AccountState(*limits, *spent, *reserved, *uncertain)
+            written = None
+        state = with_notes(account, written, noted)
+        if state is None:
+            raise KeyError(account)
+        return state
 
     # Notes
 
@@ -565,7 +543,7 @@ class SQLiteStore(Store):
         books = self._books = Books(self.path, self._owner, make=not self._was_open)
         self._was_open = True
         self._renew_at = 0.0
-        _close_at_exit()
+        at_exit(_close_all)
         return books
 
     def _disconnect(self) -> None:
@@ -685,7 +663,6 @@ _stores: "WeakSet[SQLiteStore]" = WeakSet()
 _unwritten: set[SQLiteStore] = set()
 """Kept alive until what they have noted is written."""
 _forking: list[SQLiteStore] = []
-_closing_in: set[int] = set()
 
 
 def _before_fork() -> None:
@@ -708,20 +685,6 @@ def _after_fork_in_child() -> None:
     _unwritten.clear()
     while _forking:
         _forking.pop()._begin_life()
-
-
-def _close_at_exit() -> None:
-    """Have what is noted written when this process ends."""
-    pid = os.getpid()
-    if pid in _closing_in:
-        return
-    _closing_in.clear()
-    _closing_in.add(pid)
-    atexit.register(_close_all)
-    # The children that multiprocessing makes do not run atexit's functions.
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, _close_all, exitpriority=1)
 
 
 def _close_all() -> None:
