@@ -498,7 +498,7 @@ def test_a_tree_lives_on_one_slot_of_a_cluster() -> None:
     store = RedisStore(cluster)
     for name in ("acme", "umbrella", "}{odd%7D", "}"):
         budget = small(100, name=name, store=store)
-        spend(budget.child("team~2026-11").child("a"), 20)
+        spend(budget.child("team", per="month").child("a", calls=5), 20)
         reserve(budget, 30).admit().lose()
         assert charged(budget) == (20, 0, 30)
         [charge] = store.charges(name)
