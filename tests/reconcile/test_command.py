@@ -102,7 +102,8 @@ def test_charges_are_chosen_by_budget_and_age(
     acme = Budget("$1", name="acme", store=url)
     mine = lose(acme.child("writer"), 10)
     other = lose(Budget("$1", name="acme2", store=url), 20)
-    daily = lose(Budget("$1", name="acme~2026-11-24", store=url).child("writer"), 30)
+    of_today = Budget("$1/day", name="acme", store=url)
+    daily = lose(of_today.child("writer"), 30)
     monkeypatch.setattr(command, "time", lambda: time.time() + HOUR)
 
     def listed(*arguments: object) -> set[str]:
@@ -112,7 +113,8 @@ def test_charges_are_chosen_by_budget_and_age(
     assert listed() == {mine.id, other.id, daily.id}
     assert listed("--budget", "acme") == {mine.id, daily.id}
     assert listed("--budget", "acme/writer") == {mine.id, daily.id}
-    assert listed("--budget", "acme~2026-11-24") == {daily.id}
+    assert of_today.window is not None
+    assert listed("--budget", f"acme~{of_today.window.name}") == {daily.id}
     assert listed("--budget", "writer") == set()
     assert listed("--older-than", "59m") == {mine.id, other.id, daily.id}
     assert listed("--older-than", "2h") == set()

@@ -459,7 +459,7 @@ def test_a_call_that_waits_learns_that_a_process_has_died(
     monkeypatch.setattr(listening, "LOOK", 0.01)
     one = small(100, name="acme", store=database.store())
     other = small(100, name="acme", store=database.store())
-    reserve(other, 80).admit()
+    held = reserve(other, 80).admit()
     refused: list[BudgetExceeded] = []
 
     def ask() -> None:
@@ -472,6 +472,7 @@ def test_a_call_that_waits_learns_that_a_process_has_died(
     waiting.start()
     while not one._tree.line.waiting:
         time.sleep(0.001)
+    assert held.open
     database.advance(61)
     waiting.join(20)
     assert not waiting.is_alive()

@@ -486,9 +486,8 @@ async def test_tasks_of_several_loops_and_threads_share_one_store() -> None:
 
 
 def test_a_tree_lives_on_one_slot_of_a_cluster() -> None:
-    server = RedisServer(
-        "valkey8", "--port", str(free_port()), "--cluster-enabled", "yes", "--bind", "127.0.0.1"
-    )
+    ports = "--port", str(free_port()), "--cluster-port", str(free_port())
+    server = RedisServer("valkey8", *ports, "--cluster-enabled", "yes", "--bind", "127.0.0.1")
     with server.client() as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         while client.cluster("INFO")["cluster_state"] != "ok":

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 from tokenfence_integrations.errors import StoreError
@@ -119,8 +119,8 @@ class RemoteStore(Store):
         self._active = False  # whether anything was reserved since the thread looked
         self._renew_at = 0.0
         self._renewed: dict[str, float] = {}  # when, by tree
-        # Raw states as of the last answer that told them, and what was reserved here since.
-        self._known: dict[str, tuple[Any, Amount]] = {}
+        # Raw states as of the last answer that told them, and what was changed here since.
+        self._known: dict[str, tuple[Any, _Change]] = {}
         self._called = False
         self._tender = Tender(self)
         self._listener = Listener(self._wire.listen)
@@ -202,7 +202,7 @@ class RemoteStore(Store):
             known = self._known.get(account)
             state = None
             if known is not None:
-                state = self._wire.state(known[0]).plus(NOTHING, known[1])
+                state = self._wire.state(known[0]).plus(*known[1])
             state = with_notes(account, state, notes)
             if state is None:
                 return None
@@ -360,7 +360,7 @@ class RemoteStore(Store):
         for order, outcome in zip(orders, outcomes, strict=True):
             command = order.command
             if isinstance(outcome, Answer):
-                self._learn(command, outcome)
+                self._learn(order, outcome)
                 if type(command) is Reserve and not outcome.done:
                     self._held.pop(command.id, None)
                 order.outcome = outcome
@@ -405,8 +405,9 @@ class RemoteStore(Store):
         for _ in taken:
             self._outbox.popleft()
 
-    def _learn(self, command: Command, answer: Answer) -> None:
+    def _learn(self, order: Order, answer: Answer) -> None:
         """Remember what is known of accounts now."""
+        command = order.command
         known, accounts = self._known, accounts_of(command)
         if type(command) in (Reset, Drop):
             for account in accounts:
@@ -418,12 +419,13 @@ class RemoteStore(Store):
                 if raw is None:
                     known.pop(account, None)
                 else:
-                    known[account] = raw, NOTHING
-        elif type(command) is Reserve and answer.done:
+                    known[account] = raw, _NO_CHANGE
+        elif answer.done:
+            change = _change_by(order)
             for account in accounts:
                 if account in known:
                     raw, since = known[account]
-                    known[account] = raw, since.plus(command.amount)
+                    known[account] = raw, since.plus(change)
 
     def _pause(self) -> None:
         """Wait until it is time for the next try, if the last ones failed."""
@@ -489,6 +491,32 @@ class RemoteStore(Store):
 
     def _is_renewal_due(self) -> bool:
         return bool(self._held) and time.monotonic() >= self._renew_at
+
+
+class _Change(NamedTuple):
+    """What is added to the three parts of an account."""
+
+    spent: Amount = NOTHING
+    reserved: Amount = NOTHING
+    uncertain: Amount = NOTHING
+
+    def plus(self, other: "_Change") -> "_Change":
+        """Both together."""
+        return _Change(*[a.plus(b) for a, b in zip(self, other, strict=True)])
+
+
+_NO_CHANGE = _Change()
+
+
+def _change_by(order: Order) -> _Change:
+    """What an order adds to the accounts of its path."""
+    command = order.command
+    if type(command) is Reserve:
+        return _Change(reserved=command.amount)
+    if type(command) is End and type(order) is _Ending:
+        minus = Amount(*[-part for part in order.reserved])
+        return _Change(command.spent, minus, command.uncertain)
+    return _Change(command.spent) if type(command) is Book else _NO_CHANGE
 
 
 class _Ending(Order):

@@ -93,7 +93,11 @@ BEGIN
     WHEN 'Read' THEN
         states := tokenfence.states((command->>2)::text[]);
     WHEN 'Open' THEN
-        RETURN to_jsonb(tokenfence.open(command->>2, (command->>3)::bigint[]));
+        -- With the state: whoever opens an account keeps count of it from then on.
+        RETURN jsonb_build_array(
+            tokenfence.open(command->>2, (command->>3)::bigint[]),
+            tokenfence.states(ARRAY[command->>2])
+        );
     WHEN 'Book' THEN
         RETURN tokenfence.book((command->>2)::text[], (command->>3)::bigint[]);
     WHEN 'Adjust' THEN
