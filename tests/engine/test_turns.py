@@ -24,7 +24,7 @@ def test_a_thread_waits_for_another(asleep: Asleep) -> None:
 
 
 def test_threads_are_served_in_the_order_in_which_they_came(asleep: Asleep) -> None:
-    budget = small(10)
+    budget = small(10, clock=FakeClock().clock)  # nobody's turn is over because it is slow
     held = reserve(budget, 10).admit()
     order: list[int] = []
 
@@ -36,7 +36,7 @@ def test_threads_are_served_in_the_order_in_which_they_came(asleep: Asleep) -> N
     workers = []
     for number in range(4):
         workers.append(Worker(partial(one, number)))
-        asleep.wait()
+        asleep.wait(workers[-1])
     held.release()
     for worker in workers:
         worker.result()

@@ -30,17 +30,25 @@ class Asleep:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._count = threading.Semaphore(0)
+        self._asleep: set[threading.Thread] = set()
         sleep = waiting.SyncWaiter.sleep
 
         def counted(waiter: waiting.SyncWaiter, seconds: float) -> None:
+            self._asleep.add(threading.current_thread())
             self._count.release()
             sleep(waiter, seconds)
 
         monkeypatch.setattr(waiting.SyncWaiter, "sleep", counted)
 
-    def wait(self) -> None:
-        """Until one more thread sleeps (what wakes it from then on is not lost)."""
+    def wait(self, thread: threading.Thread | None = None) -> None:
+        """Until one more thread sleeps (what wakes it from then on is not lost).
+
+        Those that slept before may have looked again, and be counted again: say which one it has
+        to be if there are several.
+        """
         assert self._count.acquire(timeout=20)
+        while thread is not None and thread not in self._asleep:
+            assert self._count.acquire(timeout=20)
 
 
 class Worker(threading.Thread):

@@ -134,9 +134,19 @@ class Admission:
             if self._accounts is None:
                 self._path = self._names
             else:
+                waiter = self._waiter
+                unasked = waiter is not None and waiter.turn_since is None
                 path = self._accounts.known() or (yield from self._accounts.flow())
                 if path != self._path:  # a window has ended meanwhile
+                    had_looked = self._path is not self._names
                     self._path, states = path, None
+                    if waiter is not None and unasked and had_looked and self._patient:
+                        # All wake at once here. Whichever first sees the new window has the line
+                        # told, in which turns begin anew: each waits for its own.
+                        yield Sleep(waiter, STALLED_AFTER)
+                        while self._is_ahead_of_its_turn(waiter):
+                            yield Sleep(waiter, STALLED_AFTER)
+                        continue
             if states is None:
                 states, fresh = self._tree.store.peek(self._path), self._tree.store.instant
             if states is None:
@@ -152,6 +162,13 @@ class Admission:
             else:
                 states = None if self._tree.store.instant else (yield Read(self._path)).states  # type: ignore[union-attr]
                 fresh = states is not None
+
+    def _is_ahead_of_its_turn(self, waiter: Waiter) -> bool:
+        return (
+            waiter.turn_since is None
+            and self._left() > 0
+            and self._tree.line.has_turn_ahead_of(waiter)
+        )
 
     def _follow(self, states: States) -> Flow[bool]:
         """Bring limits that are shares up to date, which another process did not know of."""
@@ -264,12 +281,8 @@ class Admission:
         if self._accounts is None:
             yield Sleep(waiter, seconds)
             return
-        opens = self._accounts.until
-        yield Sleep(waiter, min(seconds, max(SHORTEST, opens - self._tree.now())))
-        if waiter.turn_since is None and self._tree.now() >= opens:
-            # All wake at once here. The first of them has the line told, in which turns begin anew.
-            self._accounts.known()
-            yield Sleep(waiter, STALLED_AFTER)
+        opens = self._accounts.until - self._tree.now()
+        yield Sleep(waiter, min(seconds, max(SHORTEST, opens)))
 
     def _left(self) -> float:
         """Seconds that it may still wait."""

@@ -288,6 +288,16 @@ class WaitingLine:
         first = self._first(waiter.path, waiter)
         return first is not None and self._closed(first)
 
+    def has_turn_ahead_of(self, waiter: Waiter) -> bool:
+        """Whether a rival ahead of the waiter has the turn, and has not lost it."""
+        turn = self._turn
+        for ahead in self.waiting.copy():
+            if ahead is waiter:
+                return False
+            if ahead is turn:
+                return self._turn_in_use() and ahead.competes(waiter.path)
+        return False
+
     def _first(self, path: Path, waiter: Waiter | None) -> Waiter | None:
         """The first in line, ahead of the waiter, that a call on this path competes with."""
         for ahead in self.waiting.copy():
