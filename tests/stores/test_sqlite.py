@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.engine.helpers import FakeClock, charged, nano, outcomes, reserve, small, spend
+from tests.stores.heartbeat import PATIENCE, beating
 from tests.stores.test_contract import parts, read
 from tokenfence_integrations import Budget, StoreError, Usage
 from tokenfence_integrations.stores import sqlite
@@ -331,34 +332,25 @@ def test_a_file_that_stays_locked_is_an_error_that_says_so(file: Path) -> None:
 
 async def test_an_event_loop_goes_on_while_the_file_is_locked(file: Path) -> None:
     budget = small(100, store=SQLiteStore(file))
-    worst = 0.0
-
-    async def beat() -> None:
-        nonlocal worst
-        while True:
-            begun = time.thread_time()
-            await asyncio.sleep(0)
-            worst = max(worst, time.thread_time() - begun)
 
     async def ask() -> None:
         async with reserve(budget, 20) as call:
             await call.asettle(Usage(0, 7))
 
     held = reserve(budget, 30).admit()
-    with locked(file):
-        heart = asyncio.create_task(beat())
-        asking = [asyncio.create_task(ask()) for _ in range(3)]
-        await asyncio.sleep(0.02)
-        held.settle(Usage(0, 5))  # nor does an end wait
-        budget.record(nano(2))
-        budget.child("late", nano(9))
-        assert charged(budget) == (7, 0, 0)  # and yet it counts
-        assert charged(budget.child("late")) == (0, 0, 0)
-        assert not any(task.done() for task in asking)
-    await asyncio.gather(*asking)
-    heart.cancel()
+    async with beating() as heart:
+        with locked(file):
+            asking = [asyncio.create_task(ask()) for _ in range(3)]
+            await asyncio.sleep(0.02)
+            held.settle(Usage(0, 5))  # nor does an end wait
+            budget.record(nano(2))
+            budget.child("late", nano(9))
+            assert charged(budget) == (7, 0, 0)  # and yet it counts
+            assert charged(budget.child("late")) == (0, 0, 0)
+            assert not any(task.done() for task in asking)
+        await asyncio.gather(*asking)
     assert charged(budget) == (28, 0, 0)
-    assert worst < 0.05
+    assert heart.longest_pause < PATIENCE
 
 
 async def test_a_task_that_is_cancelled_while_it_reserves_leaves_nothing_reserved(

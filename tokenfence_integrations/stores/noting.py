@@ -14,7 +14,7 @@ from tokenfence_integrations.stores.base import (
     Open,
 )
 
-__all__ = ["Notable", "Note", "with_notes"]
+__all__ = ["NO_CHANGE", "Change", "Notable", "Note", "with_notes"]
 
 Notable: TypeAlias = Open | End | Book | Drop
 """The commands whose reply nobody needs."""
@@ -25,6 +25,21 @@ class Note(NamedTuple):
 
     command: Notable
     reserved: Amount = NOTHING
+
+
+class Change(NamedTuple):
+    """What is added to the three parts of an account."""
+
+    spent: Amount = NOTHING
+    reserved: Amount = NOTHING
+    uncertain: Amount = NOTHING
+
+    def plus(self, other: "Change") -> "Change":
+        """Both together."""
+        return Change(*[a.plus(b) for a, b in zip(self, other, strict=True)])
+
+
+NO_CHANGE = Change()
 
 
 def with_notes(

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from tokenfence_integrations.errors import StoreError
@@ -44,7 +44,7 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.listening import Listener
-from tokenfence_integrations.stores.noting import Note, with_notes
+from tokenfence_integrations.stores.noting import NO_CHANGE, Change, Note, with_notes
 from tokenfence_integrations.stores.tending import Tender
 from tokenfence_integrations.stores.wire import (
     MOST,
@@ -120,7 +120,7 @@ class RemoteStore(Store):
         self._renew_at = 0.0
         self._renewed: dict[str, float] = {}  # when, by tree
         # Raw states as of the last answer that told them, and what was changed here since.
-        self._known: dict[str, tuple[Any, _Change]] = {}
+        self._known: dict[str, tuple[Any, Change]] = {}
         self._called = False
         self._tender = Tender(self)
         self._listener = Listener(self._wire.listen)
@@ -419,7 +419,7 @@ class RemoteStore(Store):
                 if raw is None:
                     known.pop(account, None)
                 else:
-                    known[account] = raw, _NO_CHANGE
+                    known[account] = raw, NO_CHANGE
         elif answer.done:
             change = _change_by(order)
             for account in accounts:
@@ -439,7 +439,8 @@ class RemoteStore(Store):
         self._renew_at = 0.0
         self._renewed.clear()
         first, most = BACK_OFF
-        pause = min(first * 2**self._tries, most, self._timeout / 4)
+        # Some thousand tries later the power would be too large for a float.
+        pause = min(first * 2 ** min(self._tries, 16), most, self._timeout / 4)
         self._tries += 1
         self._try_at = time.monotonic() + random.uniform(pause / 2, pause)
 
@@ -493,30 +494,15 @@ class RemoteStore(Store):
         return bool(self._held) and time.monotonic() >= self._renew_at
 
 
-class _Change(NamedTuple):
-    """What is added to the three parts of an account."""
-
-    spent: Amount = NOTHING
-    reserved: Amount = NOTHING
-    uncertain: Amount = NOTHING
-
-    def plus(self, other: "_Change") -> "_Change":
-        """Both together."""
-        return _Change(*[a.plus(b) for a, b in zip(self, other, strict=True)])
-
-
-_NO_CHANGE = _Change()
-
-
-def _change_by(order: Order) -> _Change:
+def _change_by(order: Order) -> Change:
     """What an order adds to the accounts of its path."""
     command = order.command
     if type(command) is Reserve:
-        return _Change(reserved=command.amount)
+        return Change(reserved=command.amount)
     if type(command) is End and type(order) is _Ending:
         minus = Amount(*[-part for part in order.reserved])
-        return _Change(command.spent, minus, command.uncertain)
-    return _Change(command.spent) if type(command) is Book else _NO_CHANGE
+        return Change(command.spent, minus, command.uncertain)
+    return Change(command.spent) if type(command) is Book else NO_CHANGE
 
 
 class _Ending(Order):

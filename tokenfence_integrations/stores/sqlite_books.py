@@ -4,7 +4,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from tokenfence_integrations.stores.base import (
     NOTHING,
@@ -24,6 +24,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
     SetLimits,
 )
+from tokenfence_integrations.stores.noting import Change
 
 __all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "reason"]
 
@@ -84,14 +85,6 @@ NO_CALL = None, None
 
 class Damaged(Exception):
     """The file is not one of ours, or not any more; the message says what it is."""
-
-
-class _Change(NamedTuple):
-    """What is added to the three parts of accounts."""
-
-    spent: Amount = NOTHING
-    reserved: Amount = NOTHING
-    uncertain: Amount = NOTHING
 
 
 class Books:
@@ -290,7 +283,7 @@ class Books:
         ids, text = self.known(path)
         usd, calls, into, out = amount
         if force:
-            self._change(ids, _Change(reserved=amount))
+            self._change(ids, Change(reserved=amount))
         else:
             room = usd, calls, into, out, into + out
             if times != 1:
@@ -316,7 +309,7 @@ class Books:
             # Its lease was over, and somebody has charged it as uncertain: now the truth is known.
             number, accounts, *kept = expired
             self._discharge(number, accounts, NOTHING)
-            self._change(ids, _Change(spent=spent))
+            self._change(ids, Change(spent=spent))
         if uncertain != NOTHING:
             self._charge(NO_CALL, text, uncertain, kept)
         return True
@@ -329,13 +322,13 @@ class Books:
         kept: Sequence[Any],
     ) -> None:
         self.execute(_INSERT_CHARGE, (*call, accounts, *amount, *kept))
-        self._change(_ids(accounts), _Change(uncertain=amount))
+        self._change(_ids(accounts), Change(uncertain=amount))
 
     def _discharge(self, number: int, accounts: str, spent: Amount) -> None:
         found = f"SELECT {AMOUNT} FROM charges WHERE id = ?"
         minus = Amount(*[-part for part in self.execute(found, (number,)).fetchone()])
         self.execute("DELETE FROM charges WHERE id = ?", (number,))
-        self._change(_ids(accounts), _Change(spent=spent, uncertain=minus))
+        self._change(_ids(accounts), Change(spent=spent, uncertain=minus))
 
     def resolve(self, command: Resolve) -> bool:
         """Replace a charge by what the call did cost; whether there was one."""
@@ -358,7 +351,7 @@ class Books:
 
     def book(self, command: Book) -> None:
         """Add to what is spent."""
-        self._change(self.known(command.path)[0], _Change(spent=command.spent))
+        self._change(self.known(command.path)[0], Change(spent=command.spent))
 
     def adjust(self, command: Adjust) -> None:
         """Change the limits of the first account, where there are any."""
@@ -432,13 +425,13 @@ class Books:
             held = "SELECT * FROM reservations WHERE owner = ?"
             for _, key, text, *parts, at, what in self.execute(held, (owner,)).fetchall():
                 amount, minus = Amount(*parts), Amount(*[-part for part in parts])
-                self._change(_ids(text), _Change(reserved=minus))
+                self._change(_ids(text), Change(reserved=minus))
                 charged = "" if amount == NOTHING else text
                 self._charge((owner, key), charged, amount, (at, what))
             self.execute("DELETE FROM reservations WHERE owner = ?", (owner,))
             self.execute("DELETE FROM owners WHERE id = ?", (owner,))
 
-    def _change(self, ids: Sequence[int], change: _Change) -> None:
+    def _change(self, ids: Sequence[int], change: Change) -> None:
         spent, reserved, uncertain = change
         if ids:
             self.execute(_add(len(ids)), (*spent, *reserved, *uncertain, *ids))
