@@ -76,6 +76,8 @@ BACK_OFF = 0.02, 1.0
 AT_EXIT = 2.0
 """Seconds that a process that ends may take to send what is noted."""
 
+_chance = random.Random()  # the module's own is the user's: seeded, perhaps
+
 T = TypeVar("T")
 
 
@@ -442,7 +444,7 @@ class RemoteStore(Store):
         # Some thousand tries later the power would be too large for a float.
         pause = min(first * 2 ** min(self._tries, 16), most, self._timeout / 4)
         self._tries += 1
-        self._try_at = time.monotonic() + random.uniform(pause / 2, pause)
+        self._try_at = time.monotonic() + _chance.uniform(pause / 2, pause)
 
     def _failed(self, error: StoreError) -> StoreError:
         """Tell those who have waited long enough."""
@@ -466,7 +468,11 @@ class RemoteStore(Store):
 
     def _why(self) -> str:
         """Why nothing was sent for so long."""
-        return self._failure.reason if self._failure else "another thread waits for its answer"
+        return (
+            self._failure.reason
+            if self._failure
+            else "it does not answer; another thread waits for it already"
+        )
 
     def _tell_failure(self, error: StoreError) -> None:
         first, self._failure = self._failure is None, error

@@ -65,6 +65,8 @@ CHECKPOINT_EVERY = 500
 LONG_WAL = 20_000
 """Pages in the WAL from which a checkpoint makes writers wait, so that it ends some time."""
 
+_chance = random.Random()  # the module's own is the user's: seeded, perhaps
+
 T = TypeVar("T")
 A = TypeVar("A")
 Way: TypeAlias = Callable[["SQLiteStore", Books, Any], Any]
@@ -512,7 +514,7 @@ class SQLiteStore(Store):
                     f"others have locked it for {self._timeout:g} s; find who has it open (a "
                     f"shell, a backup?), or give SQLiteStore a longer timeout",
                 )
-            time.sleep(random.uniform(*RETRY))
+            time.sleep(_chance.uniform(*RETRY))
 
     async def _in_thread(self, way: Way, what: Command) -> Reply:
         """As `_insist`, in a thread; whoever is cancelled meanwhile learns it at its end."""
@@ -560,13 +562,13 @@ class SQLiteStore(Store):
         due: list[float] = []
         try:
             if self._noted and not self._try(SQLiteStore._write):
-                due.append(random.uniform(*RETRY))
+                due.append(_chance.uniform(*RETRY))
             if not self._noted:
                 _unwritten.discard(self)
             if self._held or self._active:
                 self._active = False  # so it is not woken by every call that is alone
                 if self._clock() >= self._renew_at and not self._try(SQLiteStore._write):
-                    due.append(random.uniform(*RETRY))
+                    due.append(_chance.uniform(*RETRY))
                 due.append(self._lease / 3)
             if self._commits >= CHECKPOINT_EVERY:
                 self._checkpoint()
