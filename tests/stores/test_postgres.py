@@ -717,6 +717,7 @@ def test_a_ledger_that_cannot_be_written_holds_up_no_call_and_loses_nothing(
         other.execute(f"LOCK TABLE {database.schema}.ledger")
         for _ in range(5):
             spend(budget, 10)
+        assert charged(budget) == (50, 0, 0)  # which is asked behind the last end
         assert database.sql("SELECT spent_usd FROM s.accounts WHERE name = 'acme'") == [(50,)]
     ledger.close()
     assert database.sql("SELECT count(*), sum(cost)::bigint FROM s.ledger") == [(5, 50)]
