@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.ending import end_all
+
 # The default draws the same examples on every run, so that a red build is about the change in it.
 # `pytest --hypothesis-profile=explore` searches for new ones. No deadlines: machines are shared.
 settings.register_profile("default", deadline=None, derandomize=True)
@@ -63,3 +65,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Give all tests of the real model to one worker: two models at once starve each other."""
     if item.get_closest_marker("real_model"):
         item.add_marker(pytest.mark.xdist_group("real_model"))
+
+
+def pytest_sessionfinish() -> None:
+    """End servers while there is time: a worker that is slow to exit is killed by xdist."""
+    end_all()

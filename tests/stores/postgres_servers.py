@@ -1,6 +1,5 @@
 """PostgreSQL servers for the tests: started when they are first needed, one of each per process."""
 
-import atexit
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from tests.ending import at_end
 from tokenfence_integrations.stores.postgres import PostgresStore
 
 __all__ = ["Server", "address", "new_schema", "newest", "oldest", "server"]
@@ -80,7 +80,7 @@ class Server:
         self.url = f"postgresql://postgres@/postgres?host={self.folder}"
         self._run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8")
         self.process = self.start()
-        atexit.register(self._end)
+        at_end(self._end)
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start it, and wait until it lets clients in."""

@@ -1,6 +1,5 @@
 """Real servers that come with the tests as wheels, each on a socket of its own."""
 
-import atexit
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
+from tests.ending import at_end
 
 __all__ = ["REDIS", "RedisServer", "redis_server"]
 
@@ -45,8 +46,8 @@ class RedisServer:
         self._program = _inside(*REDIS[kind])
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        atexit.register(self.stop)
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        at_end(lambda: shutil.rmtree(self.folder, ignore_errors=True))
+        at_end(self.stop)
         self.start()
 
     def start(self) -> None:
