@@ -17,6 +17,7 @@ from tokenfence_integrations.stores.base import (
     Book,
     Charge,
     Command,
+    Draw,
     Drop,
     End,
     Limits,
@@ -216,6 +217,64 @@ def test_the_second_end_and_the_end_of_nothing_change_nothing(store: Store) -> N
     for key in (1, 2):
         assert not store.execute(End(PATH, key, Amount(5), Amount(5))).done
     assert store.execute(Read(PATH)).states == before
+
+
+def test_a_draw_books_a_part_of_a_reservation_and_keeps_the_rest(store: Store) -> None:
+    open_path(store, leaf=Limits(usd=100), root=Limits(usd=100))
+    store.execute(Reserve(PATH, 1, Amount(100, 10, 50, 50)))
+    assert store.execute(Draw(PATH, 1, Amount(30, 2, 9, 8), NOTHING, Amount(60, 7, 20, 30))).done
+    for account in PATH:
+        assert parts(read(store, account)) == (
+            Amount(30, 2, 9, 8),
+            Amount(60, 7, 20, 30),
+            NOTHING,
+        )
+    assert store.execute(Reserve(PATH, 2, Amount(10))).done
+    assert not store.execute(Reserve(PATH, 3, Amount(1))).done
+    store.execute(Draw(PATH, 1, Amount(20, 1, 0, 0), NOTHING, Amount(5, 1, 0, 0)))
+    assert store.execute(End(PATH, 1, Amount(4, 1, 1, 1), NOTHING)).done
+    for account in PATH:
+        assert parts(read(store, account)) == (Amount(54, 4, 10, 9), Amount(10), NOTHING)
+    assert store.charges() == ()
+
+
+def test_what_is_uncertain_of_a_draw_is_a_charge_of_its_own(store: Store) -> None:
+    open_path(store, root=Limits(usd=100))
+    store.execute(Reserve(PATH, 1, Amount(100), what="slice"))
+    store.execute(Draw(PATH, 1, Amount(10), Amount(20, 1, 2, 3), Amount(70), "gpt-4o"))
+    store.execute(Draw(PATH, 1, NOTHING, Amount(5), Amount(65), "gpt-4o-mini"))
+    store.execute(End(PATH, 1, NOTHING, Amount(65)))
+    charges = store.charges()
+    assert [(c.amount, c.what) for c in charges] == [
+        (Amount(20, 1, 2, 3), "gpt-4o"),
+        (Amount(5), "gpt-4o-mini"),
+        (Amount(65), "slice"),
+    ]
+    assert len({charge.id for charge in charges}) == 3
+    for charge in charges:
+        assert store.execute(Resolve(charge.id, Amount(1))).done
+    assert parts(read(store, ROOT)) == (Amount(13), NOTHING, NOTHING)
+
+
+def test_nothing_is_drawn_from_what_is_not_reserved(store: Store) -> None:
+    open_path(store)
+    draw = Draw(PATH, 1, Amount(1), Amount(1), Amount(1))
+    assert not store.execute(draw).done
+    store.execute(Reserve(PATH, 1, Amount(5)))
+    store.execute(End(PATH, 1, Amount(2), NOTHING))
+    assert not store.execute(draw).done
+    assert parts(read(store)) == (Amount(2), NOTHING, NOTHING)
+    assert store.charges() == ()
+
+
+async def test_an_idle_reservation_counts_like_any_other(store: Store) -> None:
+    open_path(store, root=Limits(usd=100))
+    assert (await store.aexecute(Reserve(PATH, 1, Amount(60), idle=True))).done
+    assert not (await store.aexecute(Reserve(PATH, 2, Amount(60), idle=True))).done
+    assert (await store.aexecute(Draw(PATH, 1, NOTHING, NOTHING, Amount(60)))).done
+    assert parts(read(store)) == (NOTHING, Amount(60), NOTHING)
+    store.execute(End(PATH, 1, Amount(60), NOTHING))
+    assert parts(read(store)) == (Amount(60), NOTHING, NOTHING)
 
 
 def test_a_refused_reservation_has_no_end(store: Store) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Book",
     "Charge",
     "Command",
+    "Draw",
     "Drop",
     "End",
     "Limits",
@@ -154,7 +155,8 @@ class Reserve(NamedTuple):
 
     ``force`` reserves even where a limit is passed (``on_limit="warn"``). ``times`` reserves only
     where so many of the amount would fit. ``what`` is kept with it, so that a `Charge` tells what
-    it was for: the model.
+    it was for: the model. ``idle`` says that nothing will be spent of it before a `Draw` was
+    answered: should its lease end before, it is not charged but free again.
     """
 
     path: Path
@@ -162,6 +164,23 @@ class Reserve(NamedTuple):
     amount: Amount
     force: bool = False
     times: int = 1
+    what: str = ""
+    idle: bool = False
+
+
+class Draw(NamedTuple):
+    """Book what was spent, and what is uncertain, of a reservation, and keep so much reserved.
+
+    From then on it is not ``idle``. What is uncertain becomes a `Charge` of its own, for ``what``.
+    ``done`` is False if there is no such reservation (any more): then nothing has changed. One
+    whose lease was over is there again, and its charge gone, as with its `End`.
+    """
+
+    path: Path
+    id: int
+    spent: Amount
+    uncertain: Amount
+    kept: Amount
     what: str = ""
 
 
@@ -243,7 +262,18 @@ class Anchor(NamedTuple):
 
 
 Command: TypeAlias = (
-    Open | Read | Reserve | End | Book | Adjust | SetLimits | Reset | Drop | Resolve | Anchor
+    Open
+    | Read
+    | Reserve
+    | Draw
+    | End
+    | Book
+    | Adjust
+    | SetLimits
+    | Reset
+    | Drop
+    | Resolve
+    | Anchor
 )
 
 
@@ -315,7 +345,8 @@ class Store(ABC):
 
         Returns:
             For `Reserve`: ``done`` tells whether the amount is now reserved; the states are given
-            when it is not. For `End`: ``done`` is False if there was no such reservation.
+            when it is not. For `Draw` and `End`: ``done`` is False if there was no such
+            reservation.
 
         Raises:
             KeyError: An account of the path was never opened.

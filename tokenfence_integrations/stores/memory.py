@@ -1,6 +1,7 @@
 """Accounts in this process: exact, thread-safe, and safe to touch from a finalizer."""
 
 from collections.abc import Callable, Iterable
+from itertools import count
 from threading import RLock
 from time import time
 from typing import Any
@@ -15,6 +16,7 @@ from tokenfence_integrations.stores.base import (
     Book,
     Charge,
     Command,
+    Draw,
     Drop,
     End,
     Limits,
@@ -63,9 +65,11 @@ class MemoryStore(Store):
         self._accounts: dict[str, list[Any]] = {}
         self._reservations: dict[int, tuple[Amount, str]] = {}
         self._charges: dict[str, Charge] = {}
+        self._draws = count(1)
         self._anchors: dict[str, float] = {}
         self._handlers: dict[type[Any], Callable[[Any], Reply]] = {
-            Reserve: lambda command: self.reserve(*command),
+            Reserve: lambda command: self.reserve(*command[:6]),
+            Draw: self._draw,
             End: lambda command: self.end(*command),
             Open: self._open,
             Read: self._read,
@@ -141,6 +145,25 @@ class MemoryStore(Store):
             if uncertain is not NOTHING and uncertain != NOTHING:
                 charge = Charge(str(key), path, uncertain, self._clock(), what)
                 self._charges[charge.id] = charge
+        return DONE
+
+    def _draw(self, command: Draw) -> Reply:
+        path, key, spent, uncertain, kept, what = command
+        with self._lock:
+            reservation = self._reservations.get(key)
+            if reservation is None:
+                return NOT_DONE
+            held, held_for = reservation
+            self._reservations[key] = kept, held_for
+            less = [new - old for new, old in zip(kept, held, strict=True)]
+            for name in path:
+                account = self._accounts[name]
+                _add(account, SPENT, spent)
+                _add(account, RESERVED, less)
+                _add(account, UNCERTAIN, uncertain)
+            if uncertain != NOTHING:
+                number = f"{key}-{next(self._draws)}"
+                self._charges[number] = Charge(number, path, uncertain, self._clock(), what)
         return DONE
 
     def _open(self, command: Open) -> Reply:
