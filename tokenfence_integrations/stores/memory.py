@@ -68,7 +68,7 @@ class MemoryStore(Store):
         self._draws = count(1)
         self._anchors: dict[str, float] = {}
         self._handlers: dict[type[Any], Callable[[Any], Reply]] = {
-            Reserve: lambda command: self.reserve(*command[:6]),
+            Reserve: lambda command: self.reserve(*command),
             Draw: self._draw,
             End: lambda command: self.end(*command),
             Open: self._open,
@@ -102,6 +102,7 @@ class MemoryStore(Store):
         force: bool = False,
         times: int = 1,
         what: str = "",
+        idle: bool = False,
     ) -> Reply:
         usd, calls, into, out = amount
         with self._lock:
@@ -143,8 +144,7 @@ class MemoryStore(Store):
                 if uncertain is not NOTHING:
                     _add(a, UNCERTAIN, uncertain)
             if uncertain is not NOTHING and uncertain != NOTHING:
-                charge = Charge(str(key), path, uncertain, self._clock(), what)
-                self._charges[charge.id] = charge
+                self._charge(str(key), path, uncertain, what)
         return DONE
 
     def _draw(self, command: Draw) -> Reply:
@@ -162,8 +162,7 @@ class MemoryStore(Store):
                 _add(account, RESERVED, less)
                 _add(account, UNCERTAIN, uncertain)
             if uncertain != NOTHING:
-                number = f"{key}-{next(self._draws)}"
-                self._charges[number] = Charge(number, path, uncertain, self._clock(), what)
+                self._charge(f"{key}-{next(self._draws)}", path, uncertain, what)
         return DONE
 
     def _open(self, command: Open) -> Reply:
@@ -241,6 +240,9 @@ class MemoryStore(Store):
         with self._lock:
             first = command.account not in self._anchors
             return Reply(first, at=self._anchors.setdefault(command.account, command.at))
+
+    def _charge(self, name: str, path: Path, amount: Amount, what: str) -> None:
+        self._charges[name] = Charge(name, path, amount, self._clock(), what)
 
     def _forget_charges(self, accounts: Path) -> None:
         for charge in list(self._charges.values()):

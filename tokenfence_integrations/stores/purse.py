@@ -1,0 +1,194 @@
+"""What a process holds of the accounts of one path, and what its calls have used of that."""
+
+from collections.abc import Sequence
+
+from tokenfence_integrations.stores.base import NOTHING, Amount, Book, Draw, End, Path
+
+__all__ = ["Purse"]
+
+
+class Purse:
+    """Reservations in a store, called slices, from which the calls of this process take theirs.
+
+    Nothing here waits or locks; whoever uses it holds a lock. ``held = free + calls in flight +
+    spent + uncertain`` at all times, where the last two are what is not reported yet.
+
+    Args:
+        path: The accounts.
+
+    Example:
+        >>> purse = Purse(("team",))
+        >>> purse.add(1, Amount(usd=100, calls=10))
+        >>> purse.take(Amount(usd=30, calls=1)), purse.take(Amount(usd=80, calls=1))
+        (True, False)
+        >>> purse.put_back(Amount(usd=30, calls=1), Amount(usd=20, calls=1))
+        >>> purse.report(keep=Amount(usd=50, calls=5))
+        [Draw(path=('team',), id=1, spent=Amount(usd=20, calls=1, ...), ..., kept=Amount(usd=50, ...
+    """
+
+    __slots__ = (
+        "_calls",
+        "_free",
+        "_gauge",
+        "_lost",
+        "_low",
+        "_slices",
+        "_spent",
+        "asked",
+        "asks",
+        "path",
+        "spare",
+        "used",
+        "used_at",
+    )
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spare: tuple[int, Amount] | None = None
+        """One more slice, `Reserve.idle`: nothing is taken of it before the store has agreed."""
+        self.asked = NOTHING
+        """What a call asked for when the last slice was borrowed."""
+        self.asks = False
+        """Whether another slice has been asked for."""
+        self.used = False
+        """Whether a call has taken anything since this was last set to False."""
+        self.used_at = 0.0
+        self._slices: dict[int, Amount] = {}
+        self._free = [0, 0, 0, 0]
+        self._gauge = 0
+        self._low = 0
+        self._calls = 0
+        self._spent = [0, 0, 0, 0]
+        self._lost: list[tuple[Amount, str]] = []
+
+    @property
+    def calls(self) -> int:
+        """Calls in flight."""
+        return self._calls
+
+    @property
+    def held(self) -> Amount:
+        """What is reserved in the store, but for `spare`."""
+        return NOTHING.plus(*self._slices.values())
+
+    @property
+    def free(self) -> Amount:
+        """What calls may take; below zero if one has cost more than it had taken."""
+        return Amount(*self._free)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether what is free is about to run out."""
+        return self._free[self._gauge] < self._low
+
+    def add(self, key: int, amount: Amount) -> None:
+        """Put a slice in."""
+        self._slices[key] = amount
+        _add(self._free, amount)
+        self._gauge = 0 if amount.usd else 1
+        self._low = self._free[self._gauge] // 2
+
+    def take(self, amount: Amount) -> bool:
+        """Have a call take an amount, if so much is free."""
+        free = self._free
+        usd, calls, into, out = amount
+        if free[0] < usd or free[1] < calls or free[2] < into or free[3] < out:
+            return False
+        free[0] -= usd
+        free[1] -= calls
+        free[2] -= into
+        free[3] -= out
+        self._calls += 1
+        return True
+
+    def put_back(self, amount: Amount, spent: Amount) -> None:
+        """Have a call that has ended put back what it took, but for what it spent."""
+        free, total = self._free, self._spent
+        usd, calls, into, out = amount
+        spent_usd, spent_calls, spent_into, spent_out = spent
+        free[0] += usd - spent_usd
+        free[1] += calls - spent_calls
+        free[2] += into - spent_into
+        free[3] += out - spent_out
+        total[0] += spent_usd
+        total[1] += spent_calls
+        total[2] += spent_into
+        total[3] += spent_out
+        self._calls -= 1
+
+    def lose(self, uncertain: Amount, what: str) -> None:
+        """Charge for a call of unknown outcome, which has put back what it took."""
+        _add(self._free, [-part for part in uncertain])
+        self._lost.append((uncertain, what))
+
+    def keep(self, amount: Amount) -> None:
+        """Have a call that has put back what it took take so much of it again."""
+        _add(self._free, [-part for part in amount])
+        self._calls += 1
+
+    def report(self, *, keep: Amount | None = None) -> list[Draw | End | Book]:
+        """What the store has to be told, so that it knows of all that was spent.
+
+        From then on that counts as reported.
+
+        Args:
+            keep: How much of what is free is kept, at most; None: all of it.
+        """
+        spent, lost = Amount(*self._spent), self._lost
+        self._spent, self._lost = [0, 0, 0, 0], []
+        gone = spent.plus(*[amount for amount, _ in lost])
+        if not self._slices:
+            return [] if gone == NOTHING else [Book(self.path, gone)]
+        free = _above_zero(self.free if keep is None else Amount(*map(min, keep, self._free)))
+        in_calls = _minus(_minus(self.held, gone), self._free)
+        self._free = list(free)
+        commands: list[Draw | End | Book] = []
+        for amount, what in lost:
+            key = max(self._slices, key=lambda each: self._slices[each].usd)
+            rest = _above_zero(_minus(self._slices[key], amount))
+            self._slices[key] = rest
+            commands.append(Draw(self.path, key, NOTHING, amount, rest, what))
+        return commands + self._spend(spent, in_calls.plus(free))
+
+    def _spend(self, spent: Amount, kept: Amount) -> list[Draw | End | Book]:
+        """Say of each slice what is spent of it, and what is kept: the last ones are kept longest.
+
+        No slice's part is above what it was, so no limit is passed in between; but for the last
+        one told, which takes what is left over if calls have cost more than they had taken.
+        """
+        commands: list[Draw | End | Book] = []
+        keeping: list[tuple[int, Amount, Amount]] = []
+        for key, amount in reversed(self._slices.items()):
+            stays = Amount(*map(min, kept, amount))
+            kept = _minus(kept, stays)
+            keeping.append((key, amount, stays))
+        for number, (key, amount, stays) in enumerate(reversed(keeping), 1):
+            part = Amount(*map(min, spent, _minus(amount, stays)))
+            if number == len(keeping):
+                part, stays = spent, stays.plus(kept)
+            spent = _minus(spent, part)
+            if stays == NOTHING:
+                del self._slices[key]
+                commands.append(End(self.path, key, part, NOTHING))
+            elif part != NOTHING or stays != amount:
+                self._slices[key] = stays
+                commands.append(Draw(self.path, key, part, NOTHING, stays))
+        return commands
+
+    def lose_slice(self, key: int) -> None:
+        """Take note that the store does not know of a slice any more: no call may use it."""
+        amount = self._slices.pop(key, NOTHING)
+        _add(self._free, [-part for part in amount])
+
+
+def _add(total: list[int], amount: Sequence[int]) -> None:
+    for index, part in enumerate(amount):
+        total[index] += part
+
+
+def _minus(amount: Sequence[int], other: Sequence[int]) -> Amount:
+    return Amount(*[a - b for a, b in zip(amount, other, strict=True)])
+
+
+def _above_zero(amount: Amount) -> Amount:
+    return Amount(*[max(0, part) for part in amount])

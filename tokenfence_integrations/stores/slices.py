@@ -1,0 +1,688 @@
+"""Slices: a process borrows a part of a shared budget, and admits from it at memory speed."""
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
+from itertools import count
+from math import inf
+from threading import RLock
+from typing import Literal, TypeAlias
+from weakref import WeakSet
+
+from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.stores.base import (
+    NOTHING,
+    AccountState,
+    Amount,
+    Book,
+    Charge,
+    Command,
+    Draw,
+    Drop,
+    End,
+    Open,
+    Path,
+    Read,
+    Reply,
+    Reserve,
+    Reset,
+    Store,
+    Waiting,
+)
+from tokenfence_integrations.stores.exits import at_exit
+from tokenfence_integrations.stores.mirror import Mirror
+from tokenfence_integrations.stores.purse import Purse
+from tokenfence_integrations.stores.slicing import parse_slice, room_for, slice_of
+from tokenfence_integrations.stores.tending import Tender
+
+__all__ = ["SLICE", "OnStoreError", "SlicedStore"]
+
+OnStoreError: TypeAlias = Literal["raise", "local"]
+
+SLICE = "(slice)"
+"""What a slice is reserved for, in the place of a model."""
+
+LOOK = 1.0
+"""Seconds after which a slice in use is reported, and its accounts are looked at again."""
+
+LINGER = 1.0
+"""Seconds after which a slice that is not used is given back."""
+
+CLAIM, CLAIM_EVERY = 3.0, 20.0
+"""Seconds for which what is left is held for a call that needs more; and how often, at most."""
+
+LINGER_LOCAL = 60.0
+"""The same where slices are kept for the time that the store may be away."""
+
+REMEMBERED = 10_000
+"""Paths of which is known when they were last used."""
+
+AGAIN = 3
+"""How often a store is asked anew if what this process holds has changed meanwhile."""
+
+DONE = Reply(True)
+NOT_DONE = Reply(False)
+
+Steps: TypeAlias = Generator[Command, Reply, Reply]
+"""What is to be asked of the store below, written once for sync and async code."""
+
+
+class SlicedStore(Store):
+    """A store of which this process borrows slices: most calls then need no round trip.
+
+    A slice is a reservation in the store below, so limits hold among all processes as without
+    slices. Two calls on the same accounts within a second make the process borrow one; it is
+    reported twice a second while it is used, and given back when it was not for a second. The less
+    is left of a limit, the smaller slices are, until near it each call reserves for itself. A call
+    that finds no room here has all that this process holds unused given back first; what other
+    processes hold unused they give back within a second, and calls wait for that as for calls in
+    flight. So ``wait=0`` may refuse what would have fitted a moment later.
+
+    Slices come in halves. If this process dies, the half that it was using turns uncertain when
+    its lease is over, and the other one is free again.
+
+    Args:
+        store: Keeps the accounts.
+        slice: The share of a limit that a process may borrow: ``"2%"``; 50 % at most.
+        on_store_error: What is done while the store does not answer. ``"raise"``: nothing is
+            admitted. ``"local"``: calls go on with what this process holds, which it then borrows
+            with the first call and keeps for a minute; the limits hold all the same.
+        clock: Monotonic time; for tests.
+
+    Raises:
+        ValueError: An argument is not valid.
+
+    Example:
+        >>> from tokenfence_integrations.stores.memory import MemoryStore
+        >>> SlicedStore(MemoryStore(), "5%")
+        <SlicedStore 5% of <MemoryStore>>
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        slice: str = "2%",
+        *,
+        on_store_error: OnStoreError = "raise",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        share = parse_slice(slice)
+        if on_store_error not in ("raise", "local"):
+            raise ValueError(f"on_store_error must be 'raise' or 'local', got {on_store_error!r}")
+        if isinstance(store, SlicedStore):
+            raise ValueError(f"{store!r} has slices already")
+        self._store = store
+        self._slice = slice
+        self._local = on_store_error == "local"
+        # In one piece where it has to last: of a half in reserve nothing can be used meanwhile.
+        self._share = share if self._local else share / 2
+        self._linger = LINGER_LOCAL if self._local else LINGER
+        self._clock = clock
+        self._listeners: list[Callable[[StoreError | None], object]] = []
+        self._begin_life()
+        _stores.add(self)
+
+    def _begin_life(self) -> None:
+        """All that a process must not share with the one that it was forked from."""
+        # Reentrant, as that of the memory store: a finalizer may end a call in the midst of this.
+        self._lock = RLock()
+        self._mirror = Mirror()
+        self._purses: dict[Path, Purse] = {}
+        self._calls: dict[int, tuple[Purse, Amount, str]] = {}
+        self._direct: dict[int, Amount] = {}  # reserved in the store itself
+        self._seen: dict[Path, float] = {}
+        self._borrowing: set[Path] = set()
+        self._changes = 0  # of what this process holds or has reported
+        self._look_at = 0.0
+        self._claim_until = self._claim_again = -inf
+        self._trouble: StoreError | None = None
+        self._tender = Tender(self)
+
+    def __repr__(self) -> str:
+        return f"<SlicedStore {self._slice} of {self._store!r}>"
+
+    @property
+    def trouble(self) -> StoreError | None:
+        """Why the store does not answer; None: it does, or was not asked."""
+        return self._trouble
+
+    def on_trouble(self, listener: Callable[[StoreError | None], object]) -> None:
+        """Have a function called when the store ceases to answer, and (with None) when it does."""
+        self._listeners.append(listener)
+
+    def give_back(self) -> None:
+        """Report all that was spent, and give back all that calls in flight do not hold."""
+        with self._lock:
+            for purse in list(self._purses.values()):
+                self._empty(purse)
+
+    # Commands
+
+    def reserve(
+        self,
+        path: Path,
+        key: int,
+        amount: Amount,
+        force: bool = False,
+        times: int = 1,
+        what: str = "",
+        idle: bool = False,
+    ) -> Reply:
+        if not (force or idle) and self._take(path, key, amount, times, what):
+            return DONE
+        return self._run(self._steps(Reserve(path, key, amount, force, times, what, idle)))
+
+    def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
+        with self._lock:
+            call = self._calls.pop(key, None)
+            if call is not None:
+                purse, amount, what = call
+                purse.put_back(amount, spent)
+                if uncertain != NOTHING:
+                    purse.lose(uncertain, what)
+                self._mirror.end(path, key, spent, uncertain)
+                return DONE
+            reserved = self._direct.pop(key, None)
+            if reserved is not None:
+                minus = _negative(reserved)
+                self._mirror.changed(path, spent=spent, reserved=minus, uncertain=uncertain)
+        return self._store.end(path, key, spent, uncertain)
+
+    def execute(self, command: Command) -> Reply:
+        if type(command) is Reserve:
+            return self.reserve(*command)
+        if type(command) is End:
+            return self.end(*command)
+        return self._run(self._steps(command))
+
+    async def aexecute(self, command: Command) -> Reply:
+        if type(command) is Reserve and not (command.force or command.idle):
+            path, key, amount, _, times, what, _ = command
+            if self._take(path, key, amount, times, what):
+                return DONE
+        elif type(command) is End:
+            return self.end(*command)
+        steps, answer = self._steps(command), None
+        try:
+            while True:
+                step = steps.send(answer)  # type: ignore[arg-type]
+                try:
+                    answer = await self._store.aexecute(step)
+                except BaseException as error:
+                    steps.throw(error)
+                    raise
+        except StopIteration as done:
+            reply: Reply = done.value
+            return reply
+
+    def _run(self, steps: Steps) -> Reply:
+        answer = None
+        try:
+            while True:
+                step = steps.send(answer)  # type: ignore[arg-type]
+                try:
+                    answer = self._store.execute(step)
+                except BaseException as error:
+                    steps.throw(error)
+                    raise
+        except StopIteration as done:
+            reply: Reply = done.value
+            return reply
+
+    def note(self, command: Open | Draw | End | Book | Drop) -> None:
+        if type(command) is End:
+            self.end(*command)
+            return
+        self._make_way(command)
+        if type(command) is not Draw or not self._draw(command):
+            self._store.note(command)
+        self._doubt(command)
+
+    def peek(self, path: Path) -> tuple[AccountState, ...] | None:
+        with self._lock:
+            if self._mirror.knows(path):
+                return self._within_reach(path, self._mirror.peek(path))
+        states = self._store.peek(path)
+        return None if states is None else self._mirror.as_they_are(path, states)
+
+    def charges(self, account: str | None = None) -> tuple[Charge, ...]:
+        with self._lock:
+            for purse in self._purses.values():
+                self._report(purse)
+        return self._store.charges(account)
+
+    def watch(self, line: Waiting) -> None:
+        self._store.watch(line)
+
+    # What is asked of the store below
+
+    def _steps(self, command: Command) -> Steps:
+        if type(command) is Reserve:
+            return (yield from self._reserve_steps(command))
+        if type(command) is Read:
+            return (yield from self._read_steps(command))
+        self._make_way(command)
+        if type(command) is Draw and self._draw(command):
+            return DONE
+        reply = yield command
+        self._doubt(command)
+        if reply.states:
+            path = command.accounts if type(command) is Reset else command.path  # type: ignore[union-attr]
+            return reply._replace(states=self._mirror.as_they_are(path, reply.states))
+        return reply
+
+    def _read_steps(self, command: Read) -> Steps:
+        for _ in range(AGAIN):
+            before = self._changes
+            reply = yield command
+            if before == self._changes:
+                break
+        states = self._mirror.as_they_are(command.path, reply.states)
+        if command.path in self._purses:
+            self._mirror.learn(command.path, reply.states)
+        return Reply(reply.done, states)
+
+    def _reserve_steps(self, command: Reserve) -> Steps:
+        path = command.path
+        if not (command.force or command.idle) and (yield from self._borrow_steps(command)).done:
+            return DONE
+        reply = yield command
+        if reply.done:
+            return self._went_along(command)
+        with self._lock:
+            others = [purse for purse in self._purses.values() if _share(path, purse.path)]
+            freed = sum(self._empty(purse) for purse in others)  # of each, whatever of the others
+        if freed:
+            reply = yield command
+            if reply.done:
+                return self._went_along(command)
+        yield from self._claim_steps(command, reply.states)
+        return Reply(False, self._mirror.as_they_are(path, reply.states))
+
+    def _claim_steps(self, command: Reserve, states: Sequence[AccountState]) -> Steps:
+        """Hold what is left for a call that needs more, so that others see that nothing is.
+
+        Then they give back what they hold unused. It is held for a moment only, so that a call that
+        waits for long does not hold up smaller ones.
+        """
+        now = self._clock()
+        if self._claim_until <= now < self._claim_again:
+            return NOT_DONE
+        if self._claim_until <= now:
+            self._claim_until, self._claim_again = now + CLAIM, now + CLAIM_EVERY
+        piece = room_for(states, command.amount)
+        if piece == NOTHING or not any(state.reserved_calls for state in states):
+            return NOT_DONE
+        self._mirror.hold(command.path)
+        try:
+            self._mirror.learn(command.path, states)
+            return (yield from self._add_steps(command.path, piece, command.amount))
+        finally:
+            self._mirror.let_go(command.path)
+
+    def _went_along(self, command: Reserve) -> Reply:
+        """Take note of what a call has reserved in the store itself."""
+        with self._lock:
+            self._direct[command.id] = command.amount
+            self._mirror.changed(command.path, reserved=command.amount)
+        return DONE
+
+    def _borrow_steps(self, command: Reserve) -> Steps:
+        """Have the call take what it needs of a slice, old or new, if it is worth one."""
+        path, key, amount, _, times, what, _ = command
+        purse = self._purses.get(path)
+        if not self._is_busy(path) and purse is None:
+            return NOT_DONE
+        with self._lock:
+            if path in self._borrowing:  # others need not: they go along in the same round trip
+                return NOT_DONE
+            self._borrowing.add(path)
+            self._mirror.hold(path)
+        try:
+            states = self._store.peek(path)
+            if states is None:
+                if purse is None and not self._local:
+                    return NOT_DONE  # it will be known next time
+                states = (yield Read(path)).states
+            self._mirror.learn(path, states)
+            if purse is not None and purse.spare is not None:
+                yield from self._unseal_steps(purse)
+            if self._take(path, key, amount, times, what):
+                return DONE
+            wanted = slice_of(states, amount, self._share)
+            if wanted is None:
+                return NOT_DONE
+            if purse is not None:  # what is left is too little, of one quantity at least
+                with self._lock:
+                    self._empty(purse)
+            if not (yield from self._add_steps(path, wanted, amount)).done:
+                return NOT_DONE
+        finally:
+            self._borrowing.discard(path)
+            self._mirror.let_go(path)
+        return DONE if self._take(path, key, amount, times, what) else NOT_DONE
+
+    def _add_steps(self, path: Path, amount: Amount, asked: Amount, spare: bool = False) -> Steps:
+        """Borrow one more slice, for calls like the one that is asked for."""
+        number = next(_numbers)
+        try:
+            reply = yield Reserve(path, number, amount, what=SLICE, idle=spare)
+        except BaseException:
+            # It may have been applied although no reply came; if it was not, this changes nothing.
+            self._store.end(path, number, NOTHING, NOTHING)
+            raise
+        if not reply.done:
+            return NOT_DONE
+        at_exit(_give_back_all)
+        _lending.add(self)
+        with self._lock:
+            purse = self._purses.get(path)
+            if purse is None:
+                purse = self._purses[path] = Purse(path)
+                purse.used = True
+                self._mirror.hold(path)
+            purse.asked = asked
+            if spare:
+                purse.spare = number, amount
+            else:
+                purse.add(number, amount)
+            self._mirror.told(path, reserved=amount)
+            self._changes += 1
+        states = self._store.peek(path)
+        if states is not None:
+            self._mirror.learn(path, states)
+        self._wake()
+        return DONE
+
+    def _unseal_steps(self, purse: Purse) -> Steps:
+        """Have the slice in reserve be one that is used; the store has to know before it is."""
+        with self._lock:
+            spare, purse.spare = purse.spare, None
+        if spare is None:
+            return NOT_DONE
+        number, amount = spare
+        try:
+            reply = yield Draw(purse.path, number, NOTHING, NOTHING, amount)
+        except BaseException:
+            self._abandon(purse.path, number, amount)
+            raise
+        with self._lock:
+            if reply.done and self._purses.get(purse.path) is purse:
+                purse.add(number, amount)
+                self._changes += 1
+            else:  # its lease was over, or the purse was emptied meanwhile
+                self._abandon(purse.path, number, amount)
+        return reply
+
+    # Slices; all of it by whoever holds the lock
+
+    def _take(self, path: Path, key: int, amount: Amount, times: int, what: str) -> bool:
+        """Have a call take what it needs of what this process holds, if it is there."""
+        purse = self._purses.get(path)
+        if purse is None or (self._trouble is not None and not self._local):
+            return False
+        with self._lock:
+            if not purse.take(amount):
+                return False
+            mirror = self._mirror
+            doubted = mirror.doubtful and not mirror.knows(path)
+            if doubted or not mirror.reserve(path, key, amount, False, times)[0]:
+                purse.put_back(amount, NOTHING)
+                return False
+            self._calls[key] = purse, amount, what
+            purse.used = True
+            if purse.is_low and not purse.asks:
+                purse.asks = True
+                self._wake()
+        return True
+
+    def _draw(self, command: Draw) -> bool:
+        """As `Draw`, of what a call has taken here; whether it has."""
+        path, key, spent, uncertain, kept, what = command
+        with self._lock:
+            call = self._calls.get(key)
+            if call is None:
+                if key in self._direct:
+                    self._direct[key] = kept
+                return False
+            purse, _, taken_for = call
+            self.end(path, key, spent, NOTHING)
+            if uncertain != NOTHING:
+                purse.lose(uncertain, what)
+            purse.keep(kept)
+            self._calls[key] = purse, kept, taken_for
+            self._mirror.reserve(path, key, kept, True)
+            self._mirror.changed(path, uncertain=uncertain)
+            self._mirror.told(path, uncertain=_negative(uncertain))
+        return True
+
+    def _report(self, purse: Purse, keep: Amount | None = None) -> None:
+        """Tell the store what was spent, and give back what is free, but for so much."""
+        before = purse.held
+        spent = uncertain = NOTHING
+        for command in purse.report(keep=keep):
+            spent = spent.plus(command.spent)
+            self._changes += 1
+            if type(command) is Draw:
+                uncertain = uncertain.plus(command.uncertain)
+                self._store.draw(command, partial(self._told, purse, command))
+            else:
+                self._store.note(command)
+        minus = _negative(before).plus(purse.held)
+        self._mirror.told(purse.path, spent=spent, reserved=minus, uncertain=uncertain)
+
+    def _told(self, purse: Purse, command: Draw, done: bool) -> None:
+        """Whether the store had the slice that was reported.
+
+        If not, somebody took this process for dead, and has resolved what was charged for it. Then
+        nothing more is taken from it, and what calls have spent is booked without it.
+        """
+        if done:
+            return
+        path, key, spent, uncertain, kept, _ = command
+        with self._lock:
+            purse.lose_slice(key)
+            self._changes += 1
+            self._mirror.told(path, spent=uncertain, reserved=_negative(kept))
+            self._mirror.doubt(path)
+        if spent.plus(uncertain) != NOTHING:
+            self._store.note(Book(path, spent.plus(uncertain)))
+
+    def _abandon(self, path: Path, number: int, amount: Amount) -> None:
+        """Give back a slice of which nothing was used."""
+        self._changes += 1
+        self._mirror.told(path, reserved=_negative(amount))
+        self._store.end(path, number, NOTHING, NOTHING)
+
+    def _empty(self, purse: Purse) -> bool:
+        """Give back all that is not held by calls; whether there was any."""
+        free = any(part > 0 for part in purse.free)
+        spare, purse.spare = purse.spare, None
+        if spare is not None:
+            self._abandon(purse.path, *spare)
+        self._report(purse, NOTHING)
+        if not purse.calls and self._purses.get(purse.path) is purse:
+            del self._purses[purse.path]
+            self._mirror.let_go(purse.path)
+        return free or spare is not None
+
+    def _make_way(self, command: Command) -> None:
+        """Report what has to be known before a command."""
+        accounts = _ends(command)
+        if accounts:
+            with self._lock:
+                for purse in list(self._purses.values()):
+                    if _share(accounts, purse.path):
+                        self._empty(purse)
+
+    def _doubt(self, command: Command) -> None:
+        """Have accounts looked at that a command may have changed."""
+        if type(command) is Open or type(command) is Drop:
+            accounts: Path | None = (command.account,)
+        elif type(command) is Reset:
+            accounts = command.accounts
+        else:
+            accounts = getattr(command, "path", None)
+        with self._lock:
+            self._mirror.doubt(accounts)
+
+    # What is known of accounts
+
+    def _is_busy(self, path: Path) -> bool:
+        """Whether this path was used a moment ago."""
+        now = self._clock()
+        if len(self._seen) > REMEMBERED:
+            self._seen.clear()
+        before = self._seen.get(path)
+        self._seen[path] = now
+        return self._local or (before is not None and now - before < self._linger)
+
+    def _within_reach(
+        self, path: Path, states: tuple[AccountState, ...]
+    ) -> tuple[AccountState, ...]:
+        """While the store does not answer, no more is left than what this process holds."""
+        purse = self._purses.get(path)
+        if self._trouble is None or purse is None:
+            return states
+        return tuple([_with_room(state, purse.free) for state in states])
+
+    # What is done by the thread
+
+    def _wake(self) -> None:
+        """Have this be tended now."""
+        self._tender.call()
+
+    def tend(self) -> float | None:
+        """Borrow what is about to run out, report, look; when to be called again."""
+        now = self._clock()
+        due = now >= self._look_at
+        if due:
+            self._look_at = now + LOOK
+        try:
+            for purse in list(self._purses.values()):
+                self._look_after(purse, now, due=due)
+            self._heed(None)
+        except StoreError as error:
+            self._heed(error)
+        if self._purses:
+            return LOOK
+        _lending.discard(self)
+        if self._purses:  # since we looked
+            _lending.add(self)
+        return None
+
+    def _look_after(self, purse: Purse, now: float, *, due: bool) -> None:
+        path = purse.path
+        with self._lock:
+            if purse.used:
+                purse.used, purse.used_at = False, now
+            if now - purse.used_at >= self._linger:
+                self._empty(purse)
+                return
+            asks, purse.asks = purse.asks, False
+            if due:
+                self._report(purse)
+        if due:
+            before = self._changes
+            states = self._store.execute(Read(path)).states
+            if before == self._changes:
+                self._mirror.learn(path, states)
+            if now < self._claim_until:
+                return
+            wanted = slice_of(states, purse.asked, self._share)
+            with self._lock:
+                if wanted is None:  # so little is left that others may wait for what is unused here
+                    self._empty(purse)
+                    return
+                self._report(purse, wanted)
+        if asks or (due and purse.is_low):
+            self._refill(purse)
+
+    def _refill(self, purse: Purse) -> None:
+        """Take the half in reserve, and borrow another."""
+        with self._lock:
+            if purse.path in self._borrowing:
+                return
+            self._borrowing.add(purse.path)
+            self._mirror.hold(purse.path)
+        try:
+            if purse.spare is not None:
+                self._run(self._unseal_steps(purse))
+            states = self._store.peek(purse.path)
+            if states is None:
+                return
+            self._mirror.learn(purse.path, states)
+            wanted = slice_of(states, purse.asked, self._share)
+            if wanted is not None and purse.spare is None:
+                self._run(self._add_steps(purse.path, wanted, purse.asked, not self._local))
+        finally:
+            self._borrowing.discard(purse.path)
+            self._mirror.let_go(purse.path)
+
+    def _heed(self, trouble: StoreError | None) -> None:
+        before, self._trouble = self._trouble, trouble
+        if (before is None) != (trouble is None):
+            for listener in self._listeners.copy():
+                listener(trouble)
+
+
+def _negative(amount: Amount) -> Amount:
+    return Amount(*[-part for part in amount])
+
+
+def _with_room(state: AccountState, room: Amount) -> AccountState:
+    """A state in which no more is left of anything than so much."""
+    used = state.spent.plus(state.reserved, state.uncertain)
+    limits = state.limits
+    more = [0, 0, 0, 0]
+    for index, (limit, taken, left) in enumerate(
+        [
+            (limits.usd, used.usd, room.usd),
+            (limits.calls, used.calls, room.calls),
+            (limits.input_tokens, used.input_tokens, room.input_tokens),
+            (limits.output_tokens, used.output_tokens, room.output_tokens),
+        ]
+    ):
+        if limit is not None:
+            more[index] = max(0, limit - taken - max(0, left))
+    if limits.tokens is not None:
+        left = limits.tokens - used.tokens - more[2] - more[3]
+        more[2] += max(0, left - max(0, room.tokens))
+    return state.plus(NOTHING, Amount(*more))
+
+
+def _share(accounts: Iterable[str], path: Path) -> bool:
+    return any(account in path for account in accounts)
+
+
+def _ends(command: Command) -> Path:
+    """The accounts whose books a command ends, which therefore have to be complete."""
+    if type(command) is Reset:
+        return command.accounts
+    return (command.account,) if type(command) is Drop else ()
+
+
+# Forks and the end of a process
+
+_numbers = count(1 << 50)
+"""Numbers of slices, which no call has."""
+
+_stores: "WeakSet[SlicedStore]" = WeakSet()
+_lending: set[SlicedStore] = set()
+"""Kept alive until they have given back all."""
+
+
+def _give_back_all() -> None:
+    for store in list(_lending):
+        store.give_back()
+
+
+def _after_fork_in_child() -> None:
+    _lending.clear()
+    for store in list(_stores):
+        store._begin_life()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,116 @@
+"""How large a slice of a budget a process borrows: pure functions of what is left of it."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from tokenfence_integrations.stores.base import AccountState, Amount
+
+__all__ = ["parse_slice", "room_for", "slice_of"]
+
+LEFT_TO_OTHERS = 8
+"""A slice is at most one part in so many of what is free: the less there is, the smaller it is."""
+
+LEAST_CALLS = 4
+"""A slice that is worth fewer calls is not borrowed: near a limit each call reserves for itself."""
+
+MOST_CALLS = 4096
+"""And one is worth no more, so that budgets with high limits, or none, are not held for nothing."""
+
+ROOMY = 4
+"""Quantities without a limit are borrowed so many times over, so that they do not run out first."""
+
+
+def parse_slice(text: str) -> Fraction:
+    """The share of a limit that a process may borrow.
+
+    Args:
+        text: ``"2%"``: above 0 %, and 50 % at most.
+
+    Raises:
+        ValueError: It is no such share.
+
+    Example:
+        >>> parse_slice("2%"), parse_slice("0.5 %")
+        (Fraction(1, 50), Fraction(1, 200))
+    """
+    try:
+        if isinstance(text, str) and text.rstrip().endswith("%"):
+            share = Fraction(text.rstrip().removesuffix("%").strip()) / 100
+            if 0 < share <= Fraction(1, 2):
+                return share
+    except (ValueError, ZeroDivisionError):
+        pass
+    raise ValueError(f"a slice is a share of the limit, from above 0% to 50%, got {text!r}")
+
+
+def slice_of(states: Sequence[AccountState], asked: Amount, share: Fraction) -> Amount | None:
+    """The slice to borrow, in whole calls like the one that is asked for.
+
+    Args:
+        states: The states of the path.
+        asked: What one call reserves.
+        share: The part of each limit that it may be.
+
+    Returns:
+        The slice; None if so little is left that each call has to reserve for itself.
+
+    Example:
+        >>> team = AccountState(10_000, None, None, None, None, *[0] * 12)
+        >>> slice_of([team], Amount(usd=10, calls=1), Fraction(1, 50))
+        Amount(usd=200, calls=80, input_tokens=0, output_tokens=0)
+        >>> slice_of([team.plus(Amount(9_900))], Amount(usd=10, calls=1), Fraction(1, 50)) is None
+        True
+    """
+    calls, limited = MOST_CALLS, [False] * 4
+    for state in states:
+        used = state.spent.plus(state.reserved, state.uncertain)
+        limits = state.limits
+        of_each = (
+            (limits.usd, used.usd, asked.usd, (0,)),
+            (limits.calls, used.calls, asked.calls, (1,)),
+            (limits.tokens, used.tokens, asked.tokens, (2, 3)),
+            (limits.input_tokens, used.input_tokens, asked.input_tokens, (2,)),
+            (limits.output_tokens, used.output_tokens, asked.output_tokens, (3,)),
+        )
+        for limit, taken, each, parts in of_each:
+            if limit is None:
+                continue
+            for part in parts:
+                limited[part] = True
+            if each:
+                most = min(
+                    limit * share.numerator // share.denominator, (limit - taken) // LEFT_TO_OTHERS
+                )
+                calls = min(calls, most // each)
+    if calls < LEAST_CALLS:
+        return None
+    return Amount(
+        *[
+            part * calls * (1 if is_limited else ROOMY)
+            for part, is_limited in zip(asked, limited, strict=True)
+        ]
+    )
+
+
+def room_for(states: Sequence[AccountState], asked: Amount) -> Amount:
+    """As much of what is asked for as there is room for, of each quantity.
+
+    Example:
+        >>> team = AccountState(100, None, None, None, None, *[0] * 12)
+        >>> room_for([team.plus(Amount(70))], Amount(usd=50, calls=1))
+        Amount(usd=30, calls=1, input_tokens=0, output_tokens=0)
+    """
+    usd, calls, into, out = asked
+    for state in states:
+        used, limits = state.spent.plus(state.reserved, state.uncertain), state.limits
+        usd = _at_most(usd, limits.usd, used.usd)
+        calls = _at_most(calls, limits.calls, used.calls)
+        into = _at_most(into, limits.input_tokens, used.input_tokens)
+        out = _at_most(out, limits.output_tokens, used.output_tokens)
+        into = _at_most(into, limits.tokens, used.tokens)
+        out = _at_most(out, limits.tokens, used.tokens + into)
+    return Amount(usd, calls, into, out)
+
+
+def _at_most(asked: int, limit: int | None, used: int) -> int:
+    return asked if limit is None else max(0, min(asked, limit - used))
