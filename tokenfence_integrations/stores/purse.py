@@ -77,6 +77,11 @@ class Purse:
         return Amount(*self._free)
 
     @property
+    def is_overdrawn(self) -> bool:
+        """Whether calls have cost so much more than they had taken that it is held nowhere."""
+        return min(self._free) < 0
+
+    @property
     def is_low(self) -> bool:
         """Whether what is free is about to run out."""
         return self._free[self._gauge] < self._low

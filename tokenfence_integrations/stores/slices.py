@@ -182,6 +182,8 @@ class SlicedStore(Store):
                 if uncertain != NOTHING:
                     purse.lose(uncertain, what)
                 self._mirror.end(path, key, spent, uncertain)
+                if purse.is_overdrawn:
+                    self._report(purse)
                 return DONE
             reserved = self._direct.pop(key, None)
             if reserved is not None:
