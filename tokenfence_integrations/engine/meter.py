@@ -188,7 +188,8 @@ class Call:
             output = request.most_output(card)
             # Elsewhere than in memory others may be in flight of which nothing is known here.
             times = SPREAD if tree.live or not tree.instant else LONE_SHARE
-        wanted = (path, next(tree.numbers), request.amount(card, output), False, times, card.model)
+        amount = request.amount(card, output)
+        wanted = (path, next(tree.numbers), amount, False, times, card.model, False)
         return new(Reserve, wanted), card, output
 
     def _admitted_at_once(self, command: Reserve, card: Card, output: int) -> None:

@@ -262,18 +262,7 @@ class Anchor(NamedTuple):
 
 
 Command: TypeAlias = (
-    Open
-    | Read
-    | Reserve
-    | Draw
-    | End
-    | Book
-    | Adjust
-    | SetLimits
-    | Reset
-    | Drop
-    | Resolve
-    | Anchor
+    Open | Read | Reserve | Draw | End | Book | Adjust | SetLimits | Reset | Drop | Resolve | Anchor
 )
 
 
@@ -361,9 +350,10 @@ class Store(ABC):
         force: bool = False,
         times: int = 1,
         what: str = "",
+        idle: bool = False,
     ) -> Reply:
         """`Reserve`, without the detour over a command."""
-        return self.execute(Reserve(path, key, amount, force, times, what))
+        return self.execute(Reserve(path, key, amount, force, times, what, idle))
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
         """`End`, without the detour over a command, and as `note`: it never waits nor fails.
@@ -372,7 +362,7 @@ class Store(ABC):
         """
         return self.execute(End(path, key, spent, uncertain))
 
-    def note(self, command: Open | End | Book | Drop) -> None:
+    def note(self, command: Open | Draw | End | Book | Drop) -> None:
         """Apply a command whose reply nobody needs: now, or as soon as that can be without waiting.
 
         It neither waits nor fails, so it may be called on an event loop and from a finalizer, and

@@ -68,7 +68,7 @@ class MemoryStore(Store):
         self._draws = count(1)
         self._anchors: dict[str, float] = {}
         self._handlers: dict[type[Any], Callable[[Any], Reply]] = {
-            Reserve: lambda command: self.reserve(*command[:6]),
+            Reserve: lambda command: self.reserve(*command),
             Draw: self._draw,
             End: lambda command: self.end(*command),
             Open: self._open,
@@ -102,6 +102,7 @@ class MemoryStore(Store):
         force: bool = False,
         times: int = 1,
         what: str = "",
+        idle: bool = False,  # there are no leases here
     ) -> Reply:
         usd, calls, into, out = amount
         with self._lock:
