@@ -27,6 +27,7 @@ from tokenfence_integrations.stores.base import (
     Anchor,
     Book,
     Command,
+    Draw,
     Drop,
     End,
     Limits,
@@ -320,6 +321,7 @@ def lost_replies(store: PostgresStore, count: int = 1) -> Iterator[list[Batch]]:
         Read(ROOT),
         Reserve(ROOT, 2, Amount(30, 1, 2, 3)),
         Reserve(ROOT, 2, Amount(300)),
+        Draw(ROOT, 1, Amount(4, 1, 1, 1), Amount(2), Amount(9)),
         End(ROOT, 1, Amount(4, 1, 1, 1), Amount(2)),
         Book(ROOT, Amount(8)),
         Adjust(ROOT, Amount(11)),
@@ -591,7 +593,7 @@ def test_another_isolation_level_is_refused(database: Database) -> None:
 def test_a_schema_of_another_version_is_not_touched(database: Database) -> None:
     database.opened()
     database.sql("UPDATE s.about SET version = 7")
-    failing(database.store(), "its format is 7, known here is 1")
+    failing(database.store(), "its format is 7, known here is 2")
 
 
 def test_a_schema_that_disappears_is_not_made_again(database: Database) -> None:

@@ -35,6 +35,7 @@ from tokenfence_integrations.stores.base import (
     Amount,
     Anchor,
     Book,
+    Draw,
     End,
     Limits,
     Open,
@@ -220,12 +221,16 @@ def test_a_full_server_admits_nothing_and_takes_ends_all_the_same(kind: str) -> 
     store = RedisStore(server.url)
     budget = small(100, store=store)
     held = reserve(budget, 30).admit()
+    store.execute(Open("root", Limits()))
+    store.execute(Reserve(ROOT, 10**9, Amount(60)))
     with server.client() as client:
         client.config_set("maxmemory", 1)
         with pytest.raises(StoreError, match="its memory is full: raise its maxmemory"):
             reserve(budget, 20).admit()
         held.settle(Usage(0, 5))
         assert charged(budget) == (5, 0, 0)
+        assert store.execute(Draw(ROOT, 10**9, Amount(10), Amount(5), Amount(45))).done
+        assert parts(read(store, "root")) == (Amount(10), Amount(45), Amount(5))
         client.config_set("maxmemory", 0)
     spend(budget, 95)
     store.close()

@@ -10,6 +10,7 @@ from tokenfence_integrations.stores.base import (
     Adjust,
     Amount,
     Book,
+    Draw,
     Drop,
     End,
     Limits,
@@ -52,13 +53,32 @@ class _Twins:
     def step(self) -> None:
         chance, path = self.chance, self.chance.choice([PATH, PATH, (ROOT,)])
         kind = chance.choices(
-            ["reserve", "end", "book", "adjust", "open", "reset", "drop", "resolve", "odd end"],
-            [12, 8, 3, 3, 2, 1, 1, 2, 1],
+            [
+                "reserve",
+                "draw",
+                "end",
+                "book",
+                "adjust",
+                "open",
+                "reset",
+                "drop",
+                "resolve",
+                "odd end",
+            ],
+            [12, 6, 8, 3, 3, 2, 1, 1, 2, 1],
         )[0]
         if kind == "reserve":
             key, self.next = self.next, self.next + 1
             times = chance.choice([1, 1, 8, 128])
-            command = Reserve(path, key, self.amount(), chance.random() < 0.2, times, "a\n'model'")
+            command = Reserve(
+                path,
+                key,
+                self.amount(),
+                chance.random() < 0.2,
+                times,
+                "a\n'model'",
+                chance.random() < 0.3,
+            )
             reply, expected = self.both(command)
             assert reply == expected
             if reply.done:
@@ -71,10 +91,25 @@ class _Twins:
                 chance.choice([NOTHING, NOTHING, self.amount()]),
             )
             self.both(End(self.paths[key], key, spent, uncertain))
+        elif kind == "draw" and self.keys:
+            key = chance.choice(self.keys)
+            uncertain = chance.choice([NOTHING, self.amount()])
+            draw = Draw(self.paths[key], key, self.amount(), uncertain, self.amount(), "another")
+            if chance.random() < 0.5:
+                self.store.note(draw)
+                self.memory.note(draw)
+            else:
+                reply, expected = self.both(draw)
+                assert reply.done
+                assert expected.done
         elif kind == "odd end":
-            reply, expected = self.both(End(path, 10**9, self.amount(), NOTHING))
-            assert not reply.done
-            assert not expected.done
+            amount = self.amount()
+            for odd in (End(path, 10**9, amount, NOTHING), Draw(path, 1, amount, amount, amount)):
+                if isinstance(odd, Draw) and 1 in self.keys:
+                    continue
+                reply, expected = self.both(odd)
+                assert not reply.done
+                assert not expected.done
         elif kind == "book":
             self.both(Book(path, self.amount()))
         elif kind == "adjust":
@@ -94,7 +129,12 @@ class _Twins:
             if reply.done:
                 self.both(Open(LEAF, self.limits()))
         elif kind == "resolve":
-            pairs = list(zip(self.store.charges(), self.memory.charges(), strict=True))
+            # The oldest first is by when each was reserved, or turned uncertain.
+            both = [
+                sorted(store.charges(), key=lambda c: (c.path, c.amount, c.what))
+                for store in (self.store, self.memory)
+            ]
+            pairs = list(zip(*both, strict=True))
             for one, other in pairs:
                 assert one[1:3] == other[1:3]
                 assert one.what == other.what

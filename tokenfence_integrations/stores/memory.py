@@ -102,7 +102,7 @@ class MemoryStore(Store):
         force: bool = False,
         times: int = 1,
         what: str = "",
-        idle: bool = False,
+        idle: bool = False,  # there are no leases here
     ) -> Reply:
         usd, calls, into, out = amount
         with self._lock:

@@ -9,19 +9,22 @@ from tokenfence_integrations.stores.base import (
     AccountState,
     Amount,
     Book,
+    Draw,
     Drop,
     End,
     Open,
+    Path,
+    Reserve,
 )
 
-__all__ = ["NO_CHANGE", "Change", "Notable", "Note", "with_notes"]
+__all__ = ["NO_CHANGE", "Change", "Held", "Notable", "Note", "change_by", "sayable", "with_notes"]
 
-Notable: TypeAlias = Open | End | Book | Drop
+Notable: TypeAlias = Open | Draw | End | Book | Drop
 """The commands whose reply nobody needs."""
 
 
 class Note(NamedTuple):
-    """A command that is still to be written, and what an `End` had reserved."""
+    """A command that is still to be written, and what was reserved before a `Draw` or an `End`."""
 
     command: Notable
     reserved: Amount = NOTHING
@@ -40,6 +43,55 @@ class Change(NamedTuple):
 
 
 NO_CHANGE = Change()
+
+
+class Held:
+    """A reservation of this process that has no end yet.
+
+    It is there once and changes, for it may be drawn from and ended at the same time: who ends it
+    takes it away, and whoever draws from it then changes nothing that anybody looks at.
+
+    Attributes:
+        path: Its accounts.
+        amount: What is reserved once all that is noted is written. The books know better, should
+            there be two who change it at once.
+    """
+
+    __slots__ = ("amount", "path")
+
+    def __init__(self, path: Path, amount: Amount) -> None:
+        self.path = path
+        self.amount = amount
+
+    def draw(self, kept: Amount) -> Amount:
+        """Keep so much of it; what was reserved before."""
+        before, self.amount = self.amount, kept
+        return before
+
+
+def change_by(command: Notable | Reserve, reserved: Amount = NOTHING) -> Change:
+    """What a command adds to the accounts that it names.
+
+    Args:
+        command: The command; all but these five kinds add nothing.
+        reserved: What was reserved before a `Draw` or an `End`.
+    """
+    kind = type(command)
+    if kind is Reserve:
+        return Change(reserved=command.amount)  # type: ignore[union-attr]
+    if kind is Book:
+        return Change(command.spent)  # type: ignore[union-attr]
+    if kind is not Draw and kind is not End:
+        return NO_CHANGE
+    kept = command.kept if kind is Draw else NOTHING  # type: ignore[union-attr]
+    more = Amount(*[new - old for new, old in zip(kept, reserved, strict=True)])
+    return Change(command.spent, more, command.uncertain)  # type: ignore[union-attr]
+
+
+def sayable(command: Draw) -> Draw:
+    """The command without what stores cannot hold in a text: no name may stop a booking."""
+    what = command.what.replace("\0", "?").encode("utf-8", "replace").decode()
+    return command if what == command.what else command._replace(what=what)
 
 
 def with_notes(
@@ -65,9 +117,6 @@ def with_notes(
                 state = AccountState(*command.limits, *state[5:])
         elif type(command) is Drop or state is None or account not in command.path:  # type: ignore[union-attr]
             continue
-        elif type(command) is Book:
-            state = state.plus(command.spent)
-        elif type(command) is End:
-            minus = Amount(*[-part for part in reserved])
-            state = state.plus(command.spent, minus, command.uncertain)
+        else:
+            state = state.plus(*change_by(command, reserved))
     return state

@@ -21,7 +21,7 @@ from tokenfence_integrations.stores.postgres_errors import Late, explained
 
 __all__ = ["UNSAYABLE", "VERSION", "Link", "place"]
 
-VERSION = 1
+VERSION = 2
 """Of the tables and functions; kept in the table ``about``."""
 
 PARTS = ("tables", "trees", "accounts", "calls", "leases", "exchange", "views")

@@ -12,6 +12,7 @@ from tokenfence_integrations.stores.base import (
     Book,
     Charge,
     Command,
+    Draw,
     Drop,
     End,
     Open,
@@ -126,12 +127,17 @@ def _written(order: Order) -> list[Any]:
 
 
 def _reserve(command: Reserve) -> list[Any]:
-    path, key, amount, force, times, what = command
+    path, key, amount, force, times, what, idle = command
     usd, calls, into, out = amount
     room = None
     if not force:
         room = _numbers([min(part * times, MOST) for part in (usd, calls, into, out, into + out)])
-    return [_texts(path), key, _numbers(amount), room, what]
+    return [_texts(path), key, _numbers(amount), room, what, idle]
+
+
+def _draw(command: Draw) -> list[Any]:
+    path, key, *amounts, what = command
+    return [_texts(path), key, *map(_numbers, amounts), what]
 
 
 def _resolve(command: Resolve) -> list[Any]:
@@ -142,6 +148,7 @@ def _resolve(command: Resolve) -> list[Any]:
 
 _FIELDS: dict[type[Any], Callable[[Any], list[Any]]] = {
     Reserve: _reserve,
+    Draw: _draw,
     End: lambda c: [_texts(c.path), c.id, _numbers(c.spent), _numbers(c.uncertain)],
     Read: lambda c: [_texts(c.path)],
     Open: lambda c: [c.account, _numbers(c.limits)],

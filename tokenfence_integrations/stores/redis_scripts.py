@@ -12,6 +12,7 @@ from tokenfence_integrations.stores.base import (
     Adjust,
     Anchor,
     Book,
+    Draw,
     Drop,
     End,
     Limits,
@@ -57,7 +58,8 @@ def _reserve(command: Reserve, names: str) -> Arguments:
     amount = command.amount
     usd, calls, into, out = amount
     # What is kept of it: as in `charges`, all of it text, for Lua's numbers are doubles.
-    kept = f'["{usd}","{calls}","{into}","{out}",{_as_json(command.what)},{_as_json(names)}]'
+    idle = ",true" if command.idle else ""
+    kept = f'["{usd}","{calls}","{into}","{out}",{_as_json(command.what)},{_as_json(names)}{idle}]'
     arguments = [command.id, "1" if command.force else "0", *amount, kept]
     if command.times != 1:
         arguments += [part * command.times for part in (usd, calls, into + out, into, out)]
@@ -65,6 +67,11 @@ def _reserve(command: Reserve, names: str) -> Arguments:
 
 
 _as_json = lru_cache(1_000)(json.dumps)
+
+
+def _draw(command: Draw, names: str) -> Arguments:
+    amounts = [*command.spent, *command.uncertain, *command.kept]
+    return [command.id, *amounts, command.what, names]
 
 
 def _end(command: End, names: str) -> Arguments:
@@ -90,6 +97,7 @@ WRITERS: dict[type[Any], Any] = {
     Open: _open,
     Read: lambda command, names: [],
     Reserve: _reserve,
+    Draw: _draw,
     End: _end,
     Book: lambda command, names: [*command.spent],
     Adjust: _adjust,

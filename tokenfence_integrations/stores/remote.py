@@ -29,6 +29,7 @@ from tokenfence_integrations.stores.base import (
     Book,
     Charge,
     Command,
+    Draw,
     Drop,
     End,
     Open,
@@ -44,7 +45,15 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.listening import Listener
-from tokenfence_integrations.stores.noting import NO_CHANGE, Change, Note, with_notes
+from tokenfence_integrations.stores.noting import (
+    NO_CHANGE,
+    Change,
+    Held,
+    Note,
+    change_by,
+    sayable,
+    with_notes,
+)
 from tokenfence_integrations.stores.tending import Tender
 from tokenfence_integrations.stores.wire import (
     MOST,
@@ -117,7 +126,7 @@ class RemoteStore(Store):
         self._try_at = 0.0
         self._tries = 0
         self._failure: StoreError | None = None
-        self._held: dict[int, Reserve] = {}
+        self._held: dict[int, Held] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._renew_at = 0.0
         self._renewed: dict[str, float] = {}  # when, by tree
@@ -152,11 +161,15 @@ class RemoteStore(Store):
 
     def execute(self, command: Command) -> Reply:
         if type(command) is End:
-            if command.id not in self._held:
+            ending = self._end(command)
+            if ending is None:
                 return NOT_DONE
-            self.end(*command)
             self._flush()
-            return DONE
+            return (
+                NOT_DONE if isinstance(ending.outcome, Answer) and not ending.outcome.done else DONE
+            )
+        if type(command) is Draw and command.id not in self._held:
+            return NOT_DONE
         order = self._place(command, time.monotonic() + self._timeout)
         self._carry(order)
         return self._reply(order)
@@ -164,6 +177,8 @@ class RemoteStore(Store):
     async def aexecute(self, command: Command) -> Reply:
         if type(command) is End:
             return self.end(*command)
+        if type(command) is Draw and command.id not in self._held:
+            return NOT_DONE
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         order = self._place(command, time.monotonic() + self._timeout, future)
         self._call()
@@ -178,24 +193,28 @@ class RemoteStore(Store):
         return self._reply(order)
 
     def end(self, path: Path, key: int, spent: Any, uncertain: Any) -> Reply:
-        # The gate of "a second end changes nothing": pop is atomic.
-        reserve = self._held.pop(key, None)
-        if reserve is None:
-            return NOT_DONE
-        self._outbox.append(_Ending(End(path, key, spent, uncertain), reserve))
-        self._call()
-        return DONE
+        return NOT_DONE if self._end(End(path, key, spent, uncertain)) is None else DONE
 
-    def note(self, command: Open | End | Book | Drop) -> None:
-        if type(command) is End:
-            self.end(*command)
-            return
-        self._place(command)
+    def _end(self, command: End) -> Order | None:
+        # The gate of "a second end changes nothing": pop is atomic.
+        held = self._held.pop(command.id, None)
+        if held is None:
+            return None
+        order = _OnHeld(command, held.amount)
+        self._outbox.append(order)
         self._call()
+        return order
+
+    def note(self, command: Open | Draw | End | Book | Drop) -> None:
+        if type(command) is End:
+            self._end(command)
+        elif type(command) is not Draw or command.id in self._held:
+            self._place(command)
+            self._call()
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
         notes = [
-            Note(order.command, order.reserved if type(order) is _Ending else NOTHING)  # type: ignore[arg-type]
+            Note(order.command, order.reserved if type(order) is _OnHeld else NOTHING)  # type: ignore[arg-type]
             for order in self._outbox.copy()
             if order.until is None
         ]
@@ -222,10 +241,15 @@ class RemoteStore(Store):
 
     def _place(self, command: Command, until: float | None = None, future: Any = None) -> Order:
         _check(command)
-        order = Order(command, until, future)
+        if type(command) is Draw:
+            held = self._held.get(command.id)
+            before = NOTHING if held is None else held.draw(command.kept)
+            order: Order = _OnHeld(sayable(command), before, until, future)
+        else:
+            order = Order(command, until, future)
         if type(command) is Reserve:
             # From now on it may be reserved: whoever gives up on it has to end it.
-            self._held[command.id] = command
+            self._held[command.id] = Held(command.path, command.amount)
             self._active = True
         self._outbox.append(order)
         return order
@@ -316,7 +340,7 @@ class RemoteStore(Store):
         self._pause()
         # They stay in the outbox until they are answered: `peek` counts them, and they are sent
         # again.
-        taken = [self._outbox[index] for index in range(min(len(self._outbox), AT_ONCE))]
+        taken = self._next()
         orders = [order for order in taken if not order.withdrawn]
         for order in orders:
             if not order.number:
@@ -363,7 +387,7 @@ class RemoteStore(Store):
             command = order.command
             if isinstance(outcome, Answer):
                 self._learn(order, outcome)
-                if type(command) is Reserve and not outcome.done:
+                if isinstance(command, Reserve | Draw) and not outcome.done:
                     self._held.pop(command.id, None)
                 order.outcome = outcome
             elif isinstance(outcome, Unapplied):
@@ -381,7 +405,10 @@ class RemoteStore(Store):
                 order.outcome = outcome
                 logger().error("%s cannot be written to %s: %r", command, self._wire.where, outcome)
         self._take_out(taken)
-        self._outbox.extend(again)
+        # What is drawn stays in front of the end of its reservation; see `_next`.
+        draws = [order for order in again if type(order.command) is Draw]
+        self._outbox.extendleft(reversed(draws))
+        self._outbox.extend([order for order in again if order not in draws])
         _tell(orders)
         if failure is not None:
             self._try_at = time.monotonic() + BACK_OFF[1]
@@ -394,14 +421,32 @@ class RemoteStore(Store):
         self, orders: Sequence[Order], now: float, *, everywhere: bool
     ) -> Sequence[str]:
         """Trees whose lease has to be renewed before these orders."""
-        reserving = [order.command for order in orders if type(order.command) is Reserve]
+        paths = [order.command.path for order in orders if type(order.command) is Reserve]
         if everywhere:
-            reserving += self._held.copy().values()
+            paths += [held.path for held in self._held.copy().values()]
         if len(self._renewed) > REMEMBERED:
             self._renewed.clear()
         renewed, before = self._renewed, now - self._lease / 3
-        trees = {tree_of(command.path[-1]) for command in reserving}
+        trees = {tree_of(path[-1]) for path in paths}
         return [tree for tree in trees if renewed.get(tree, before) <= before]
+
+    def _next(self) -> Sequence[Order]:
+        """The orders of the next batch.
+
+        A draw is its reservation's last order in a batch. One that was by chance not applied is
+        sent again, and an end that was behind it in the batch might have been applied by then.
+        """
+        taken: list[Order] = []
+        drawn: set[int] = set()
+        for index in range(min(len(self._outbox), AT_ONCE)):
+            order = self._outbox[index]
+            command = order.command
+            if isinstance(command, Draw | End) and command.id in drawn:
+                break
+            if isinstance(command, Draw):
+                drawn.add(command.id)
+            taken.append(order)
+        return taken
 
     def _take_out(self, taken: Sequence[Order]) -> None:
         for _ in taken:
@@ -423,7 +468,7 @@ class RemoteStore(Store):
                 else:
                     known[account] = raw, NO_CHANGE
         elif answer.done:
-            change = _change_by(order)
+            change = change_by(command, order.reserved if type(order) is _OnHeld else NOTHING)  # type: ignore[arg-type]
             for account in accounts:
                 if account in known:
                     raw, since = known[account]
@@ -458,7 +503,7 @@ class RemoteStore(Store):
         return error
 
     def _give_up(self, order: Order, reason: str) -> StoreError:
-        if order.sent and type(order.command) in (Adjust, Reset, Resolve, Book):
+        if order.sent and type(order.command) in (Draw, Adjust, Reset, Resolve, Book):
             reason += "; it may have been applied all the same: look before you do it again"
         self._withdraw(order)
         return self._unreached(reason)
@@ -500,25 +545,16 @@ class RemoteStore(Store):
         return bool(self._held) and time.monotonic() >= self._renew_at
 
 
-def _change_by(order: Order) -> Change:
-    """What an order adds to the accounts of its path."""
-    command = order.command
-    if type(command) is Reserve:
-        return Change(reserved=command.amount)
-    if type(command) is End and type(order) is _Ending:
-        minus = Amount(*[-part for part in order.reserved])
-        return Change(command.spent, minus, command.uncertain)
-    return Change(command.spent) if type(command) is Book else NO_CHANGE
-
-
-class _Ending(Order):
-    """The order of an end, which knows what was reserved."""
+class _OnHeld(Order):
+    """The order of a draw or an end, which knows what was reserved before it."""
 
     __slots__ = ("reserved",)
 
-    def __init__(self, command: End, reserve: Reserve) -> None:
-        super().__init__(command)
-        self.reserved = reserve.amount
+    def __init__(
+        self, command: Draw | End, reserved: Amount, until: float | None = None, future: Any = None
+    ) -> None:
+        super().__init__(command, until, future)
+        self.reserved = reserved
 
 
 async def _to_its_end(future: "asyncio.Future[None]") -> None:

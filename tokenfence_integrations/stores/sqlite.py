@@ -23,6 +23,7 @@ from tokenfence_integrations.stores.base import (
     Book,
     Charge,
     Command,
+    Draw,
     Drop,
     End,
     Open,
@@ -37,7 +38,7 @@ from tokenfence_integrations.stores.base import (
     Waiting,
 )
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.noting import Note, with_notes
+from tokenfence_integrations.stores.noting import Held, Note, sayable, with_notes
 from tokenfence_integrations.stores.sqlite_books import (
     MOST,
     VERSION,
@@ -149,9 +150,10 @@ class SQLiteStore(Store):
         self._owner = secrets.randbits(62)
         self._renew_at = 0.0
         self._now = 0.0  # when the transaction was begun
-        self._held: dict[int, Amount] = {}
+        self._held: dict[int, Held] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._noted: deque[Note] = deque()
+        self._asked: dict[int, bool] = {}  # what an end came to, where somebody waits for it
         self._failing = False
         self._unsayable: list[str] = []
         self._lines: WeakSet[Any] = WeakSet()
@@ -185,12 +187,16 @@ class SQLiteStore(Store):
 
     def execute(self, command: Command) -> Reply:
         if type(command) is End:
-            reserved = self._held.pop(command.id, None)
-            if reserved is None:
+            held = self._held.pop(command.id, None)
+            if held is None:
                 return NOT_DONE
-            self._noted.append(Note(command, reserved))
-            self._insist(SQLiteStore._write)
-            return DONE
+            self._asked[command.id] = True
+            self._noted.append(Note(command, held.amount))
+            try:
+                self._insist(SQLiteStore._write)
+            finally:
+                done = self._asked.pop(command.id)
+            return Reply(done)
         reply: Reply = self._insist(_WAYS[type(command)], command)
         return reply
 
@@ -209,23 +215,30 @@ class SQLiteStore(Store):
         force: bool = False,
         times: int = 1,
         what: str = "",
+        idle: bool = False,
     ) -> Reply:
-        command = new(Reserve, (path, key, amount, force, times, what))
+        command = new(Reserve, (path, key, amount, force, times, what, idle))
         reply: Reply | None = self._try(SQLiteStore._reserve, command)
         return self.execute(command) if reply is None else reply
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
         # The gate of "a second end changes nothing": pop is atomic.
-        reserved = self._held.pop(key, None)
-        if reserved is None:
+        held = self._held.pop(key, None)
+        if held is None:
             return NOT_DONE
-        self._noted.append(new(Note, (new(End, (path, key, spent, uncertain)), reserved)))
+        self._noted.append(new(Note, (new(End, (path, key, spent, uncertain)), held.amount)))
         self._write_soon()
         return DONE
 
-    def note(self, command: Open | End | Book | Drop) -> None:
+    def note(self, command: Open | Draw | End | Book | Drop) -> None:
         if type(command) is End:
             self.end(*command)
+            return
+        if type(command) is Draw:
+            held = self._held.get(command.id)
+            if held is not None:
+                self._noted.append(Note(sayable(command), held.draw(command.kept)))
+                self._write_soon()
             return
         if type(command) is Open:
             _check(command)
@@ -268,7 +281,7 @@ class SQLiteStore(Store):
         try:
             if books.reserve(command, self._now):
                 # Before the commit: should that fail half-way, its end is written all the same.
-                self._held[command[1]] = command[2]
+                self._held[command[1]] = Held(command[0], command[2])
                 self._commit(books)
                 self._active = True
                 if self._tender.asleep:
@@ -284,6 +297,26 @@ class SQLiteStore(Store):
     def _settled(self, books: Books, path: Path) -> Reply:
         books.expire(self._clock())
         return Reply(False, books.states(path))
+
+    def _draw(self, books: Books, command: Draw) -> Reply:
+        held = self._held.get(command.id)
+        if held is None:
+            return NOT_DONE
+        # Before it is written: a finalizer may end it in the midst of that.
+        before = held.draw(command.kept)
+        try:
+            return Reply(self._transact(books, self._drawn, sayable(command)))
+        except BaseException:
+            held.draw(before)
+            raise
+
+    def _drawn(self, books: Books, command: Draw) -> bool:
+        done = books.draw(command, self._now)
+        if done:
+            self._made_room = True  # perhaps
+        else:
+            self._held.pop(command.id, None)
+        return done
 
     def _open(self, books: Books, command: Open) -> Reply:
         _check(command)
@@ -380,8 +413,12 @@ class SQLiteStore(Store):
             command, reserved = noted[index]
             try:
                 if type(command) is End:
-                    books.end(command, reserved)
+                    done = books.end(command, reserved)
+                    if command.id in self._asked:
+                        self._asked[command.id] = done
                     self._made_room = True
+                elif type(command) is Draw:
+                    self._drawn(books, command)
                 elif type(command) is Open:
                     books.open(command)
                     self._made_room = True
@@ -407,9 +444,9 @@ class SQLiteStore(Store):
         books.begin()
         self._written = 0
         try:
+            now = self._now = self._clock()
             if self._noted:
                 self._write_noted(books)
-            now = self._now = self._clock()
             if now >= self._renew_at:
                 books.renew(now + self._lease)
                 self._renew_at = now + self._lease / 3
@@ -637,6 +674,7 @@ _WAYS: dict[type[Any], Way] = {
     Open: SQLiteStore._open,
     Read: SQLiteStore._read,
     Reserve: SQLiteStore._reserve,
+    Draw: SQLiteStore._draw,
     Book: SQLiteStore._book,
     Adjust: SQLiteStore._adjust,
     SetLimits: SQLiteStore._set_limits,

@@ -15,6 +15,7 @@ from tokenfence_integrations.stores.base import (
     Anchor,
     Book,
     Charge,
+    Draw,
     Drop,
     End,
     Limits,
@@ -28,7 +29,7 @@ from tokenfence_integrations.stores.noting import Change
 
 __all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "reason"]
 
-VERSION = 2
+VERSION = 3
 """Of the tables; kept as the file's ``user_version``."""
 
 MOST = 1 << 62
@@ -55,11 +56,11 @@ CREATE TABLE accounts (
     uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE owners (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
--- Calls in flight. accounts: the ids of the path, leaf first.
+-- What is reserved. accounts: the ids of the path, leaf first. idle: nothing is spent of it yet.
 CREATE TABLE reservations (
     owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL,
     usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
-    at REAL NOT NULL, what TEXT NOT NULL,
+    at REAL NOT NULL, what TEXT NOT NULL, idle INTEGER NOT NULL,
     PRIMARY KEY (owner, key)
 ) WITHOUT ROWID;
 -- What is uncertain. accounts: as above, but for those that were reset or dropped since. owner and
@@ -279,7 +280,7 @@ class Books:
 
     def reserve(self, command: Reserve, now: float) -> bool:
         """Reserve in all accounts of a path or in none; whether it was done."""
-        path, key, amount, force, times, what = command
+        path, key, amount, force, times, what, idle = command
         ids, text = self.known(path)
         usd, calls, into, out = amount
         if force:
@@ -291,28 +292,65 @@ class Books:
             done = self._run(_reserve(len(ids)), amount + ids + room)
             if done.rowcount != len(ids):
                 return False
-        self._run(_INSERT, (self.owner, key, text, usd, calls, into, out, now, what))
+        self._run(_INSERT, (self.owner, key, text, usd, calls, into, out, now, what, idle))
         return True
 
     def end(self, command: End, amount: Amount) -> bool:
-        """Replace a reservation of this owner, which was of this amount; whether there was one."""
+        """Replace a reservation of this owner; whether there was one.
+
+        Args:
+            command: How it ends.
+            amount: What is reserved as far as known.
+        """
         path, key, spent, uncertain = command
         ids, text = self.known(path)
         call = self.owner, key
         kept: Any = None if uncertain == NOTHING else self.execute(_KEPT, call).fetchone()
-        if self._run(_DELETE, call).rowcount:
+        if self._run(_DELETE, call + amount).rowcount:
             self._run(_settle(len(ids)), spent + amount + ids)
+        elif reserved := self._reserved(call):  # somebody has drawn from it just now
+            self._run(_DELETE, call + reserved)
+            self._run(_settle(len(ids)), spent + reserved + ids)
         else:
             expired = self.execute(_EXPIRED, call).fetchone()
             if expired is None:
                 return False
             # Its lease was over, and somebody has charged it as uncertain: now the truth is known.
-            number, accounts, *kept = expired
+            number, accounts, *_, at, what = expired
+            kept = at, what
             self._discharge(number, accounts, NOTHING)
             self._change(ids, Change(spent=spent))
         if uncertain != NOTHING:
             self._charge(NO_CALL, text, uncertain, kept)
         return True
+
+    def draw(self, command: Draw, now: float) -> bool:
+        """Book a part of a reservation of this owner, and keep another; whether there was one."""
+        path, key, spent, uncertain, kept, what = command
+        ids, text = self.known(path)
+        call = self.owner, key
+        reserved = self._reserved(call)
+        if reserved is not None:
+            self.execute(_KEEP, kept + call)
+            more = Amount(*[new - old for new, old in zip(kept, reserved, strict=True)])
+        else:
+            expired = self.execute(_EXPIRED, call).fetchone()
+            if expired is None:
+                return False
+            number, accounts, *charged, at, reserved_for = expired
+            self._discharge(number, accounts, NOTHING)
+            if any(charged) and not accounts:  # it was forgotten by a reset
+                return False
+            self._run(_INSERT, (*call, text, *kept, at, reserved_for, False))
+            more = kept
+        self._change(ids, Change(spent, more))
+        if uncertain != NOTHING:
+            self._charge(NO_CALL, text, uncertain, (now, what))
+        return True
+
+    def _reserved(self, call: tuple[int, int]) -> Amount | None:
+        row = self.execute(_RESERVED, call).fetchone()
+        return None if row is None else Amount(*row)
 
     def _charge(
         self,
@@ -419,13 +457,15 @@ class Books:
         return found.fetchone() is not None
 
     def expire(self, now: float) -> None:
-        """Charge as uncertain what is held by other owners whose lease is over."""
+        """Charge as uncertain what is held by other owners whose lease is over, unless idle."""
         over = "SELECT id FROM owners WHERE lease <= ? AND id != ?"
         for (owner,) in self.execute(over, (now, self.owner)).fetchall():
             held = "SELECT * FROM reservations WHERE owner = ?"
-            for _, key, text, *parts, at, what in self.execute(held, (owner,)).fetchall():
+            for _, key, text, *parts, at, what, idle in self.execute(held, (owner,)).fetchall():
                 amount, minus = Amount(*parts), Amount(*[-part for part in parts])
                 self._change(_ids(text), Change(reserved=minus))
+                if idle:
+                    continue
                 charged = "" if amount == NOTHING else text
                 self._charge((owner, key), charged, amount, (at, what))
             self.execute("DELETE FROM reservations WHERE owner = ?", (owner,))
@@ -437,11 +477,19 @@ class Books:
             self.execute(_add(len(ids)), (*spent, *reserved, *uncertain, *ids))
 
 
-_INSERT = "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_RESERVED = f"SELECT {AMOUNT} FROM reservations WHERE owner = ? AND key = ?"
+_KEEP = (
+    "UPDATE reservations SET usd = ?, calls = ?, input = ?, output = ?, idle = 0 "
+    "WHERE owner = ? AND key = ?"
+)
 _KEPT = "SELECT at, what FROM reservations WHERE owner = ? AND key = ?"
-_DELETE = "DELETE FROM reservations WHERE owner = ? AND key = ?"
+_DELETE = (
+    "DELETE FROM reservations WHERE owner = ? AND key = ? "
+    "AND usd = ? AND calls = ? AND input = ? AND output = ?"
+)
 _INSERT_CHARGE = "INSERT INTO charges VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_EXPIRED = "SELECT id, accounts, at, what FROM charges WHERE owner = ? AND key = ?"
+_EXPIRED = f"SELECT id, accounts, {AMOUNT}, at, what FROM charges WHERE owner = ? AND key = ?"
 
 
 @cache

@@ -36,7 +36,10 @@ else
   change_all(names, spent, nil, uncertain)
   what = r[6]
 end
-if not is_nothing(uncertain) then charge(name, uncertain, as_time(now()), what, names, names) end
+if not is_nothing(uncertain) then
+  -- Not under the name of one whose truth may still come.
+  charge(name .. '-' .. number, uncertain, as_time(now()), what, names, names)
+end
 note_number()
 tell()
 return answer(true)

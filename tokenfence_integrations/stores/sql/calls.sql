@@ -2,7 +2,7 @@
 
 -- Reserve in all accounts of a path or in none. room: what has to fit; null: whatever does.
 CREATE FUNCTION tokenfence.reserve(
-    owner bigint, path text[], key bigint, amount bigint[], room bigint[], what text
+    owner bigint, path text[], key bigint, amount bigint[], room bigint[], what text, idle boolean
 ) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -35,7 +35,7 @@ BEGIN
     WHERE name = ANY (path);
     INSERT INTO tokenfence.reservations VALUES (
         owner, key, tokenfence.tree_of(path[1]), path,
-        amount[1], amount[2], amount[3], amount[4], what, clock_timestamp()
+        amount[1], amount[2], amount[3], amount[4], what, clock_timestamp(), idle
     );
     RETURN 'true';
 END
@@ -75,6 +75,71 @@ BEGIN
     END IF;
     IF uncertain <> '{0,0,0,0}' THEN
         PERFORM tokenfence.charge(call, uncertain);
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- Book a part of a reservation, and keep another; whether there was one.
+CREATE FUNCTION tokenfence.draw(
+    owner bigint, key bigint, spent bigint[], uncertain bigint[], kept bigint[], what text
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    call tokenfence.reservations;
+    charge tokenfence.charges;
+BEGIN
+    SELECT * INTO call FROM tokenfence.reservations r
+    WHERE r.owner = draw.owner AND r.key = draw.key;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF call.expired IS NULL THEN
+        PERFORM tokenfence.add(
+            call.path, spent,
+            ARRAY[
+                kept[1] - call.usd, kept[2] - call.calls, kept[3] - call.input, kept[4] - call.output
+            ],
+            uncertain
+        );
+    ELSE
+        -- Its lease was over, and it is charged as uncertain: it is there again, unless that was
+        -- forgotten by a reset.
+        DELETE FROM tokenfence.charges c
+        WHERE c.owner = draw.owner AND c.key = draw.key
+        RETURNING * INTO charge;
+        IF NOT FOUND THEN
+            DELETE FROM tokenfence.reservations r WHERE r.owner = draw.owner AND r.key = draw.key;
+            RETURN false;
+        END IF;
+        PERFORM tokenfence.add(
+            charge.charged, '{0,0,0,0}', '{0,0,0,0}',
+            ARRAY[-charge.usd, -charge.calls, -charge.input, -charge.output]
+        );
+        PERFORM tokenfence.add(call.path, spent, kept, uncertain);
+    END IF;
+    UPDATE tokenfence.reservations r SET
+        usd = kept[1],
+        calls = kept[2],
+        input = kept[3],
+        output = kept[4],
+        idle = false,
+        expired = NULL
+    WHERE r.owner = draw.owner AND r.key = draw.key;
+    IF uncertain <> '{0,0,0,0}' THEN
+        INSERT INTO tokenfence.charges (
+            tree, path, charged, usd, calls, input, output, what, at
+        ) VALUES (
+            call.tree, call.path, call.path,
+            uncertain[1], uncertain[2], uncertain[3], uncertain[4], what, clock_timestamp()
+        );
+    END IF;
+    IF call.usd > kept[1] + spent[1] + uncertain[1]
+        OR call.calls > kept[2] + spent[2] + uncertain[2]
+        OR call.input > kept[3] + spent[3] + uncertain[3]
+        OR call.output > kept[4] + spent[4] + uncertain[4]
+    THEN
+        PERFORM tokenfence.tell(ARRAY[call.tree]);
     END IF;
     RETURN true;
 END

@@ -55,7 +55,9 @@ BEGIN
             reply := tokenfence.apply(owner, command);
             makes_room := makes_room
                 OR command->>1 IN ('End', 'Adjust', 'SetLimits', 'Open', 'Reset', 'Resolve');
-            IF command->>1 IN ('Open', 'Reset', 'Drop', 'Resolve', 'Anchor') THEN
+            IF command->>1 IN ('Open', 'Reset', 'Drop', 'Resolve', 'Anchor')
+                OR (command->>1 = 'Draw' AND reply = 'false')
+            THEN
                 to_keep := to_keep || jsonb_build_object(place, reply);
             END IF;
         ELSE
@@ -84,8 +86,13 @@ BEGIN
     WHEN 'Reserve' THEN
         RETURN tokenfence.reserve(
             owner, (command->>2)::text[], (command->>3)::bigint, (command->>4)::bigint[],
-            (command->>5)::bigint[], command->>6
+            (command->>5)::bigint[], command->>6, (command->>7)::boolean
         );
+    WHEN 'Draw' THEN
+        RETURN to_jsonb(tokenfence.draw(
+            owner, (command->>3)::bigint, (command->>4)::bigint[], (command->>5)::bigint[],
+            (command->>6)::bigint[], command->>7
+        ));
     WHEN 'End' THEN
         RETURN to_jsonb(tokenfence.end_call(
             owner, (command->>3)::bigint, (command->>4)::bigint[], (command->>5)::bigint[]

@@ -52,7 +52,7 @@ BEGIN
 END
 $$;
 
--- Charge as uncertain what dead owners hold in these trees, which are locked.
+-- Charge as uncertain what dead owners hold in these trees, which are locked; what is idle is free.
 CREATE FUNCTION tokenfence.expire(dead bigint[], trees text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -73,11 +73,16 @@ BEGIN
     LOOP
         amount := ARRAY[call.usd, call.calls, call.input, call.output];
         PERFORM tokenfence.add(
-            call.path, '{0,0,0,0}', ARRAY[-call.usd, -call.calls, -call.input, -call.output], amount
+            call.path, '{0,0,0,0}', ARRAY[-call.usd, -call.calls, -call.input, -call.output],
+            CASE WHEN call.idle THEN '{0,0,0,0}' ELSE amount END
         );
-        PERFORM tokenfence.charge(call, amount);
-        UPDATE tokenfence.reservations SET expired = clock_timestamp()
-        WHERE owner = call.owner AND key = call.key;
+        IF call.idle THEN
+            DELETE FROM tokenfence.reservations WHERE owner = call.owner AND key = call.key;
+        ELSE
+            PERFORM tokenfence.charge(call, amount);
+            UPDATE tokenfence.reservations SET expired = clock_timestamp()
+            WHERE owner = call.owner AND key = call.key;
+        END IF;
     END LOOP;
     UPDATE tokenfence.owners o SET gone = true
     WHERE o.id = ANY (dead) AND NOT EXISTS (

@@ -40,8 +40,8 @@ CREATE TABLE tokenfence.owners (
     answers jsonb NOT NULL
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0.05);
 
--- The calls in flight. expired: since when it is charged as uncertain, because its owner's lease is
--- over; the row stays, for the truth may still come.
+-- What is reserved: calls in flight. idle: nothing is spent of it yet. expired: since when it is
+-- charged as uncertain, because its owner's lease is over; the row stays, for the truth may still come.
 CREATE TABLE tokenfence.reservations (
     owner bigint NOT NULL,
     key bigint NOT NULL,
@@ -53,16 +53,17 @@ CREATE TABLE tokenfence.reservations (
     output bigint NOT NULL,
     what text NOT NULL,
     at timestamptz NOT NULL,
+    idle boolean NOT NULL,
     expired timestamptz,
     PRIMARY KEY (owner, key)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
 -- Calls of unknown outcome. charged: the accounts of the path that it counts in, which are all but
--- those that were reset or dropped since.
+-- those that were reset or dropped since. owner, key: null for what was drawn from a reservation.
 CREATE TABLE tokenfence.charges (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    owner bigint NOT NULL,
-    key bigint NOT NULL,
+    owner bigint,
+    key bigint,
     tree text COLLATE "C" NOT NULL,
     path text[] COLLATE "C" NOT NULL,
     charged text[] COLLATE "C" NOT NULL,
