@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.money import format_usd
+from tokenfence_integrations.stores.troubles import TroubleListener
 
 __all__ = [
     "LIFTED",
@@ -60,6 +61,10 @@ class Amount(NamedTuple):
     def plus(self, *others: "Amount") -> "Amount":
         """The sum of this and others."""
         return Amount(*map(sum, zip(self, *others, strict=True)))
+
+    def minus(self, other: "Amount") -> "Amount":
+        """This without another; below zero where that is more."""
+        return Amount(*[part - less for part, less in zip(self, other, strict=True)])
 
 
 NOTHING = Amount()
@@ -376,7 +381,8 @@ class Store(ABC):
 
         Args:
             command: The draw.
-            told: Called once it is applied, perhaps much later and by another thread; quick.
+            told: Called once it is applied, perhaps much later and by another thread. It neither
+                waits nor fails.
         """
         told(self.execute(command).done)
 
@@ -411,6 +417,12 @@ class Store(ABC):
         checks) but never to a refusal.
         """
         return None
+
+    def on_trouble(self, listener: TroubleListener) -> None:  # noqa: B027 - as below
+        """Have a bound method told when the store ceases to answer, and with None when it does.
+
+        It is called by any thread, for as long as its object lives. Stores on a server tell that.
+        """
 
     def watch(self, line: Waiting) -> None:  # noqa: B027 - none need to override it
         """Look out for room that others make, for as long as anybody waits in this line.

@@ -1,6 +1,6 @@
 """Accounts as they are once what is noted is written."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 from tokenfence_integrations.stores.base import (
@@ -24,10 +24,17 @@ Notable: TypeAlias = Open | Draw | End | Book | Drop
 
 
 class Note(NamedTuple):
-    """A command that is still to be written, and what was reserved before a `Draw` or an `End`."""
+    """A command that is still to be written.
+
+    Attributes:
+        command: The command.
+        reserved: What was reserved before a `Draw` or an `End`.
+        told: Called with whether a `Draw` took effect, once it is written.
+    """
 
     command: Notable
     reserved: Amount = NOTHING
+    told: Callable[[bool], object] | None = None
 
 
 class Change(NamedTuple):
@@ -107,7 +114,7 @@ def with_notes(
     Returns:
         Its state then; None if it does not exist by then either.
     """
-    for command, reserved in notes:
+    for command, reserved, _ in notes:
         if type(command) is Open:
             if command.account != account:
                 continue

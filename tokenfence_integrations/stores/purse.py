@@ -145,12 +145,12 @@ class Purse:
         if not self._slices:
             return [] if gone == NOTHING else [Book(self.path, gone)]
         free = _above_zero(self.free if keep is None else Amount(*map(min, keep, self._free)))
-        in_calls = _minus(_minus(self.held, gone), self._free)
+        in_calls = self.held.minus(gone).minus(self.free)
         self._free = list(free)
         commands: list[Draw | End | Book] = []
         for amount, what in lost:
             key = max(self._slices, key=lambda each: self._slices[each].usd)
-            rest = _above_zero(_minus(self._slices[key], amount))
+            rest = _above_zero(self._slices[key].minus(amount))
             self._slices[key] = rest
             commands.append(Draw(self.path, key, NOTHING, amount, rest, what))
         return commands + self._spend(spent, in_calls.plus(free))
@@ -165,13 +165,13 @@ class Purse:
         keeping: list[tuple[int, Amount, Amount]] = []
         for key, amount in reversed(self._slices.items()):
             stays = Amount(*map(min, kept, amount))
-            kept = _minus(kept, stays)
+            kept = kept.minus(stays)
             keeping.append((key, amount, stays))
         for number, (key, amount, stays) in enumerate(reversed(keeping), 1):
-            part = Amount(*map(min, spent, _minus(amount, stays)))
+            part = Amount(*map(min, spent, amount.minus(stays)))
             if number == len(keeping):
                 part, stays = spent, stays.plus(kept)
-            spent = _minus(spent, part)
+            spent = spent.minus(part)
             if stays == NOTHING:
                 del self._slices[key]
                 commands.append(End(self.path, key, part, NOTHING))
@@ -189,10 +189,6 @@ class Purse:
 def _add(total: list[int], amount: Sequence[int]) -> None:
     for index, part in enumerate(amount):
         total[index] += part
-
-
-def _minus(amount: Sequence[int], other: Sequence[int]) -> Amount:
-    return Amount(*[a - b for a, b in zip(amount, other, strict=True)])
 
 
 def _above_zero(amount: Amount) -> Amount:

@@ -55,6 +55,7 @@ from tokenfence_integrations.stores.noting import (
     with_notes,
 )
 from tokenfence_integrations.stores.tending import Tender
+from tokenfence_integrations.stores.troubles import TroubleListener, Troubles
 from tokenfence_integrations.stores.wire import (
     MOST,
     Answer,
@@ -125,7 +126,7 @@ class RemoteStore(Store):
         self._numbered = 0
         self._try_at = 0.0
         self._tries = 0
-        self._failure: StoreError | None = None
+        self._troubles = Troubles()
         self._held: dict[int, Held] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._renew_at = 0.0
@@ -212,6 +213,13 @@ class RemoteStore(Store):
             self._place(command)
             self._call()
 
+    def draw(self, command: Draw, told: Callable[[bool], object]) -> None:
+        if command.id not in self._held:
+            told(False)
+            return
+        self._place(command, told=told)
+        self._call()
+
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
         notes = [
             Note(order.command, order.reserved if type(order) is _OnHeld else NOTHING)  # type: ignore[arg-type]
@@ -237,14 +245,24 @@ class RemoteStore(Store):
     def watch(self, line: Waiting) -> None:
         self._listener.watch(line)
 
+    def on_trouble(self, listener: TroubleListener) -> None:
+        self._troubles.listen(listener)
+
     # Orders
 
-    def _place(self, command: Command, until: float | None = None, future: Any = None) -> Order:
+    def _place(
+        self,
+        command: Command,
+        until: float | None = None,
+        future: Any = None,
+        told: Callable[[bool], object] | None = None,
+    ) -> Order:
         _check(command)
         if type(command) is Draw:
             held = self._held.get(command.id)
             before = NOTHING if held is None else held.draw(command.kept)
             order: Order = _OnHeld(sayable(command), before, until, future)
+            order.told = told
         else:
             order = Order(command, until, future)
         if type(command) is Reserve:
@@ -414,7 +432,7 @@ class RemoteStore(Store):
             self._try_at = time.monotonic() + BACK_OFF[1]
             self._tell_failure(failure)
         else:
-            self._failure = None
+            self._troubles.are(None)
         return failure
 
     def _trees_to_renew(
@@ -514,14 +532,13 @@ class RemoteStore(Store):
     def _why(self) -> str:
         """Why nothing was sent for so long."""
         return (
-            self._failure.reason
-            if self._failure
+            self._troubles.now.reason
+            if self._troubles.now
             else "it does not answer; another thread waits for it already"
         )
 
     def _tell_failure(self, error: StoreError) -> None:
-        first, self._failure = self._failure is None, error
-        if first:
+        if self._troubles.are(error):
             logger().error("%s; what has ended is kept, and sent once that works again", error)
 
     # What is done by the thread
@@ -570,10 +587,13 @@ async def _to_its_end(future: "asyncio.Future[None]") -> None:
 
 
 def _tell(orders: Sequence[Order]) -> None:
-    """Wake the tasks whose orders have ended: each loop once."""
+    """Tell those who wait for orders that have ended; each event loop once."""
     loops: dict[Any, list[Any]] = {}
     for order in orders:
-        if order.future is not None and order.outcome is not None:
+        outcome = order.outcome
+        if order.told is not None and outcome is not None:
+            order.told(isinstance(outcome, Answer) and outcome.done)
+        if order.future is not None and outcome is not None:
             loops.setdefault(order.future.get_loop(), []).append(order.future)
     for loop, futures in loops.items():
         with suppress(RuntimeError):  # it is closed: nobody is there any more

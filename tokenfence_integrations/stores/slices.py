@@ -35,6 +35,7 @@ from tokenfence_integrations.stores.mirror import Mirror
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import parse_slice, room_for, slice_of
 from tokenfence_integrations.stores.tending import Tender
+from tokenfence_integrations.stores.troubles import TroubleListener, Troubles
 
 __all__ = ["SLICE", "OnStoreError", "SlicedStore"]
 
@@ -119,8 +120,8 @@ class SlicedStore(Store):
         self._share = share if self._local else share / 2
         self._linger = LINGER_LOCAL if self._local else LINGER
         self._clock = clock
-        self._listeners: list[Callable[[StoreError | None], object]] = []
         self._begin_life()
+        store.on_trouble(self._heed)
         _stores.add(self)
 
     def _begin_life(self) -> None:
@@ -136,20 +137,11 @@ class SlicedStore(Store):
         self._changes = 0  # of what this process holds or has reported
         self._look_at = 0.0
         self._claim_until = self._claim_again = -inf
-        self._trouble: StoreError | None = None
+        self._troubles = Troubles()
         self._tender = Tender(self)
 
     def __repr__(self) -> str:
         return f"<SlicedStore {self._slice} of {self._store!r}>"
-
-    @property
-    def trouble(self) -> StoreError | None:
-        """Why the store does not answer; None: it does, or was not asked."""
-        return self._trouble
-
-    def on_trouble(self, listener: Callable[[StoreError | None], object]) -> None:
-        """Have a function called when the store ceases to answer, and (with None) when it does."""
-        self._listeners.append(listener)
 
     def give_back(self) -> None:
         """Report all that was spent, and give back all that calls in flight do not hold."""
@@ -187,7 +179,7 @@ class SlicedStore(Store):
                 return DONE
             reserved = self._direct.pop(key, None)
             if reserved is not None:
-                minus = _negative(reserved)
+                minus = NOTHING.minus(reserved)
                 self._mirror.changed(path, spent=spent, reserved=minus, uncertain=uncertain)
         return self._store.end(path, key, spent, uncertain)
 
@@ -257,6 +249,9 @@ class SlicedStore(Store):
     def watch(self, line: Waiting) -> None:
         self._store.watch(line)
 
+    def on_trouble(self, listener: TroubleListener) -> None:
+        self._troubles.listen(listener)
+
     # What is asked of the store below
 
     def _steps(self, command: Command) -> Steps:
@@ -299,8 +294,9 @@ class SlicedStore(Store):
             reply = yield command
             if reply.done:
                 return self._went_along(command)
+        states = self._mirror.as_they_are(path, reply.states)
         yield from self._claim_steps(command, reply.states)
-        return Reply(False, self._mirror.as_they_are(path, reply.states))
+        return Reply(False, states)
 
     def _claim_steps(self, command: Reserve, states: Sequence[AccountState]) -> Steps:
         """Hold what is left for a call that needs more, so that others see that nothing is.
@@ -422,7 +418,7 @@ class SlicedStore(Store):
     def _take(self, path: Path, key: int, amount: Amount, times: int, what: str) -> bool:
         """Have a call take what it needs of what this process holds, if it is there."""
         purse = self._purses.get(path)
-        if purse is None or (self._trouble is not None and not self._local):
+        if purse is None or (self._troubles.now is not None and not self._local):
             return False
         with self._lock:
             if not purse.take(amount):
@@ -456,7 +452,7 @@ class SlicedStore(Store):
             self._calls[key] = purse, kept, taken_for
             self._mirror.reserve(path, key, kept, True)
             self._mirror.changed(path, uncertain=uncertain)
-            self._mirror.told(path, uncertain=_negative(uncertain))
+            self._mirror.told(path, uncertain=NOTHING.minus(uncertain))
         return True
 
     def _report(self, purse: Purse, keep: Amount | None = None) -> None:
@@ -471,7 +467,7 @@ class SlicedStore(Store):
                 self._store.draw(command, partial(self._told, purse, command))
             else:
                 self._store.note(command)
-        minus = _negative(before).plus(purse.held)
+        minus = purse.held.minus(before)
         self._mirror.told(purse.path, spent=spent, reserved=minus, uncertain=uncertain)
 
     def _told(self, purse: Purse, command: Draw, done: bool) -> None:
@@ -486,7 +482,7 @@ class SlicedStore(Store):
         with self._lock:
             purse.lose_slice(key)
             self._changes += 1
-            self._mirror.told(path, spent=uncertain, reserved=_negative(kept))
+            self._mirror.told(path, spent=uncertain, reserved=NOTHING.minus(kept))
             self._mirror.doubt(path)
         if spent.plus(uncertain) != NOTHING:
             self._store.note(Book(path, spent.plus(uncertain)))
@@ -494,7 +490,7 @@ class SlicedStore(Store):
     def _abandon(self, path: Path, number: int, amount: Amount) -> None:
         """Give back a slice of which nothing was used."""
         self._changes += 1
-        self._mirror.told(path, reserved=_negative(amount))
+        self._mirror.told(path, reserved=NOTHING.minus(amount))
         self._store.end(path, number, NOTHING, NOTHING)
 
     def _empty(self, purse: Purse) -> bool:
@@ -545,7 +541,7 @@ class SlicedStore(Store):
     ) -> tuple[AccountState, ...]:
         """While the store does not answer, no more is left than what this process holds."""
         purse = self._purses.get(path)
-        if self._trouble is None or purse is None:
+        if self._troubles.now is None or purse is None:
             return states
         return tuple([_with_room(state, purse.free) for state in states])
 
@@ -623,14 +619,7 @@ class SlicedStore(Store):
             self._mirror.let_go(purse.path)
 
     def _heed(self, trouble: StoreError | None) -> None:
-        before, self._trouble = self._trouble, trouble
-        if (before is None) != (trouble is None):
-            for listener in self._listeners.copy():
-                listener(trouble)
-
-
-def _negative(amount: Amount) -> Amount:
-    return Amount(*[-part for part in amount])
+        self._troubles.are(trouble)
 
 
 def _with_room(state: AccountState, room: Amount) -> AccountState:

@@ -153,6 +153,7 @@ class SQLiteStore(Store):
         self._held: dict[int, Held] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._noted: deque[Note] = deque()
+        self._to_tell: list[tuple[Callable[[bool], object], bool]] = []
         self._asked: dict[int, bool] = {}  # what an end came to, where somebody waits for it
         self._failing = False
         self._unsayable: list[str] = []
@@ -226,7 +227,7 @@ class SQLiteStore(Store):
         held = self._held.pop(key, None)
         if held is None:
             return NOT_DONE
-        self._noted.append(new(Note, (new(End, (path, key, spent, uncertain)), held.amount)))
+        self._noted.append(new(Note, (new(End, (path, key, spent, uncertain)), held.amount, None)))
         self._write_soon()
         return DONE
 
@@ -235,10 +236,7 @@ class SQLiteStore(Store):
             self.end(*command)
             return
         if type(command) is Draw:
-            held = self._held.get(command.id)
-            if held is not None:
-                self._noted.append(Note(sayable(command), held.draw(command.kept)))
-                self._write_soon()
+            self.draw(command, None)
             return
         if type(command) is Open:
             _check(command)
@@ -246,6 +244,14 @@ class SQLiteStore(Store):
                 return
         self._noted.append(Note(command))
         self._write_soon()
+
+    def draw(self, command: Draw, told: Callable[[bool], object] | None) -> None:
+        held = self._held.get(command.id)
+        if held is not None:
+            self._noted.append(Note(sayable(command), held.draw(command.kept), told))
+            self._write_soon()
+        elif told is not None:
+            told(False)
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
         states: tuple[AccountState, ...] | None = self._look(SQLiteStore._states, path)
@@ -410,7 +416,7 @@ class SQLiteStore(Store):
     def _write_noted(self, books: Books) -> None:
         noted = self._noted
         for index in range(len(noted)):  # not what a finalizer appends meanwhile
-            command, reserved = noted[index]
+            command, reserved, told = noted[index]
             try:
                 if type(command) is End:
                     done = books.end(command, reserved)
@@ -418,7 +424,9 @@ class SQLiteStore(Store):
                         self._asked[command.id] = done
                     self._made_room = True
                 elif type(command) is Draw:
-                    self._drawn(books, command)
+                    done = self._drawn(books, command)
+                    if told is not None:
+                        self._to_tell.append((told, done))
                 elif type(command) is Open:
                     books.open(command)
                     self._made_room = True
@@ -443,6 +451,7 @@ class SQLiteStore(Store):
             raise StoreError(self.path, "this thread is in the midst of another command")
         books.begin()
         self._written = 0
+        self._to_tell.clear()
         try:
             now = self._now = self._clock()
             if self._noted:
@@ -460,6 +469,11 @@ class SQLiteStore(Store):
             raise Damaged("it was emptied or replaced while it was written to; restore a copy")
         for _ in range(self._written):
             self._noted.popleft()
+        self._written = 0
+        if self._to_tell:
+            tell, self._to_tell = self._to_tell, []
+            for told, done in tell:
+                told(done)
         self._failing = False
         self._commits += 1
         if self._commits == CHECKPOINT_EVERY:

@@ -9,7 +9,7 @@ below the highest that it has seen. Both are to be remembered for an hour.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.stores.base import (
@@ -87,18 +87,20 @@ class Order:
         number: Its place in the order of all commands of its owner; 0 until it is first sent.
         sent: Whether it may have reached the server.
         until: Monotonic time up to which somebody waits for the answer; None: nobody does.
+        told: Called with whether it took effect, once that is known; None: nobody asks.
         future: What the task that waits for it awaits; None: it is a thread that waits, or nobody.
         withdrawn: Whether it is not to be sent (again).
         outcome: How it ended, or None.
     """
 
-    __slots__ = ("command", "future", "number", "outcome", "sent", "until", "withdrawn")
+    __slots__ = ("command", "future", "number", "outcome", "sent", "told", "until", "withdrawn")
 
     def __init__(self, command: Command, until: float | None = None, future: Any = None) -> None:
         self.command = command
         self.number = 0
         self.sent = False
         self.until = until
+        self.told: Callable[[bool], object] | None = None
         self.future = future
         self.withdrawn = False
         self.outcome: Outcome | None = None
