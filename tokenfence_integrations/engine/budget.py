@@ -59,7 +59,7 @@ from tokenfence_integrations.stores.base import (
     Store,
 )
 from tokenfence_integrations.stores.memory import MemoryStore
-from tokenfence_integrations.stores.urls import open_store
+from tokenfence_integrations.stores.urls import OnStoreError, open_store, sliced
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Budget", "Dollars", "as_budget"]
@@ -109,6 +109,12 @@ class Budget:
         store: Keeps the accounts; a root's choice, in memory by default. A URL, such as
             ``"sqlite:///budgets.db"``, or a store. One that keeps the account already keeps what is
             spent of it; its limits become those given here, unless none or the same are given.
+        slice: The share of each limit, such as ``"2%"``, that this process may borrow of a store on
+            a disk or a server, so that most calls need no round trip; a root's choice. None: each
+            call reserves in the store.
+        on_store_error: What is done while the store does not answer; a root's choice. ``"raise"``:
+            calls fail with `StoreError`. ``"local"``: they go on with what this process has
+            borrowed (``slice``; 2 % by default), within the limits all the same.
         ledger_size: How many ledger records are kept; a root's choice.
         sink: Called with every ledger record, to keep them all; a root's choice.
         clock: Where times come from; for tests.
@@ -145,6 +151,8 @@ class Budget:
         threshold: float = 0.8,
         overflow: bool = False,
         store: Store | str | None = None,
+        slice: str | None = None,
+        on_store_error: OnStoreError = "raise",
         ledger_size: int = 10_000,
         sink: Sink | None = None,
         clock: Clock | None = None,
@@ -177,13 +185,18 @@ class Budget:
         if parent is None:
             if not isinstance(store, Store):
                 store = MemoryStore() if store is None else open_store(store)
+            store = sliced(store, slice, on_store_error)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
             self._own_name = _name("budget" if name is None else name)
             self.path: Path = (self._own_name,)
             self._own = self._checked(self._given, overflow)
         else:
-            if store is not None or sink is not None or clock is not None:
-                raise ValueError("store, sink and clock belong to the root budget, not to a child")
+            of_root = (store, sink, clock, slice)
+            if any(each is not None for each in of_root) or on_store_error != "raise":
+                raise ValueError(
+                    "store, slice, on_store_error, sink and clock belong to the root budget, not "
+                    "to a child"
+                )
             self._tree = parent._tree
             self._tree.settle_orphans()
             if name is None:

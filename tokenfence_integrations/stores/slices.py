@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 from math import inf
 from threading import RLock
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 from weakref import WeakSet
 
 from tokenfence_integrations.errors import StoreError
@@ -36,10 +36,9 @@ from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import parse_slice, room_for, slice_of
 from tokenfence_integrations.stores.tending import Tender
 from tokenfence_integrations.stores.troubles import TroubleListener, Troubles
+from tokenfence_integrations.stores.urls import OnStoreError
 
-__all__ = ["SLICE", "OnStoreError", "SlicedStore"]
-
-OnStoreError: TypeAlias = Literal["raise", "local"]
+__all__ = ["SLICE", "SlicedStore"]
 
 SLICE = "(slice)"
 """What a slice is reserved for, in the place of a model."""

@@ -3,12 +3,18 @@
 import os
 from collections.abc import Callable
 from threading import Lock
-from weakref import WeakValueDictionary
+from typing import Literal, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 
-__all__ = ["open_store"]
+__all__ = ["OnStoreError", "open_store", "sliced"]
+
+OnStoreError: TypeAlias = Literal["raise", "local"]
+"""What is done while a store does not answer: see `SlicedStore`."""
+
+DEFAULT_SLICE = "2%"
 
 SQLITE = "sqlite:///"
 REDIS = "redis://", "rediss://", "unix://", "valkey://", "valkeys://"
@@ -16,6 +22,9 @@ POSTGRES = "postgresql://", "postgres://"
 
 _opened: "WeakValueDictionary[str, Store]" = WeakValueDictionary()
 _opening = Lock()
+_slices: "WeakKeyDictionary[Store, WeakValueDictionary[tuple[str, str], Store]]" = (
+    WeakKeyDictionary()
+)
 
 
 def open_store(url: str) -> Store:
@@ -60,6 +69,42 @@ def open_store(url: str) -> Store:
             f"what is to live in memory is 'memory:'"
         )
     return _once(os.path.realpath(path), _sqlite)
+
+
+def sliced(store: Store, slice: str | None, on_store_error: OnStoreError = "raise") -> Store:
+    """A store of which this process borrows slices; the same one for all who ask for the same.
+
+    Args:
+        store: The store.
+        slice: The share of a limit that is borrowed, such as ``"2%"``; None: none, unless calls are
+            to go on while the store does not answer, which takes 2 %.
+        on_store_error: As for `SlicedStore`.
+
+    Returns:
+        A `SlicedStore`; the store itself where no slices are asked for.
+
+    Raises:
+        ValueError: An argument is not valid, or the store is one in memory.
+    """
+    if on_store_error not in ("raise", "local"):
+        raise ValueError(f"on_store_error must be 'raise' or 'local', got {on_store_error!r}")
+    if slice is None and on_store_error == "raise":
+        return store
+    if store.instant:
+        raise ValueError(
+            "a slice is borrowed from a store that processes share: give store= one on a disk or a "
+            "server; in memory nothing is quicker, and nothing fails"
+        )
+    from tokenfence_integrations.stores.slices import SlicedStore
+
+    share = DEFAULT_SLICE if slice is None else slice
+    with _opening:
+        slices = _slices.setdefault(store, WeakValueDictionary())
+        found = slices.get((share, on_store_error))
+        if found is None:
+            found = SlicedStore(store, share, on_store_error=on_store_error)
+            slices[share, on_store_error] = found
+        return found
 
 
 def _once(name: str, make: Callable[[str], Store]) -> Store:

@@ -12,7 +12,7 @@ from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.ledger import Sink
 from tokenfence_integrations.engine.tree import Clock
 from tokenfence_integrations.stores.base import Store
-from tokenfence_integrations.tenants.plan import Found, Node, Plan, TierOf
+from tokenfence_integrations.tenants.plan import Found, Node, Plan, Storage, TierOf
 from tokenfence_integrations.tenants.reading import opened, read
 
 __all__ = ["Budgets"]
@@ -174,11 +174,12 @@ class Budgets:
             plan = _read_file(self._file)
         else:
             raise ValueError("these budgets were made of a dict: reload() needs the new one")
-        if plan.store != self._plan.store:
-            raise ValueError(
-                f"{plan.source}: store: cannot change from {self._plan.store!r} to "
-                f"{plan.store!r} while budgets are in use; start anew"
-            )
+        for key, has, new in zip(Storage._fields, self._plan.storage, plan.storage, strict=True):
+            if has != new:
+                raise ValueError(
+                    f"{plan.source}: {key}: cannot change from {has!r} to {new!r} while budgets "
+                    f"are in use; start anew"
+                )
         with self._making:
             self._plan = plan
             for key, budget in list(self._kept.items()):  # parents were made first

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from tokenfence_integrations.errors import UnknownBudgetError
+from tokenfence_integrations.stores.urls import OnStoreError
 
-__all__ = ["Found", "Node", "Plan", "Template", "Tier", "TierOf", "segment"]
+__all__ = ["Found", "Node", "Plan", "Storage", "Template", "Tier", "TierOf", "segment"]
 
 PLACE = "{tenant}"
 """Stands for the tenant in a tier's name."""
@@ -79,6 +80,14 @@ class Found(NamedTuple):
     tier: str
 
 
+class Storage(NamedTuple):
+    """Where accounts are, and whether slices of them are borrowed; as for `Budget`."""
+
+    store: str | None = None
+    slice: str | None = None
+    on_store_error: OnStoreError = "raise"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A file of budgets, read and checked.
@@ -88,7 +97,7 @@ class Plan:
         roots: The trees, by name.
         tiers: The tiers, by name.
         default_tier: That of tenants of whom no other is known; None: they have none.
-        store: Where the accounts are; None: it does not say.
+        storage: Where the accounts are.
         ledger_size: How many ledger records each tree keeps.
     """
 
@@ -96,7 +105,7 @@ class Plan:
     roots: Mapping[str, Node]
     tiers: Mapping[str, Tier]
     default_tier: str | None
-    store: str | None
+    storage: Storage
     ledger_size: int
 
     def keys(self) -> Iterator[str]:

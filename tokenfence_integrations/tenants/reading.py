@@ -8,15 +8,34 @@ from typing import Any, NoReturn
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
-from tokenfence_integrations.stores.urls import open_store
-from tokenfence_integrations.tenants.plan import PLACE, Node, Plan, Template, Tier
+from tokenfence_integrations.stores.urls import open_store, sliced
+from tokenfence_integrations.tenants.plan import PLACE, Node, Plan, Storage, Template, Tier
 
 __all__ = ["opened", "read"]
 
-FILE = ("store", "threshold", "ledger_size", "default_tier", "budgets", "tiers")
+FILE = (
+    "store",
+    "slice",
+    "on_store_error",
+    "threshold",
+    "ledger_size",
+    "default_tier",
+    "budgets",
+    "tiers",
+)
 """What stands in the file outside of its tables of budgets."""
 
-DECIDED = ("name", "parent", "kept", "store", "ledger_size", "sink", "clock")
+DECIDED = (
+    "name",
+    "parent",
+    "kept",
+    "store",
+    "slice",
+    "on_store_error",
+    "ledger_size",
+    "sink",
+    "clock",
+)
 """What `Budget` takes, and a table of a budget does not say."""
 
 OPTIONS = [name for name in signature(Budget).parameters if name not in DECIDED]
@@ -52,9 +71,9 @@ class _Reader:
         for key in data:
             if key not in FILE:
                 self._unknown((key,), FILE)
-        store = data.get("store")
-        if store is not None:
-            self._checked_store(store)
+        storage = Storage(**{key: data[key] for key in Storage._fields if key in data})
+        if storage.store is not None:
+            self._checked_store(storage.store)
         size = data.get("ledger_size", RECORDS)
         if type(size) is not int or size < 0:
             self._fail(("ledger_size",), f"must be a number of records, 0 or more, got {size!r}")
@@ -74,7 +93,7 @@ class _Reader:
         if default is not None and (not isinstance(default, str) or default not in tiers):
             have = ", ".join(map(repr, tiers)) or "none"
             self._fail(("default_tier",), f"must be one of the tiers, {have}, got {default!r}")
-        return Plan(self._source, roots, tiers, default, store, size)
+        return Plan(self._source, roots, tiers, default, storage, size)
 
     def _checked_store(self, store: object) -> None:
         if not isinstance(store, str):
@@ -216,6 +235,9 @@ def opened(plan: Plan) -> Store:
         StoreError: It cannot be used.
     """
     try:
-        return open_store(plan.store or "memory:")
+        at = "store"
+        store = open_store(plan.storage.store or "memory:")
+        at = "slice"
+        return sliced(store, plan.storage.slice, plan.storage.on_store_error)
     except ValueError as error:
-        raise ValueError(f"{plan.source}: store: {error}") from error
+        raise ValueError(f"{plan.source}: {at}: {error}") from error
