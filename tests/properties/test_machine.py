@@ -321,6 +321,6 @@ def test_every_history_keeps_the_promises(store: str) -> None:
         make_store = STORES[store]
 
     # The rules are the engine's. What a server adds is a round trip for every look.
-    times = {"redis": 1.0, "postgres": 0.1}.get(store, 3.0)
+    times = {"redis": 1.0, "sliced": 0.5, "postgres": 0.1}.get(store, 3.0)
     longer = settings(max_examples=round(times * settings.default.max_examples))
     run_state_machine_as_test(OnThisStore, settings=longer)

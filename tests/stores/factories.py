@@ -8,12 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from weakref import WeakSet
 
+from tests.ending import at_end
 from tests.stores import postgres_servers
 from tests.stores.servers import REDIS, redis_server
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.redis import RedisStore
+from tokenfence_integrations.stores.slices import SlicedStore
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 
 _numbers = count(1)
@@ -41,11 +44,31 @@ def _redis(kind: str) -> RedisStore:
     return RedisStore(redis_url(kind), prefix=new_prefix())
 
 
+def _sliced() -> SlicedStore:
+    """Slices are borrowed for every call, however small, and kept."""
+    store = SlicedStore(_redis("valkey8"), "50%", on_store_error="local")
+    if not _slices:
+        at_end(_give_back_all)
+    _slices.add(store)
+    return store
+
+
+_slices: "WeakSet[SlicedStore]" = WeakSet()
+
+
+def _give_back_all() -> None:
+    """While their servers are still there."""
+    for store in _slices:
+        store.close()
+        store._begin_life()  # calls that tests have left in flight
+
+
 STORES: dict[str, Callable[[], Store]] = {
     "memory": MemoryStore,
     "sqlite": _sqlite,
     "redis": partial(_redis, "valkey8"),
     "postgres": postgres_servers.newest,
+    "sliced": _sliced,
 }
 """Each makes a new, empty store."""
 

@@ -187,7 +187,7 @@ class Budget:
                 store = MemoryStore() if store is None else open_store(store)
             store = sliced(store, slice, on_store_error)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
-            self._own_name = _name("budget" if name is None else name)
+            self._own_name = self._tree.name = _name("budget" if name is None else name)
             self.path: Path = (self._own_name,)
             self._own = self._checked(self._given, overflow)
         else:

@@ -21,12 +21,16 @@ EventKind: TypeAlias = Literal[
     "resolved",
     "threshold_crossed",
     "bound_exceeded",
+    "store_lost",
+    "store_back",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened to one call (or, for ``threshold_crossed``, to one budget).
+    """One thing that happened to one call; to one budget (``threshold_crossed``); or to the store
+    of a whole tree (``store_lost``: it does not answer, ``tags["reason"]`` says why;
+    ``store_back``), of which the listeners of all its budgets are told.
 
     Args:
         kind: What happened.

@@ -14,6 +14,7 @@ from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
 from tokenfence_integrations.engine.names import budget_of
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
+from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.base import AccountState, Amount, Drop, Path, Store
 
 __all__ = ["NONE_STUCK", "Clock", "Live", "Orphan", "Tree"]
@@ -78,6 +79,9 @@ class Tree:
         self.correcting = Lock()
         """Held while books are corrected by hand, so that the ledger tells what was corrected."""
         self._forecasts: dict[str, OutputForecast] = {}
+        self.name = ""
+        """The root's."""
+        store.on_trouble(self._heed)
 
     def now(self) -> float:
         """Unix time for windows: it stands still while the clock, set back, catches up."""
@@ -207,6 +211,17 @@ class Tree:
     def tell(self, path: Path, event: Event) -> None:
         """Tell the listeners of every budget of the path."""
         tell([listener for account, listener in self.listeners if account in path], event)
+
+    def _heed(self, trouble: StoreError | None) -> None:
+        """Tell all listeners that the store has ceased to answer, or does so again."""
+        event = Event(
+            kind="store_back" if trouble is None else "store_lost",
+            budget=self.name,
+            call=0,
+            at=self.clock.wall(),
+            tags={} if trouble is None else {"reason": trouble.reason},
+        )
+        tell([listener for _, listener in self.listeners.copy()], event)
 
 
 def _more_reserved(path: Path, states: Sequence[AccountState], live: Sequence[Live]) -> bool:

@@ -7,7 +7,7 @@ above it (`engine.admission`) from the states that the store reports.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -346,6 +346,14 @@ class Store(ABC):
             KeyError: An account of the path was never opened.
             StoreError: The accounts cannot be read or written.
         """
+
+    def execute_all(self, commands: Sequence[Command]) -> list[Reply]:
+        """Apply commands one after the other; in one round trip, if the store can.
+
+        Raises:
+            Exception: As `execute`, of any of them; those behind it may have been applied.
+        """
+        return [self.execute(command) for command in commands]
 
     def reserve(
         self,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from threading import RLock
 from typing import Any
 
 from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount, Path
@@ -19,10 +20,14 @@ class Mirror(MemoryStore):
     turns whatever else the store tells into how things are.
 
     What other processes did since is missing. Limits therefore decide nothing here alone.
+
+    Args:
+        lock: Held by whoever changes both this and what it tells of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: RLock) -> None:
         super().__init__()
+        self._lock = lock
         self._told: dict[str, list[Any]] = {}  # spent, reserved, uncertain, as in the store
         self._holders: Counter[str] = Counter()
         self.doubtful: set[str] = set()

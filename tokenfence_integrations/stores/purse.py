@@ -1,6 +1,7 @@
 """What a process holds of the accounts of one path, and what its calls have used of that."""
 
 from collections.abc import Sequence
+from math import inf
 
 from tokenfence_integrations.stores.base import NOTHING, Amount, Book, Draw, End, Path
 
@@ -38,6 +39,7 @@ class Purse:
         "asks",
         "path",
         "spare",
+        "until",
         "used",
         "used_at",
     )
@@ -53,6 +55,8 @@ class Purse:
         self.used = False
         """Whether a call has taken anything since this was last set to False."""
         self.used_at = 0.0
+        self.until = -inf
+        """Up to when it is held although nothing uses it."""
         self._slices: dict[int, Amount] = {}
         self._free = [0, 0, 0, 0]
         self._gauge = 0
@@ -75,6 +79,12 @@ class Purse:
     def free(self) -> Amount:
         """What calls may take; below zero if one has cost more than it had taken."""
         return Amount(*self._free)
+
+    @property
+    def unused(self) -> Amount:
+        """What could be given back."""
+        free = _above_zero(self.free)
+        return free if self.spare is None else free.plus(self.spare[1])
 
     @property
     def is_overdrawn(self) -> bool:
@@ -147,6 +157,7 @@ class Purse:
         free = _above_zero(self.free if keep is None else Amount(*map(min, keep, self._free)))
         in_calls = self.held.minus(gone).minus(self.free)
         self._free = list(free)
+        self._low = min(self._low, self._free[self._gauge] // 2)  # what is given back is not missed
         commands: list[Draw | End | Book] = []
         for amount, what in lost:
             key = max(self._slices, key=lambda each: self._slices[each].usd)

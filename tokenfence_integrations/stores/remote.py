@@ -175,6 +175,13 @@ class RemoteStore(Store):
         self._carry(order)
         return self._reply(order)
 
+    def execute_all(self, commands: Sequence[Command]) -> list[Reply]:
+        until = time.monotonic() + self._timeout
+        orders = [self._place(command, until) for command in commands]
+        for order in orders:  # the first one takes the others along
+            self._carry(order)
+        return [self._reply(order) for order in orders]
+
     async def aexecute(self, command: Command) -> Reply:
         if type(command) is End:
             return self.end(*command)

@@ -127,7 +127,7 @@ class SlicedStore(Store):
         """All that a process must not share with the one that it was forked from."""
         # Reentrant, as that of the memory store: a finalizer may end a call in the midst of this.
         self._lock = RLock()
-        self._mirror = Mirror()
+        self._mirror = Mirror(self._lock)
         self._purses: dict[Path, Purse] = {}
         self._calls: dict[int, tuple[Purse, Amount, str]] = {}
         self._direct: dict[int, Amount] = {}  # reserved in the store itself
@@ -147,6 +147,17 @@ class SlicedStore(Store):
         with self._lock:
             for purse in list(self._purses.values()):
                 self._empty(purse)
+
+    def close(self) -> None:
+        """The same, and close the store; the next command opens it again.
+
+        Raises:
+            StoreError: The store cannot be reached.
+        """
+        self.give_back()
+        close = getattr(self._store, "close", None)
+        if close is not None:
+            close()
 
     # Commands
 
@@ -272,7 +283,7 @@ class SlicedStore(Store):
         for _ in range(AGAIN):
             before = self._changes
             reply = yield command
-            if before == self._changes:
+            if before == self._changes and not self._borrowing:
                 break
         states = self._mirror.as_they_are(command.path, reply.states)
         if command.path in self._purses:
@@ -281,21 +292,42 @@ class SlicedStore(Store):
 
     def _reserve_steps(self, command: Reserve) -> Steps:
         path = command.path
-        if not (command.force or command.idle) and (yield from self._borrow_steps(command)).done:
-            return DONE
-        reply = yield command
-        if reply.done:
-            return self._went_along(command)
-        with self._lock:
-            others = [purse for purse in self._purses.values() if _share(path, purse.path)]
-            freed = sum(self._empty(purse) for purse in others)  # of each, whatever of the others
-        if freed:
+        try:
+            if (
+                not (command.force or command.idle)
+                and (yield from self._borrow_steps(command)).done
+            ):
+                return DONE
             reply = yield command
-            if reply.done:
-                return self._went_along(command)
+            if not reply.done and self._is_enough_here(path, reply.states, command.amount):
+                reply = yield command
+        except StoreError as error:
+            if not self._local:
+                raise
+            less = "; what this process has borrowed has too little left for this call"
+            raise StoreError(error.where, error.reason + less) from error
+        if reply.done:
+            with self._lock:
+                self._direct[command.id] = command.amount
+                self._mirror.changed(path, reserved=command.amount)
+            return DONE
         states = self._mirror.as_they_are(path, reply.states)
         yield from self._claim_steps(command, reply.states)
         return Reply(False, states)
+
+    def _is_enough_here(self, path: Path, states: Sequence[AccountState], asked: Amount) -> bool:
+        """Give back what this process holds unused of accounts that are short, if that suffices."""
+        short = {a: s for a, s in zip(path, states, strict=True) if room_for([s], asked) != asked}
+        with self._lock:
+            holders = [p for p in self._purses.values() if not short.keys().isdisjoint(p.path)]
+            for account, state in short.items():
+                unused = NOTHING.plus(*[p.unused for p in holders if account in p.path])
+                left = state.plus(NOTHING, NOTHING.minus(unused))
+                if room_for([left], asked) != asked:
+                    return False
+            for purse in holders:
+                self._empty(purse)
+        return bool(holders)
 
     def _claim_steps(self, command: Reserve, states: Sequence[AccountState]) -> Steps:
         """Hold what is left for a call that needs more, so that others see that nothing is.
@@ -308,22 +340,19 @@ class SlicedStore(Store):
             return NOT_DONE
         if self._claim_until <= now:
             self._claim_until, self._claim_again = now + CLAIM, now + CLAIM_EVERY
-        piece = room_for(states, command.amount)
+        path, amount = command.path, command.amount
+        piece = room_for(states, amount)
         if piece == NOTHING or not any(state.reserved_calls for state in states):
             return NOT_DONE
-        self._mirror.hold(command.path)
+        self._mirror.hold(path)
         try:
-            self._mirror.learn(command.path, states)
-            return (yield from self._add_steps(command.path, piece, command.amount))
+            self._mirror.learn(path, states)
+            reply = yield from self._add_steps(path, piece, amount)
+            if (purse := self._purses.get(path)) is not None:
+                purse.until = self._claim_until
+            return reply
         finally:
-            self._mirror.let_go(command.path)
-
-    def _went_along(self, command: Reserve) -> Reply:
-        """Take note of what a call has reserved in the store itself."""
-        with self._lock:
-            self._direct[command.id] = command.amount
-            self._mirror.changed(command.path, reserved=command.amount)
-        return DONE
+            self._mirror.let_go(path)
 
     def _borrow_steps(self, command: Reserve) -> Steps:
         """Have the call take what it needs of a slice, old or new, if it is worth one."""
@@ -492,9 +521,8 @@ class SlicedStore(Store):
         self._mirror.told(path, reserved=NOTHING.minus(amount))
         self._store.end(path, number, NOTHING, NOTHING)
 
-    def _empty(self, purse: Purse) -> bool:
-        """Give back all that is not held by calls; whether there was any."""
-        free = any(part > 0 for part in purse.free)
+    def _empty(self, purse: Purse) -> None:
+        """Give back all that is not held by calls."""
         spare, purse.spare = purse.spare, None
         if spare is not None:
             self._abandon(purse.path, *spare)
@@ -502,7 +530,6 @@ class SlicedStore(Store):
         if not purse.calls and self._purses.get(purse.path) is purse:
             del self._purses[purse.path]
             self._mirror.let_go(purse.path)
-        return free or spare is not None
 
     def _make_way(self, command: Command) -> None:
         """Report what has to be known before a command."""
@@ -556,12 +583,27 @@ class SlicedStore(Store):
         due = now >= self._look_at
         if due:
             self._look_at = now + LOOK
-        try:
+        with self._lock:
             for purse in list(self._purses.values()):
-                self._look_after(purse, now, due=due)
-            self._heed(None)
+                if purse.used:
+                    purse.used, purse.used_at = False, now
+                if now >= max(purse.used_at + self._linger, purse.until):
+                    self._empty(purse)
+                elif due:
+                    self._report(purse)
+            purses = list(self._purses.values())
+        try:
+            if due:
+                self._look(purses, now)
+                self._heed(None)
+            for purse in purses:
+                if purse.asks or (due and purse.is_low):
+                    purse.asks = False
+                    self._refill(purse)
         except StoreError as error:
             self._heed(error)
+        except KeyError:  # an account is not there any more; calls will be told
+            self.give_back()
         if self._purses:
             return LOOK
         _lending.discard(self)
@@ -569,32 +611,22 @@ class SlicedStore(Store):
             _lending.add(self)
         return None
 
-    def _look_after(self, purse: Purse, now: float, *, due: bool) -> None:
-        path = purse.path
+    def _look(self, purses: Sequence[Purse], now: float) -> None:
+        """See what is left of the accounts, and keep no more of it than is to be borrowed."""
+        before = self._changes
+        replies = self._store.execute_all([Read(purse.path) for purse in purses])
         with self._lock:
-            if purse.used:
-                purse.used, purse.used_at = False, now
-            if now - purse.used_at >= self._linger:
-                self._empty(purse)
-                return
-            asks, purse.asks = purse.asks, False
-            if due:
-                self._report(purse)
-        if due:
-            before = self._changes
-            states = self._store.execute(Read(path)).states
-            if before == self._changes:
-                self._mirror.learn(path, states)
-            if now < self._claim_until:
-                return
-            wanted = slice_of(states, purse.asked, self._share)
-            with self._lock:
-                if wanted is None:  # so little is left that others may wait for what is unused here
+            if before == self._changes and not self._borrowing:
+                for purse, reply in zip(purses, replies, strict=True):
+                    self._mirror.learn(purse.path, reply.states)
+            for purse, reply in zip(purses, replies, strict=True):
+                if now < purse.until:
+                    continue
+                wanted = slice_of(reply.states, purse.asked, self._share)
+                if wanted is None:  # others may wait for what is unused here
                     self._empty(purse)
-                    return
-                self._report(purse, wanted)
-        if asks or (due and purse.is_low):
-            self._refill(purse)
+                else:
+                    self._report(purse, wanted)
 
     def _refill(self, purse: Purse) -> None:
         """Take the half in reserve, and borrow another."""
