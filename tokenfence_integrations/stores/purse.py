@@ -81,6 +81,21 @@ class Purse:
         return Amount(*self._free)
 
     @property
+    def spent(self) -> Amount:
+        """What was spent and is not reported yet."""
+        return Amount(*self._spent)
+
+    @property
+    def uncertain(self) -> Amount:
+        """What is uncertain and not reported yet."""
+        return NOTHING.plus(*[amount for amount, _ in self._lost])
+
+    @property
+    def idle(self) -> Amount:
+        """What the store counts as reserved, and calls neither hold nor have used."""
+        return self.free if self.spare is None else self.free.plus(self.spare[1])
+
+    @property
     def unused(self) -> Amount:
         """What could be given back."""
         free = _above_zero(self.free)

@@ -58,7 +58,7 @@ LINGER_LOCAL = 60.0
 REMEMBERED = 10_000
 """Paths of which is known when they were last used."""
 
-AGAIN = 3
+AGAIN = 10
 """How often a store is asked anew if what this process holds has changed meanwhile."""
 
 DONE = Reply(True)
@@ -129,6 +129,8 @@ class SlicedStore(Store):
         self._lock = RLock()
         self._mirror = Mirror(self._lock)
         self._purses: dict[Path, Purse] = {}
+        self._holders: dict[str, set[Purse]] = {}  # the same, by account
+        self._asked: dict[int, tuple[Path, Amount]] = {}  # slices of which no answer has come yet
         self._calls: dict[int, tuple[Purse, Amount, str]] = {}
         self._direct: dict[int, Amount] = {}  # reserved in the store itself
         self._seen: dict[Path, float] = {}
@@ -190,7 +192,7 @@ class SlicedStore(Store):
             reserved = self._direct.pop(key, None)
             if reserved is not None:
                 minus = NOTHING.minus(reserved)
-                self._mirror.changed(path, spent=spent, reserved=minus, uncertain=uncertain)
+                self._mirror.change(path, spent=spent, reserved=minus, uncertain=uncertain)
         return self._store.end(path, key, spent, uncertain)
 
     def execute(self, command: Command) -> Reply:
@@ -248,7 +250,7 @@ class SlicedStore(Store):
             if self._mirror.knows(path):
                 return self._within_reach(path, self._mirror.peek(path))
         states = self._store.peek(path)
-        return None if states is None else self._mirror.as_they_are(path, states)
+        return None if states is None else self._as_they_are(path, states)
 
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
         with self._lock:
@@ -276,18 +278,20 @@ class SlicedStore(Store):
         self._doubt(command)
         if reply.states:
             path = command.accounts if type(command) is Reset else command.path  # type: ignore[union-attr]
-            return reply._replace(states=self._mirror.as_they_are(path, reply.states))
+            return reply._replace(states=self._as_they_are(path, reply.states))
         return reply
 
     def _read_steps(self, command: Read) -> Steps:
+        path = command.path
         for _ in range(AGAIN):
             before = self._changes
             reply = yield command
-            if before == self._changes and not self._borrowing:
-                break
-        states = self._mirror.as_they_are(command.path, reply.states)
-        if command.path in self._purses:
-            self._mirror.learn(command.path, reply.states)
+            with self._lock:
+                states = self._as_they_are(path, reply.states)
+                if path in self._purses:
+                    self._learn(path, reply.states, before)
+                if self._is_as_of(before):
+                    break
         return Reply(reply.done, states)
 
     def _reserve_steps(self, command: Reserve) -> Steps:
@@ -309,9 +313,9 @@ class SlicedStore(Store):
         if reply.done:
             with self._lock:
                 self._direct[command.id] = command.amount
-                self._mirror.changed(path, reserved=command.amount)
+                self._mirror.change(path, reserved=command.amount)
             return DONE
-        states = self._mirror.as_they_are(path, reply.states)
+        states = self._as_they_are(path, reply.states)
         yield from self._claim_steps(command, reply.states)
         return Reply(False, states)
 
@@ -344,15 +348,10 @@ class SlicedStore(Store):
         piece = room_for(states, amount)
         if piece == NOTHING or not any(state.reserved_calls for state in states):
             return NOT_DONE
-        self._mirror.hold(path)
-        try:
-            self._mirror.learn(path, states)
-            reply = yield from self._add_steps(path, piece, amount)
-            if (purse := self._purses.get(path)) is not None:
-                purse.until = self._claim_until
-            return reply
-        finally:
-            self._mirror.let_go(path)
+        reply = yield from self._add_steps(path, piece, amount)
+        if (purse := self._purses.get(path)) is not None:
+            purse.until = self._claim_until
+        return reply
 
     def _borrow_steps(self, command: Reserve) -> Steps:
         """Have the call take what it needs of a slice, old or new, if it is worth one."""
@@ -364,14 +363,14 @@ class SlicedStore(Store):
             if path in self._borrowing:  # others need not: they go along in the same round trip
                 return NOT_DONE
             self._borrowing.add(path)
-            self._mirror.hold(path)
         try:
+            before = self._changes
             states = self._store.peek(path)
             if states is None:
                 if purse is None and not self._local:
                     return NOT_DONE  # it will be known next time
                 states = (yield Read(path)).states
-            self._mirror.learn(path, states)
+            self._learn(path, states, before)
             if purse is not None and purse.spare is not None:
                 yield from self._unseal_steps(purse)
             if self._take(path, key, amount, times, what):
@@ -386,59 +385,70 @@ class SlicedStore(Store):
                 return NOT_DONE
         finally:
             self._borrowing.discard(path)
-            self._mirror.let_go(path)
         return DONE if self._take(path, key, amount, times, what) else NOT_DONE
 
     def _add_steps(self, path: Path, amount: Amount, asked: Amount, spare: bool = False) -> Steps:
         """Borrow one more slice, for calls like the one that is asked for."""
         number = next(_numbers)
+        with self._lock:
+            self._asked[number] = path, amount
+            self._changes += 1
+        reply = NOT_DONE
         try:
             reply = yield Reserve(path, number, amount, what=SLICE, idle=spare)
-        except BaseException:
-            # It may have been applied although no reply came; if it was not, this changes nothing.
-            self._store.end(path, number, NOTHING, NOTHING)
-            raise
+        finally:
+            with self._lock:
+                del self._asked[number]
+                self._changes += 1
+                if reply.done:
+                    self._add(path, number, amount, asked, spare=spare)
+                else:
+                    # It may have been applied although no reply came; else this changes nothing.
+                    self._store.end(path, number, NOTHING, NOTHING)
         if not reply.done:
             return NOT_DONE
         at_exit(_give_back_all)
         _lending.add(self)
-        with self._lock:
-            purse = self._purses.get(path)
-            if purse is None:
-                purse = self._purses[path] = Purse(path)
-                purse.used = True
-                self._mirror.hold(path)
-            purse.asked = asked
-            if spare:
-                purse.spare = number, amount
-            else:
-                purse.add(number, amount)
-            self._mirror.told(path, reserved=amount)
-            self._changes += 1
+        before = self._changes
         states = self._store.peek(path)
         if states is not None:
-            self._mirror.learn(path, states)
+            self._learn(path, states, before)
         self._wake()
         return DONE
 
+    def _add(self, path: Path, number: int, amount: Amount, asked: Amount, *, spare: bool) -> None:
+        purse = self._purses.get(path)
+        if purse is None:
+            purse = self._purses[path] = Purse(path)
+            purse.used = True
+            for account in path:
+                self._holders.setdefault(account, set()).add(purse)
+            self._mirror.doubt([name for name in path if not self._mirror.knows((name,))])
+        purse.asked = asked
+        if spare:
+            purse.spare = number, amount
+        else:
+            purse.add(number, amount)
+
     def _unseal_steps(self, purse: Purse) -> Steps:
         """Have the slice in reserve be one that is used; the store has to know before it is."""
+        path, reply = purse.path, NOT_DONE
         with self._lock:
             spare, purse.spare = purse.spare, None
-        if spare is None:
-            return NOT_DONE
-        number, amount = spare
+            if spare is None:
+                return NOT_DONE
+            number, amount = spare
+            self._asked[number] = path, amount
         try:
-            reply = yield Draw(purse.path, number, NOTHING, NOTHING, amount)
-        except BaseException:
-            self._abandon(purse.path, number, amount)
-            raise
-        with self._lock:
-            if reply.done and self._purses.get(purse.path) is purse:
-                purse.add(number, amount)
+            reply = yield Draw(path, number, NOTHING, NOTHING, amount)
+        finally:
+            with self._lock:
+                del self._asked[number]
                 self._changes += 1
-            else:  # its lease was over, or the purse was emptied meanwhile
-                self._abandon(purse.path, number, amount)
+                if reply.done and self._purses.get(path) is purse:
+                    purse.add(number, amount)
+                else:  # its lease was over, or the purse was emptied meanwhile
+                    self._store.end(path, number, NOTHING, NOTHING)
         return reply
 
     # Slices; all of it by whoever holds the lock
@@ -479,24 +489,17 @@ class SlicedStore(Store):
             purse.keep(kept)
             self._calls[key] = purse, kept, taken_for
             self._mirror.reserve(path, key, kept, True)
-            self._mirror.changed(path, uncertain=uncertain)
-            self._mirror.told(path, uncertain=NOTHING.minus(uncertain))
+            self._mirror.change(path, uncertain=uncertain)
         return True
 
     def _report(self, purse: Purse, keep: Amount | None = None) -> None:
         """Tell the store what was spent, and give back what is free, but for so much."""
-        before = purse.held
-        spent = uncertain = NOTHING
         for command in purse.report(keep=keep):
-            spent = spent.plus(command.spent)
             self._changes += 1
             if type(command) is Draw:
-                uncertain = uncertain.plus(command.uncertain)
                 self._store.draw(command, partial(self._told, purse, command))
             else:
                 self._store.note(command)
-        minus = purse.held.minus(before)
-        self._mirror.told(purse.path, spent=spent, reserved=minus, uncertain=uncertain)
 
     def _told(self, purse: Purse, command: Draw, done: bool) -> None:
         """Whether the store had the slice that was reported.
@@ -506,30 +509,28 @@ class SlicedStore(Store):
         """
         if done:
             return
-        path, key, spent, uncertain, kept, _ = command
+        path, key, spent, uncertain, *_ = command
         with self._lock:
             purse.lose_slice(key)
             self._changes += 1
-            self._mirror.told(path, spent=uncertain, reserved=NOTHING.minus(kept))
             self._mirror.doubt(path)
         if spent.plus(uncertain) != NOTHING:
             self._store.note(Book(path, spent.plus(uncertain)))
-
-    def _abandon(self, path: Path, number: int, amount: Amount) -> None:
-        """Give back a slice of which nothing was used."""
-        self._changes += 1
-        self._mirror.told(path, reserved=NOTHING.minus(amount))
-        self._store.end(path, number, NOTHING, NOTHING)
 
     def _empty(self, purse: Purse) -> None:
         """Give back all that is not held by calls."""
         spare, purse.spare = purse.spare, None
         if spare is not None:
-            self._abandon(purse.path, *spare)
+            self._changes += 1
+            self._store.end(purse.path, spare[0], NOTHING, NOTHING)
         self._report(purse, NOTHING)
         if not purse.calls and self._purses.get(purse.path) is purse:
             del self._purses[purse.path]
-            self._mirror.let_go(purse.path)
+            for account in purse.path:
+                self._holders[account].discard(purse)
+                if not self._holders[account]:
+                    del self._holders[account]
+                    self._mirror.forget(account)
 
     def _make_way(self, command: Command) -> None:
         """Report what has to be known before a command."""
@@ -552,6 +553,42 @@ class SlicedStore(Store):
             self._mirror.doubt(accounts)
 
     # What is known of accounts
+
+    def _is_as_of(self, change: int) -> bool:
+        """Whether nothing that the store counts as reserved has changed since, or is about to."""
+        return change == self._changes and not self._asked
+
+    def _learn(self, path: Path, states: Sequence[AccountState], since: int) -> None:
+        """Take over how accounts are in the store, unless more is known by now.
+
+        Args:
+            path: The accounts.
+            states: How they are.
+            since: The number of changes before the store was asked.
+        """
+        with self._lock:
+            if path in self._purses and self._is_as_of(since):
+                self._mirror.learn(path, self._as_they_are(path, states))
+
+    def _as_they_are(self, path: Path, states: Iterable[AccountState]) -> tuple[AccountState, ...]:
+        """Accounts with what slices hold counted as what it is, which are so in the store."""
+        with self._lock:
+            return tuple(
+                [self._as_it_is(name, state) for name, state in zip(path, states, strict=True)]
+            )
+
+    def _as_it_is(self, account: str, state: AccountState) -> AccountState:
+        spent = uncertain = idle = NOTHING
+        for purse in self._holders.get(account, ()):
+            spent = spent.plus(purse.spent)
+            uncertain = uncertain.plus(purse.uncertain)
+            idle = idle.plus(purse.idle)
+        # As if it were there already: what is known then may lack it, but never counts it as used.
+        idle = idle.plus(*[amount for path, amount in self._asked.values() if account in path])
+        if idle == spent == uncertain == NOTHING:
+            return state
+        state = state.plus(spent, NOTHING.minus(idle.plus(spent, uncertain)), uncertain)
+        return AccountState._make([*state[:9], *[max(0, n) for n in state[9:13]], *state[13:]])
 
     def _is_busy(self, path: Path) -> bool:
         """Whether this path was used a moment ago."""
@@ -616,9 +653,14 @@ class SlicedStore(Store):
         before = self._changes
         replies = self._store.execute_all([Read(purse.path) for purse in purses])
         with self._lock:
-            if before == self._changes and not self._borrowing:
-                for purse, reply in zip(purses, replies, strict=True):
-                    self._mirror.learn(purse.path, reply.states)
+            if self._is_as_of(before):
+                accounts = dict(
+                    pair
+                    for purse, reply in zip(purses, replies, strict=True)
+                    for pair in zip(purse.path, reply.states, strict=True)
+                )
+                path = tuple(accounts)
+                self._mirror.learn(path, self._as_they_are(path, accounts.values()))
             for purse, reply in zip(purses, replies, strict=True):
                 if now < purse.until:
                     continue
@@ -634,20 +676,19 @@ class SlicedStore(Store):
             if purse.path in self._borrowing:
                 return
             self._borrowing.add(purse.path)
-            self._mirror.hold(purse.path)
         try:
             if purse.spare is not None:
                 self._run(self._unseal_steps(purse))
+            before = self._changes
             states = self._store.peek(purse.path)
             if states is None:
                 return
-            self._mirror.learn(purse.path, states)
+            self._learn(purse.path, states, before)
             wanted = slice_of(states, purse.asked, self._share)
             if wanted is not None and purse.spare is None:
                 self._run(self._add_steps(purse.path, wanted, purse.asked, not self._local))
         finally:
             self._borrowing.discard(purse.path)
-            self._mirror.let_go(purse.path)
 
     def _heed(self, trouble: StoreError | None) -> None:
         self._troubles.are(trouble)
