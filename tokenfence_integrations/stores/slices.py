@@ -79,8 +79,9 @@ class SlicedStore(Store):
     processes hold unused they give back within a second, and calls wait for that as for calls in
     flight. So ``wait=0`` may refuse what would have fitted a moment later.
 
-    Slices come in halves. If this process dies, the half that it was using turns uncertain when
-    its lease is over, and the other one is free again.
+    Slices come in halves. If this process dies, what it was drawing on turns uncertain when its
+    lease is over (three quarters of the slice at most), and the half that it had in reserve is free
+    again.
 
     Args:
         store: Keeps the accounts.
@@ -296,6 +297,8 @@ class SlicedStore(Store):
 
     def _reserve_steps(self, command: Reserve) -> Steps:
         path = command.path
+        if command.times > 1 and self._troubles.now is not None and self._mirror.knows(path):
+            return Reply(False, self.peek(path) or ())  # that cannot be asked now
         try:
             if (
                 not (command.force or command.idle)
@@ -378,11 +381,11 @@ class SlicedStore(Store):
             wanted = slice_of(states, amount, self._share)
             if wanted is None:
                 return NOT_DONE
-            if purse is not None:  # what is left is too little, of one quantity at least
-                with self._lock:
-                    self._empty(purse)
             if not (yield from self._add_steps(path, wanted, amount)).done:
                 return NOT_DONE
+            if purse is not None:  # what was left was too little, of one quantity at least
+                with self._lock:
+                    self._report(purse, wanted)
         finally:
             self._borrowing.discard(path)
         return DONE if self._take(path, key, amount, times, what) else NOT_DONE
@@ -602,7 +605,11 @@ class SlicedStore(Store):
     def _within_reach(
         self, path: Path, states: tuple[AccountState, ...]
     ) -> tuple[AccountState, ...]:
-        """While the store does not answer, no more is left than what this process holds."""
+        """While the store does not answer, no more is left than what this process holds.
+
+        The rest counts as uncertain, not as in flight: it is not to be waited for, so that calls
+        are cut short, or go to a fallback.
+        """
         purse = self._purses.get(path)
         if self._troubles.now is None or purse is None:
             return states
@@ -676,6 +683,7 @@ class SlicedStore(Store):
             if purse.path in self._borrowing:
                 return
             self._borrowing.add(purse.path)
+            self._report(purse)  # should this process die, no more than what is left is uncertain
         try:
             if purse.spare is not None:
                 self._run(self._unseal_steps(purse))
@@ -712,7 +720,7 @@ def _with_room(state: AccountState, room: Amount) -> AccountState:
     if limits.tokens is not None:
         left = limits.tokens - used.tokens - more[2] - more[3]
         more[2] += max(0, left - max(0, room.tokens))
-    return state.plus(NOTHING, Amount(*more))
+    return state.plus(NOTHING, NOTHING, Amount(*more))
 
 
 def _share(accounts: Iterable[str], path: Path) -> bool:
