@@ -43,10 +43,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return PLACES[request.param](tmp_path)
 
 
-def test_eight_processes_use_up_one_budget_and_never_pass_it(place: Place) -> None:
+@pytest.mark.parametrize("slice", ["", "5%"])
+def test_eight_processes_use_up_one_budget_and_never_pass_it(place: Place, slice: str) -> None:
     """1,600 calls of 50 each on average, for a budget of half of that."""
     limit = 40_000
-    workers = [start("spend", place.url, place.name, limit, 200, seed) for seed in range(8)]
+    workers = [start("spend", place.url, place.name, limit, 200, seed, slice) for seed in range(8)]
     with processes(*workers):
         for worker in workers:
             ready(worker)
