@@ -37,6 +37,7 @@ class Purse:
         "_spent",
         "asked",
         "asks",
+        "closed",
         "path",
         "spare",
         "until",
@@ -50,6 +51,8 @@ class Purse:
         """One more slice, `Reserve.idle`: nothing is taken of it before the store has agreed."""
         self.asked = NOTHING
         """What a call asked for when the last slice was borrowed."""
+        self.closed = False
+        """Whether what calls leave is given back at once; until there is another slice."""
         self.asks = False
         """Whether another slice has been asked for."""
         self.used = False
@@ -114,6 +117,7 @@ class Purse:
     def add(self, key: int, amount: Amount) -> None:
         """Put a slice in."""
         self._slices[key] = amount
+        self.closed = False
         _add(self._free, amount)
         self._gauge = 0 if amount.usd else 1
         self._low = self._free[self._gauge] // 2

@@ -189,6 +189,8 @@ class SlicedStore(Store):
                 self._mirror.end(path, key, spent, uncertain)
                 if purse.is_overdrawn:
                     self._report(purse)
+                elif purse.closed:  # others may wait for what this one leaves
+                    self._empty(purse)
                 return DONE
             reserved = self._direct.pop(key, None)
             if reserved is not None:
@@ -521,7 +523,8 @@ class SlicedStore(Store):
             self._store.note(Book(path, spent.plus(uncertain)))
 
     def _empty(self, purse: Purse) -> None:
-        """Give back all that is not held by calls."""
+        """Give back all that is not held by calls; also when these end, until it is filled again."""
+        purse.closed = True
         spare, purse.spare = purse.spare, None
         if spare is not None:
             self._changes += 1
