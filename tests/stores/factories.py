@@ -13,6 +13,7 @@ from weakref import WeakSet
 from tests.ending import at_end
 from tests.stores import postgres_servers
 from tests.stores.servers import REDIS, redis_server
+from tokenfence_integrations.stores import slices
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.redis import RedisStore
@@ -61,6 +62,7 @@ def _give_back_all() -> None:
     for store in _slices:
         store.close()
         store._begin_life()  # calls that tests have left in flight
+    slices._lending.clear()
 
 
 STORES: dict[str, Callable[[], Store]] = {

@@ -523,7 +523,7 @@ class SlicedStore(Store):
             self._store.note(Book(path, spent.plus(uncertain)))
 
     def _empty(self, purse: Purse) -> None:
-        """Give back all that is not held by calls; also when these end, until it is filled again."""
+        """Give back all that is not held by calls, and what these leave, until there is more."""
         purse.closed = True
         spare, purse.spare = purse.spare, None
         if spare is not None:
