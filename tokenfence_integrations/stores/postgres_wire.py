@@ -41,7 +41,7 @@ __all__ = ["PostgresWire"]
 
 
 class PostgresWire(Wire):
-    """Batches as calls of the function ``exchange``.
+    """Batches as calls of the function ``exchange``; a lone reservation has one of its own.
 
     Args:
         link: The connection.
