@@ -46,8 +46,8 @@ class RedisServers(Servers):
     def held(self, worker: Worker) -> Held:
         with self._redis.client() as client:
             account = f"{self._prefix}:{{{worker.account}}}:account:{worker.account}"
-            numbers = client.hmget(account, "spent_usd", "reserved_usd", "uncertain_usd")
-            return Held(*[int(number or 0) for number in numbers])
+            amounts = client.hmget(account, "spent", "reserved", "uncertain")
+            return Held(*[int((amount or "0").split()[0]) for amount in amounts])
 
     def expire(self, workers: Sequence[Worker]) -> None:
         store = RedisStore(self._redis.url, prefix=self._prefix)

@@ -1,7 +1,7 @@
 """Every fault, at every point of a call, on every store: nothing is lost, doubled, or overspent.
 
-A worker makes a call, then another one that the fault strikes at one point, and a third one once it
-has ended. The books are read from the store itself, and compared with the provider's bill.
+A worker makes two calls, then another one that the fault strikes at one point, and a last one once
+it has ended. The books are read from the store itself, and compared with the provider's bill.
 """
 
 import time
@@ -24,6 +24,10 @@ from tokenfence_integrations.testing import SimulatedProvider
 
 COST = 122_500
 """Of one call: 9 tokens at $2.50 and 10 tokens at $10 a million."""
+
+BEFORE = 2
+"""Calls that a worker has made when the fault strikes: in its second one, a store does all that it
+does in any later one."""
 
 SOON = 20.0
 """Seconds within which what was kept meanwhile has to be in the books."""
@@ -77,7 +81,7 @@ def test_a_store_may_fail_at_any_point_of_a_call(
     site.deliver()
     for worker, point, ended in zip(workers, points, ends, strict=True):
         wait_until(lambda worker=worker: site.held(worker).reserved == 0)
-        answered = 1 + (ended == ANSWERED) + meanwhile[worker] + 1
+        answered = BEFORE + (ended == ANSWERED) + meanwhile[worker] + 1
         assert site.held(worker) == Held(answered * COST, 0, 0), point
         assert answered * COST <= LIMIT
     provider.idle()
@@ -99,25 +103,26 @@ def test_a_worker_may_die_at_any_point_of_a_call(
     assert calls(others) == [ANSWERED] * len(others)
     for point, other, bound in zip(points, others, bounds, strict=True):
         other.look()
-        spent = (4 if point.settled else 3) * COST
+        spent = (BEFORE + 2 + point.settled) * COST
         assert site.held(other) == Held(spent, 0, bound), point
         assert spent + bound <= LIMIT
-    provider.idle(requests=sum(3 + point.sent for point in points))
-    assert len(provider.bill) == sum(3 + point.sent for point in points)
+    provider.idle(requests=sum(BEFORE + 2 + point.sent for point in points))
+    assert len(provider.bill) == sum(BEFORE + 2 + point.sent for point in points)
     assert provider.billed <= sum(sum(site.held(other)) for other in others)
 
 
 def brought(
     site: Site, workers: Sequence[Worker], points: Sequence[Point]
 ) -> list[Callable[[], None]]:
-    """Have each worker make one call, and another up to its point, where the books tell of it."""
-    assert calls(workers) == [ANSWERED] * len(workers)
+    """Have each worker make some calls, and another up to its point, where the books tell of it."""
+    for _ in range(BEFORE):
+        assert calls(workers) == [ANSWERED] * len(workers)
     go_ons = []
     for worker, point in zip(workers, points, strict=True):
         worker.look()
         go_ons.append(site.bring(worker, point))
         spent, reserved, uncertain = site.held(worker)
-        assert spent == (2 if point.settled else 1) * COST, point
+        assert spent == (BEFORE + point.settled) * COST, point
         assert (reserved > 0) == point.reserved, point
         assert uncertain == 0
     return go_ons

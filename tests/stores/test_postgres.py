@@ -388,7 +388,11 @@ def test_every_command_is_applied_once_whatever_becomes_of_it_and_its_answer(
     chance = random.Random(1)
     faults: tuple[Fault, ...] = ("none", "none", "request lost", "reply lost", "late")
     socket = f"{server(18).folder}/.s.PGSQL.5432"
-    with bad_network(socket, concerns=lambda data: b".exchange(" in data) as network:
+
+    def concerns(data: bytes) -> bool:
+        return b".exchange(" in data or b".reserve_alone(" in data
+
+    with bad_network(socket, concerns=concerns) as network:
         os.symlink(network.path, tmp_path / ".s.PGSQL.5432")
         url = f"postgresql://postgres@/postgres?host={tmp_path}"
         # Nothing is prepared, so that what is sent can be told by its text.

@@ -520,7 +520,7 @@ def test_a_client_lends_its_settings_and_keeps_its_connections() -> None:
         spend(small(100, name="acme", store=store), 20)
         store.close()
         assert client.ping()
-        assert client.hget(f"{prefix}:{{acme}}:account:acme", "spent_usd") == "20"
+        assert client.hget(f"{prefix}:{{acme}}:account:acme", "spent") == "20 1 0 20"
 
 
 def test_every_key_has_the_prefix_and_the_tag_of_its_tree() -> None:

@@ -60,7 +60,13 @@ class Amount(NamedTuple):
 
     def plus(self, *others: "Amount") -> "Amount":
         """The sum of this and others."""
-        return Amount(*map(sum, zip(self, *others, strict=True)))
+        usd, calls, into, out = self
+        for other in others:
+            usd += other[0]
+            calls += other[1]
+            into += other[2]
+            out += other[3]
+        return Amount(usd, calls, into, out)
 
     def minus(self, other: "Amount") -> "Amount":
         """This without another; below zero where that is more."""

@@ -46,7 +46,8 @@ class Change(NamedTuple):
 
     def plus(self, other: "Change") -> "Change":
         """Both together."""
-        return Change(*[a.plus(b) for a, b in zip(self, other, strict=True)])
+        parts = zip(self, other, strict=True)
+        return Change(*[a if b is NOTHING else b if a is NOTHING else a.plus(b) for a, b in parts])
 
 
 NO_CHANGE = Change()

@@ -41,7 +41,7 @@ __all__ = ["PostgresWire"]
 
 
 class PostgresWire(Wire):
-    """Batches as calls of the function ``exchange``.
+    """Batches as calls of the function ``exchange``; a lone reservation has one of its own.
 
     Args:
         link: The connection.
@@ -53,6 +53,9 @@ class PostgresWire(Wire):
         self._link = link
         self._pooled = pooled
         self._exchange = link.sql("SELECT tokenfence.exchange(%s, %s, %s, %s, %s)")
+        self._reserve_alone = link.sql(
+            "SELECT tokenfence.reserve_alone(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        )
 
     def exchange(self, batch: Batch) -> Sequence[Outcome]:
         orders = batch.orders
@@ -68,6 +71,14 @@ class PostgresWire(Wire):
         return self.exchange(batch._replace(orders=[order]))
 
     def _apply(self, batch: Batch, orders: Sequence[Order]) -> Sequence[Outcome]:
+        if len(orders) == 1 and type(orders[0].command) is Reserve and not batch.renew:
+            command = orders[0].command
+            tree = tree_of(command.path[-1])
+            # All as text: psycopg would tell the size of each number, and prepare them all anew.
+            values = (str(batch.owner), str(batch.epoch), tree, *map(_as_text, _reserve(command)))
+            [(reply,)] = self._link.run(self._reserve_alone, values)
+            if reply is not None:
+                return [_outcome(reply)]
         changes = batch.renew or any(type(order.command) is not Read for order in orders)
         trees = {tree for order in orders for tree in _trees(order.command)}
         [(replies,)] = self._link.run(
@@ -76,7 +87,7 @@ class PostgresWire(Wire):
                 batch.owner,
                 batch.epoch,
                 batch.lease if changes else None,
-                sorted(trees),
+                _texts(sorted(trees)),
                 json.dumps([_written(order) for order in orders]),
             ),
         )
@@ -160,6 +171,10 @@ _FIELDS: dict[type[Any], Callable[[Any], list[Any]]] = {
     Resolve: _resolve,
     Anchor: lambda c: [c.account, c.at],
 }
+
+
+def _as_text(field: Any) -> str | None:
+    return None if field is None else str(field)
 
 
 def _numbers(numbers: Sequence[int | None]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
@@ -15,7 +16,6 @@ from tokenfence_integrations.stores.base import (
     Draw,
     Drop,
     End,
-    Limits,
     Open,
     Read,
     Reserve,
@@ -55,42 +55,40 @@ def _source(name: str) -> str:
 
 
 def _reserve(command: Reserve, names: str) -> Arguments:
-    amount = command.amount
-    usd, calls, into, out = amount
-    # What is kept of it: as in `charges`, all of it text, for Lua's numbers are doubles.
-    idle = ",true" if command.idle else ""
-    kept = f'["{usd}","{calls}","{into}","{out}",{_as_json(command.what)},{_as_json(names)}{idle}]'
-    arguments = [command.id, "1" if command.force else "0", *amount, kept]
-    if command.times != 1:
-        arguments += [part * command.times for part in (usd, calls, into + out, into, out)]
+    _, key, (usd, calls, into, out), force, times, what, idle = command
+    kept = f"{_as_json(what)},{_as_json(names)}{',true' if idle else ''}"
+    arguments = [key, "1" if force else "0", f"{usd} {calls} {into} {out} [{kept}]"]
+    if times != 1:
+        room = (usd, calls, into + out, into, out)
+        arguments.append(_text([part * times for part in room]))
     return arguments
 
 
 _as_json = lru_cache(1_000)(json.dumps)
 
 
+def _text(numbers: Iterable[int | None]) -> str:
+    """An amount, or limits, as one text."""
+    return " ".join(["n" if number is None else str(number) for number in numbers])
+
+
 def _draw(command: Draw, names: str) -> Arguments:
-    amounts = [*command.spent, *command.uncertain, *command.kept]
-    return [command.id, *amounts, command.what, names]
+    _, key, *amounts, what = command
+    return [key, *map(_text, amounts), what, names]
 
 
 def _end(command: End, names: str) -> Arguments:
-    return [command.id, *command.spent, *command.uncertain, names]
+    return [command.id, _text(command.spent), _text(command.uncertain), names]
 
 
 def _open(command: Open, names: str) -> Arguments:
-    limits = _limits(command.limits)
-    given = "" if command.limits == UNLIMITED else " ".join(map(str, limits))
-    return [*limits, given]
-
-
-def _limits(limits: Limits) -> Arguments:
-    return ["n" if limit is None else limit for limit in limits]
+    limits = _text(command.limits)
+    return [limits, "" if command.limits == UNLIMITED else limits]
 
 
 def _adjust(command: Adjust, names: str) -> Arguments:
     by = command.by
-    return [by.usd, by.calls, command.tokens, by.input_tokens, by.output_tokens]
+    return [_text([by.usd, by.calls, command.tokens, by.input_tokens, by.output_tokens])]
 
 
 WRITERS: dict[type[Any], Any] = {
@@ -99,12 +97,12 @@ WRITERS: dict[type[Any], Any] = {
     Reserve: _reserve,
     Draw: _draw,
     End: _end,
-    Book: lambda command, names: [*command.spent],
+    Book: lambda command, names: [_text(command.spent)],
     Adjust: _adjust,
-    SetLimits: lambda command, names: _limits(command.limits),
+    SetLimits: lambda command, names: [_text(command.limits)],
     Reset: lambda command, names: [names],
     Drop: lambda command, names: [command.account],
-    Resolve: lambda command, names: [command.id.rpartition(":")[2], *command.spent],
+    Resolve: lambda command, names: [command.id.rpartition(":")[2], _text(command.spent)],
     Anchor: lambda command, names: [command.account, repr(command.at)],
 }
 """What each script is given beside owner, epoch, number and lease; `names` is the path as JSON."""

@@ -26,6 +26,8 @@ from tokenfence_integrations.stores.wire import (
 
 __all__ = ["RedisWire"]
 
+DONE = Answer(True)
+
 REMEMBERED = 10_000
 """How many paths are kept with their keys."""
 
@@ -74,10 +76,10 @@ class RedisWire(Wire):
                 flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
             )
             for name, record in pairs.items():
-                *amount, at, what, _, charged = json.loads(record)
+                amount, at, what, _, charged = json.loads(record)
                 names = tuple(json.loads(charged))
                 if account is None or account in names:
-                    parts = Amount(*map(int, amount))
+                    parts = Amount(*map(int, amount.split(" ")))
                     found.append(Charge(f"{tag}:{name.decode()}", names, parts, float(at), what))
         return tuple(sorted(found, key=lambda charge: charge.at))
 
@@ -100,7 +102,7 @@ class RedisWire(Wire):
         epoch, lease = batch.epoch, batch.lease
         for tree in batch.renew:
             head = self._head("renew", self._base(tree), batch.owner)
-            yield -1, head.base, head.with_(epoch, 0, lease)
+            yield -1, head.base, head.with_(f"{epoch} 0 {lease}")
         for index, order in enumerate(batch.orders):
             command = order.command
             kind = type(command)
@@ -112,7 +114,7 @@ class RedisWire(Wire):
             else:
                 head = self._head_of(kind, accounts_of(command), batch.owner)
             arguments = WRITERS[kind](command, head.names)
-            yield index, head.base, head.with_(epoch, order.number, lease, *arguments)
+            yield index, head.base, head.with_(f"{epoch} {order.number} {lease}", *arguments)
 
     def _head_of(self, kind: type[Any], path: Path, owner: int) -> "_Head":
         """What all commands of this kind on this path begin with."""
@@ -136,6 +138,8 @@ class RedisWire(Wire):
         return f"{self._prefix}{{{tag}}}:"
 
     def _outcome(self, order: Order, reply: Any) -> Outcome:
+        if reply == b"1":
+            return DONE
         if isinstance(reply, Exception):
             return reply
         first, *lines = reply.decode().split("\n")

@@ -412,7 +412,7 @@ class RemoteStore(Store):
             command = order.command
             if isinstance(outcome, Answer):
                 self._learn(order, outcome)
-                if isinstance(command, Reserve | Draw) and not outcome.done:
+                if not outcome.done and isinstance(command, Reserve | Draw):
                     self._held.pop(command.id, None)
                 order.outcome = outcome
             elif isinstance(outcome, Unapplied):
@@ -430,10 +430,11 @@ class RemoteStore(Store):
                 order.outcome = outcome
                 logger().error("%s cannot be written to %s: %r", command, self._wire.where, outcome)
         self._take_out(taken)
-        # What is drawn stays in front of the end of its reservation; see `_next`.
-        draws = [order for order in again if type(order.command) is Draw]
-        self._outbox.extendleft(reversed(draws))
-        self._outbox.extend([order for order in again if order not in draws])
+        if again:
+            # What is drawn stays in front of the end of its reservation; see `_next`.
+            draws = [order for order in again if type(order.command) is Draw]
+            self._outbox.extendleft(reversed(draws))
+            self._outbox.extend([order for order in again if order not in draws])
         _tell(orders)
         if failure is not None:
             self._try_at = time.monotonic() + BACK_OFF[1]
@@ -465,11 +466,12 @@ class RemoteStore(Store):
         drawn: set[int] = set()
         for index in range(min(len(self._outbox), AT_ONCE)):
             order = self._outbox[index]
-            command = order.command
-            if isinstance(command, Draw | End) and command.id in drawn:
-                break
-            if isinstance(command, Draw):
-                drawn.add(command.id)
+            if type(order) is _OnHeld:
+                command = order.command
+                if command.id in drawn:
+                    break
+                if type(command) is Draw:
+                    drawn.add(command.id)
             taken.append(order)
         return taken
 
@@ -574,6 +576,8 @@ class _OnHeld(Order):
 
     __slots__ = ("reserved",)
 
+    command: Draw | End
+
     def __init__(
         self, command: Draw | End, reserved: Amount, until: float | None = None, future: Any = None
     ) -> None:
@@ -624,7 +628,7 @@ def _check(command: Command) -> None:
         numbers = command.spent  # type: ignore[union-attr]
     else:
         return
-    if any(number is not None and number >= MOST for number in numbers):
+    if max(filter(None, numbers), default=0) >= MOST:
         raise ValueError(
             f"a store holds numbers below {MOST:,} (dollars in billionths: "
             f"${MOST // 10**9:,}), got {command}"

@@ -371,7 +371,12 @@ class SQLiteStore(Store):
         """Write what is noted, or at least a sign of life; False in the midst of a command."""
         if self._depth > 1:
             return False
-        self._transact(books, _nothing, None)
+        self._begin(books)
+        try:
+            self._commit(books)
+        except BaseException:
+            self._roll_back(books)
+            raise
         return True
 
     def _leave(self, books: Books, what: object = None) -> bool:
@@ -467,9 +472,9 @@ class SQLiteStore(Store):
         books.commit()
         if not books.is_current():  # it may be gone with the file, and can be written again
             raise Damaged("it was emptied or replaced while it was written to; restore a copy")
-        for _ in range(self._written):
+        while self._written:
             self._noted.popleft()
-        self._written = 0
+            self._written -= 1
         if self._to_tell:
             tell, self._to_tell = self._to_tell, []
             for told, done in tell:
@@ -697,10 +702,6 @@ _WAYS: dict[type[Any], Way] = {
     Resolve: SQLiteStore._resolve,
     Anchor: SQLiteStore._anchor,
 }
-
-
-def _nothing(books: Books, what: object) -> None:
-    """For a transaction of nothing but what is noted."""
 
 
 def _check(command: Open | SetLimits) -> None:

@@ -172,7 +172,7 @@ class Books:
         except OSError:
             return False
         was, self._file = self._file, now
-        return os.path.samestat(now, was) and now.st_size >= was.st_size
+        return now.st_ino == was.st_ino and now.st_size >= was.st_size and now.st_dev == was.st_dev
 
     def close(self) -> None:
         """Close the connection."""
@@ -305,7 +305,8 @@ class Books:
         path, key, spent, uncertain = command
         ids, text = self.known(path)
         call = self.owner, key
-        kept: Any = None if uncertain == NOTHING else self.execute(_KEPT, call).fetchone()
+        is_certain = uncertain is NOTHING or uncertain == NOTHING
+        kept: Any = None if is_certain else self.execute(_KEPT, call).fetchone()
         if self._run(_DELETE, call + amount).rowcount:
             self._run(_settle(len(ids)), spent + amount + ids)
         elif reserved := self._reserved(call):  # somebody has drawn from it just now
@@ -320,7 +321,7 @@ class Books:
             kept = at, what
             self._discharge(number, accounts, NOTHING)
             self._change(ids, Change(spent=spent))
-        if uncertain != NOTHING:
+        if not is_certain:
             self._charge(NO_CALL, text, uncertain, kept)
         return True
 

@@ -193,8 +193,9 @@ def tree_of(account: str) -> str:
 
 def accounts_of(command: Command) -> tuple[str, ...]:
     """The accounts that a command names."""
-    if isinstance(command, Open | Drop | Anchor):
-        return (command.account,)
-    if isinstance(command, Reset):
-        return command.accounts
-    return () if isinstance(command, Resolve) else command.path
+    kind = type(command)
+    if kind is Open or kind is Drop or kind is Anchor:
+        return (command.account,)  # type: ignore[union-attr]
+    if kind is Reset:
+        return command.accounts  # type: ignore[union-attr]
+    return () if kind is Resolve else command.path  # type: ignore[union-attr]

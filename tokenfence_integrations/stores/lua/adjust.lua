@@ -1,4 +1,4 @@
--- Changes the limits of the first account. ARGV 5..: by how much (5, as limited).
+-- Changes the limits of the first account. ARGV 3: by how much, as limits.
 
 --@ begin
 --@ numbers
@@ -8,13 +8,12 @@
 local accounts, missing = accounts_of_command()
 if not accounts then return missing end
 if not is_repeated then
-  local account = accounts[1]
+  local limits, by = { five(accounts[1][LIMITS]) }, { five(ARGV[3]) }
   for i = 1, 5 do
-    if account[i] then
-      account[i] = plus(account[i], ARGV[4 + i])
-      redis.call('HSET', KEYS[5], FIELDS[i], account[i])
-    end
+    if limits[i] ~= 'n' then limits[i] = plus(limits[i], by[i]) end
   end
+  accounts[1][LIMITS] = table.concat(limits, ' ')
+  redis.call('HSET', KEYS[5], 'limits', accounts[1][LIMITS])
   note_number()
   tell()
 end

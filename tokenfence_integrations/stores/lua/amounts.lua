@@ -1,24 +1,34 @@
--- Amounts are four texts: dollars, calls, input and output tokens.
+-- Amounts, and what is changed by them.
 
-local function amount(first) -- of ARGV, from there on
-  return { ARGV[first], ARGV[first + 1], ARGV[first + 2], ARGV[first + 3] }
+local NOTHING = '0 0 0 0'
+
+local function sum(one, other)
+  if one == NOTHING then return other end
+  if other == NOTHING then return one end
+  local a, b, c, d = four(one)
+  local e, f, g, h = four(other)
+  return plus(a, e) .. ' ' .. plus(b, f) .. ' ' .. plus(c, g) .. ' ' .. plus(d, h)
 end
 
-local function minus(a)
-  return { negated(a[1]), negated(a[2]), negated(a[3]), negated(a[4]) }
+local function minus(amount)
+  local a, b, c, d = four(amount)
+  return negated(a) .. ' ' .. negated(b) .. ' ' .. negated(c) .. ' ' .. negated(d)
 end
 
-local function sum(a, b)
-  return { plus(a[1], b[1]), plus(a[2], b[2]), plus(a[3], b[3]), plus(a[4], b[4]) }
-end
-
-local function is_less(a, b) -- in any part
+-- Whether one amount is less than another in any part.
+local function is_less(one, other)
+  local mine, theirs = { four(one) }, { four(other) }
   for i = 1, 4 do
-    if not is_within(a[i], b[i], '0', '0', '0') then return true end
+    if not is_within(mine[i], theirs[i], '0', '0', '0') then return true end
   end
   return false
 end
 
-local function is_nothing(a)
-  return a[1] == '0' and a[2] == '0' and a[3] == '0' and a[4] == '0'
+-- Adds to the parts of an account.
+local function change(key, account, spent, reserved, uncertain)
+  for part, by in pairs({ [SPENT] = spent, [RESERVED] = reserved, [UNCERTAIN] = uncertain }) do
+    account[part] = sum(account[part], by)
+  end
+  redis.call('HSET', key,
+    'spent', account[SPENT], 'reserved', account[RESERVED], 'uncertain', account[UNCERTAIN])
 end

@@ -1,15 +1,10 @@
 -- Answers.
 
-local function line_of(account)
-  for i = 1, 5 do account[i] = account[i] or 'n' end
-  return table.concat(account, ' ', 1, 17)
-end
-
 local function answer(done, accounts)
   local lines = { done and '1' or '0' }
   for i = 5, #KEYS do
     local account = accounts and accounts[i - 4] or account_of(KEYS[i])
-    lines[i - 3] = account and line_of(account) or ''
+    lines[i - 3] = account and table.concat(account, ' ', LIMITS, UNCERTAIN) or ''
   end
   return table.concat(lines, '\n')
 end

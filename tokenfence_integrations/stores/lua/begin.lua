@@ -2,10 +2,15 @@
 --
 -- KEYS: owners (a sorted set: when each one's lease is over), what this owner holds (a hash by id),
 -- what of this owner was seen (a hash), uncertain charges (a hash by owner and id), the accounts.
--- ARGV: owner, epoch, number of the command, seconds of the lease, the command's own.
+-- ARGV: owner; epoch, number of the command and seconds of the lease as one text; the command's own.
 --
--- An account is a hash: `given`, the limits as they were given; limit_*, spent_*, reserved_* and
--- uncertain_* by quantity. What is missing is 0, or no limit.
+-- Few texts with several numbers each, because each argument, field and call costs more than to take
+-- a text apart. An amount is one: dollars, calls, input and output tokens. So are limits: dollars,
+-- calls, tokens, input and output tokens, 'n' for none.
+--
+-- An account is a hash of texts: `given` (the limits as they were given), `limits`, and the amounts
+-- `spent`, `reserved` and `uncertain`. What is held is the amount, then what it is for, the names of
+-- the accounts, and whether it is idle, as JSON.
 --
 -- An answer is one text: '1' or '0' (done or not), then the states of the accounts, a line each
 -- (empty: there is no such account). '!n' says that the n-th account was never opened, '<' that this
@@ -15,7 +20,8 @@
 -- does not need costs it nothing.
 
 local owners, held, seen, charges = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local owner, epoch, number, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local owner = ARGV[1]
+local epoch, number, lease = string.match(ARGV[2], '^(%S+) (%S+) (%S+)$')
 
 local REMEMBERED = 3600 -- seconds
 

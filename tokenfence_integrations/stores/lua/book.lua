@@ -1,4 +1,4 @@
--- Adds to what is spent. ARGV 5..: spent (4).
+-- Adds to what is spent. ARGV 3: spent.
 
 --@ begin
 --@ numbers
@@ -8,8 +8,7 @@
 local accounts, missing = accounts_of_command()
 if not accounts then return missing end
 if not is_repeated then
-  local spent = amount(5)
-  for i, account in ipairs(accounts) do change(KEYS[i + 4], account, spent) end
+  for i, account in ipairs(accounts) do change(KEYS[i + 4], account, ARGV[3]) end
   note_number()
 end
 return answer(true, accounts)

@@ -19,7 +19,13 @@ local function tell()
   redis.call('PUBLISH', base .. 'freed', '')
 end
 
+-- What is held: its amount, what it is for, the names of its accounts, whether it is idle.
+local function unpacked(record)
+  local amount, rest = string.match(record, '^(%S+ %S+ %S+ %S+) (.*)$')
+  return amount, unpack(cjson.decode(rest))
+end
+
 -- Keeps a charge: what for, the accounts of its path, and those in which it is charged.
-local function charge(id, a, at, what, names, charged)
-  redis.call('HSET', charges, id, cjson.encode({ a[1], a[2], a[3], a[4], at, what, names, charged }))
+local function charge(id, amount, at, what, names, charged)
+  redis.call('HSET', charges, id, cjson.encode({ amount, at, what, names, charged }))
 end

@@ -11,10 +11,9 @@ local function expire()
       redis.call('DEL', theirs)
       redis.call('HDEL', base .. 'seen:' .. other, 'alive')
       for i = 1, #all, 2 do
-        local r = cjson.decode(all[i + 1])
-        local is_idle = r[7]
-        change_all(r[6], nil, minus(r), not is_idle and r or nil)
-        if not is_idle then charge(other .. '-' .. all[i], r, time, r[5], r[6], r[6]) end
+        local amount, what, names, is_idle = unpacked(all[i + 1])
+        change_all(names, NOTHING, minus(amount), is_idle and NOTHING or amount)
+        if not is_idle then charge(other .. '-' .. all[i], amount, time, what, names, names) end
         any = true
       end
     end

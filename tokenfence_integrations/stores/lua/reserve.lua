@@ -1,30 +1,33 @@
 -- Reserves in all accounts, or in none. Answered without states if it is done.
--- ARGV 5..: id, force, amount (4), what is kept of it, and if that is not the amount: what has to
--- fit (5, as limited).
+-- ARGV 3..: id, force, what is held then, and if that is not the amount: what has to fit, as limits.
 
 --@ begin
 --@ numbers
 --@ accounts
-local id, by = ARGV[5], { ARGV[7], ARGV[8], ARGV[9], ARGV[10] }
-local usd, calls, tokens, into, out
-if ARGV[12] then
-  usd, calls, tokens, into, out = ARGV[12], ARGV[13], ARGV[14], ARGV[15], ARGV[16]
-else
-  usd, calls, tokens, into, out = by[1], by[2], plus(by[3], by[4]), by[3], by[4]
-end
+local id, record = ARGV[3], ARGV[5]
+local usd, calls, into, out = four(record)
+local w_usd, w_calls, w_tokens, w_into, w_out = usd, calls, nil, into, out
+if ARGV[6] then w_usd, w_calls, w_tokens, w_into, w_out = five(ARGV[6]) end
 local accounts, missing = accounts_of_command()
 if not accounts then return missing end
 local fits = true
-for _, a in ipairs(accounts) do
+for _, account in ipairs(accounts) do
+  local limit, l_calls, l_tokens, l_into, l_out = five(account[LIMITS])
+  local s_usd, s_calls, s_into, s_out = four(account[SPENT])
+  local r_usd, r_calls, r_into, r_out = four(account[RESERVED])
+  local u_usd, u_calls, u_into, u_out = four(account[UNCERTAIN])
   fits = fits
-    and (not a[1] or is_within(a[1], a[6], a[10], a[14], usd))
-    and (not a[2] or is_within(a[2], a[7], a[11], a[15], calls))
-    and (not a[3]
-      or is_within(a[3], plus(a[8], a[9]), plus(a[12], a[13]), plus(a[16], a[17]), tokens))
-    and (not a[4] or is_within(a[4], a[8], a[12], a[16], into))
-    and (not a[5] or is_within(a[5], a[9], a[13], a[17], out))
+    and (limit == 'n' or is_within(limit, s_usd, r_usd, u_usd, w_usd))
+    and (l_calls == 'n' or is_within(l_calls, s_calls, r_calls, u_calls, w_calls))
+    and (l_tokens == 'n'
+      or is_within(l_tokens, plus(s_into, s_out), plus(r_into, r_out), plus(u_into, u_out),
+        w_tokens or plus(into, out)))
+    and (l_into == 'n' or is_within(l_into, s_into, r_into, u_into, w_into))
+    and (l_out == 'n' or is_within(l_out, s_out, r_out, u_out, w_out))
+  account.reserved = plus(r_usd, usd) .. ' ' .. plus(r_calls, calls)
+    .. ' ' .. plus(r_into, into) .. ' ' .. plus(r_out, out)
 end
-if not fits and ARGV[6] ~= '1' then
+if not fits and ARGV[4] ~= '1' then
   if redis.call('HEXISTS', held, id) == 1 then return '1' end
   --@ amounts
   --@ answer
@@ -38,8 +41,10 @@ if not of_seen[3] then
   --@ leases
   renew()
 end
-if redis.call('HSETNX', held, id, ARGV[11]) == 1 then
-  for i, account in ipairs(accounts) do change(KEYS[i + 4], account, nil, by) end
+if redis.call('HSETNX', held, id, record) == 1 then
+  for i, account in ipairs(accounts) do
+    redis.call('HSET', KEYS[i + 4], 'reserved', account.reserved)
+  end
   note_epoch()
 end
 return '1'

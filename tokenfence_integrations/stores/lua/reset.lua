@@ -1,8 +1,9 @@
--- Forgets what is spent and uncertain; answered with the states before. ARGV 5: names.
+-- Forgets what is spent and uncertain; answered with the states before. ARGV 3: names.
 
 --@ begin
 --@ numbers
 --@ accounts
+--@ amounts
 --@ answer
 --@ charges
 --@ forget
@@ -13,10 +14,8 @@ if is_repeated then
 end
 local before = answer(true, accounts)
 local gone = {}
-for i, name in ipairs(cjson.decode(ARGV[5])) do
-  redis.call('HDEL', KEYS[4 + i],
-    'spent_usd', 'spent_calls', 'spent_input', 'spent_output',
-    'uncertain_usd', 'uncertain_calls', 'uncertain_input', 'uncertain_output')
+for i, name in ipairs(cjson.decode(ARGV[3])) do
+  redis.call('HSET', KEYS[4 + i], 'spent', NOTHING, 'uncertain', NOTHING)
   gone[name] = true
 end
 forget_charges(gone)

@@ -1,4 +1,4 @@
--- Replaces an uncertain charge by what was spent. ARGV 5..: its id, spent (4).
+-- Replaces an uncertain charge by what was spent. ARGV 3..: its id, spent.
 
 --@ begin
 --@ numbers
@@ -7,10 +7,10 @@
 --@ answer
 --@ charges
 if is_repeated then return redis.call('GET', reply_key) or '0' end
-local record = redis.call('HGET', charges, ARGV[5])
+local record = redis.call('HGET', charges, ARGV[3])
 if not record then return '0' end
-redis.call('HDEL', charges, ARGV[5])
+redis.call('HDEL', charges, ARGV[3])
 local r = cjson.decode(record)
-change_all(r[8], amount(6), nil, minus(r))
+change_all(r[5], ARGV[4], NOTHING, minus(r[1]))
 tell()
 return note_reply('1')

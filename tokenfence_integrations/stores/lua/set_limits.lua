@@ -1,4 +1,4 @@
--- Replaces the limits of the first account. ARGV 5..: limits (5, 'n' for none).
+-- Replaces the limits of the first account. ARGV 3: limits.
 
 --@ begin
 --@ numbers
@@ -8,15 +8,8 @@
 local accounts, missing = accounts_of_command()
 if not accounts then return missing end
 if not is_repeated then
-  for i = 1, 5 do
-    if ARGV[4 + i] == 'n' then
-      accounts[1][i] = false
-      redis.call('HDEL', KEYS[5], FIELDS[i])
-    else
-      accounts[1][i] = ARGV[4 + i]
-      redis.call('HSET', KEYS[5], FIELDS[i], ARGV[4 + i])
-    end
-  end
+  accounts[1][LIMITS] = ARGV[3]
+  redis.call('HSET', KEYS[5], 'limits', ARGV[3])
   note_number()
   tell()
 end

@@ -1,6 +1,6 @@
 -- Calls: reserving, ending, and what is charged for those of unknown outcome. Under the tree's lock.
 
--- Reserve in all accounts of a path or in none. room: what has to fit; null: whatever does.
+-- Reserve in all accounts of a path or in none, once. room: what has to fit; null: whatever does.
 CREATE FUNCTION tokenfence.reserve(
     owner bigint, path text[], key bigint, amount bigint[], room bigint[], what text, idle boolean
 ) RETURNS jsonb
@@ -8,6 +8,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     known bigint;
     fits boolean;
+    is_there boolean;
 BEGIN
     SELECT count(*), room IS NULL OR bool_and(
         (limit_usd IS NULL OR spent_usd + reserved_usd + uncertain_usd <= limit_usd - room[1])
@@ -20,19 +21,25 @@ BEGIN
         AND (limit_tokens IS NULL
             OR spent_input + reserved_input + uncertain_input
                 + spent_output + reserved_output + uncertain_output <= limit_tokens - room[5])
-    ) INTO known, fits
+    ), EXISTS (
+        SELECT FROM tokenfence.reservations r WHERE r.owner = reserve.owner AND r.key = reserve.key
+    ) INTO known, fits, is_there
     FROM tokenfence.accounts WHERE name = ANY (path);
-    IF known < cardinality(path) THEN
+    IF is_there THEN
+        RETURN 'true';
+    ELSIF known < cardinality(path) THEN
         RETURN tokenfence.unknown(path);
     ELSIF NOT fits THEN
         RETURN jsonb_build_array(false, tokenfence.states(path));
     END IF;
-    UPDATE tokenfence.accounts SET
-        reserved_usd = reserved_usd + amount[1],
-        reserved_calls = reserved_calls + amount[2],
-        reserved_input = reserved_input + amount[3],
-        reserved_output = reserved_output + amount[4]
-    WHERE name = ANY (path);
+    WITH changed AS (
+        UPDATE tokenfence.accounts SET
+            reserved_usd = reserved_usd + amount[1],
+            reserved_calls = reserved_calls + amount[2],
+            reserved_input = reserved_input + amount[3],
+            reserved_output = reserved_output + amount[4]
+        WHERE name = ANY (path)
+    )
     INSERT INTO tokenfence.reservations VALUES (
         owner, key, tokenfence.tree_of(path[1]), path,
         amount[1], amount[2], amount[3], amount[4], what, clock_timestamp(), idle

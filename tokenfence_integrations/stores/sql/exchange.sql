@@ -15,11 +15,17 @@
 CREATE FUNCTION tokenfence.exchange(
     owner bigint, epoch bigint, lease double precision, trees text[], orders jsonb
 ) RETURNS jsonb
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql
+-- The rows are always found by their keys. To plan that anew each time costs as much as to do it, and
+-- to look through a whole table is never right, also when it was small at first.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
 DECLARE
     dead bigint[] := tokenfence.dead(owner);
     so_far tokenfence.owners;
     command jsonb;
+    at integer;
     place bigint;
     reply jsonb;
     replies jsonb := '[]';
@@ -49,7 +55,8 @@ BEGIN
         PERFORM tokenfence.expire(dead, trees);
         makes_room := true;  -- or at least nothing to wait for any more
     END IF;
-    FOR command IN SELECT jsonb_array_elements(orders) LOOP
+    FOR at IN 0 .. jsonb_array_length(orders) - 1 LOOP
+        command := orders->at;
         place := command->0;
         IF place > so_far.number OR command->>1 = 'Read' THEN
             reply := tokenfence.apply(owner, command);
@@ -73,6 +80,41 @@ BEGIN
         PERFORM tokenfence.tell(trees);
     END IF;
     RETURN replies;
+END
+$$;
+
+-- Apply a `Reserve` that is alone in its batch: its reply, or null if that is a matter for `exchange`,
+-- because its owner has to give a sign of life first, or others are dead. It leaves no number, for it
+-- is not applied twice by itself.
+CREATE FUNCTION tokenfence.reserve_alone(
+    owner bigint, epoch bigint, tree text,
+    path text[], key bigint, amount bigint[], room bigint[], what text, idle boolean
+) RETURNS jsonb
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    here bigint := 'tokenfence'::regnamespace::oid;
+    reply jsonb;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended(tree, here));
+    -- Nobody calls it dead while this is under way.
+    PERFORM FROM tokenfence.owners o
+    WHERE o.id = owner AND o.epoch = reserve_alone.epoch AND NOT o.gone
+        AND o.lease > clock_timestamp()
+    FOR SHARE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    reply := tokenfence.reserve(owner, path, key, amount, room, what, idle);
+    IF reply = 'true' OR tokenfence.dead(owner) IS NULL THEN
+        RETURN reply;
+    END IF;
+    RETURN NULL;
 END
 $$;
 
