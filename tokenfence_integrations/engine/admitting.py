@@ -66,7 +66,7 @@ class Admission:
         self._call = call
         self._tree = call.tree
         self._names = call.budget.path
-        self._accounts = call.budget.accounts
+        self._accounts = call.budget._quota.accounts
         self._path = self._names  # of the accounts; with windows, those of the last look
         self._make_waiter = make_waiter
         self._blocks_thread = make_waiter is SyncWaiter
@@ -130,7 +130,8 @@ class Admission:
         fresh = states is not None
         while True:
             self._tree.settle_orphans()
-            self._accounts = self._call.budget.accounts  # others, if its windows were changed
+            # Others, if its windows were changed.
+            self._accounts = self._call.budget._quota.accounts
             if self._accounts is None:
                 self._path = self._names
             else:
@@ -172,7 +173,7 @@ class Admission:
 
     def _follow(self, states: States) -> Flow[bool]:
         """Bring limits that are shares up to date, which another process did not know of."""
-        command = self._call.budget.outdated(self._path, states)
+        command = self._call.budget._quota.outdated(self._path, states)
         if command is None or command == self._followed:
             return False
         self._followed = command
@@ -220,7 +221,7 @@ class Admission:
             own = [sublimit.reserved for sublimit in sublimits]
             stuck = (*stuck[: len(self._path)], *own)
         room = headroom(states, stuck)
-        settled = max(room.settled, call.budget.settled_of_own(states))
+        settled = max(room.settled, call.budget._quota.settled_of_own(states))
         options = call.options(settled, exact=self._exact)
         decision = decide(
             options,
