@@ -38,6 +38,7 @@ from tokenfence_integrations.stores.base import (
     Path,
     Read,
     Reserve,
+    SetLimits,
 )
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Admission:
         self._waiter: Waiter | None = None
         self._begun_at: float | None = None
         self._admitted = False
-        self._followed: Open | None = None
+        self._followed: SetLimits | None = None
         for sublimit in call.request.sublimits:
             # What is reserved there is of the same maker, whichever of its tasks made it.
             self._tree.hand_to(self._owner, sublimit.open)
@@ -177,6 +178,7 @@ class Admission:
         if command is None or command == self._followed:
             return False
         self._followed = command
+        self._tree.store.note(Open(command.path[0], command.limits))  # so that it is made anew so
         yield command
         return True
 

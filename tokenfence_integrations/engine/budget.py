@@ -462,8 +462,8 @@ class Budget:
             output_tokens: The same for output tokens.
 
         Raises:
-            ValueError: A limit is not valid, or has a window; or a child's limit is a share of one
-                that ends.
+            ValueError: A limit is not valid, or has a window; or one ends of which a child has a
+                share, or that alone stops a budget below that may overflow.
             StoreError: The accounts cannot be written.
 
         Example:

@@ -11,7 +11,7 @@ from tokenfence_integrations.engine.drivers import execute, run
 from tokenfence_integrations.engine.events import Event
 from tokenfence_integrations.engine.grammar import Dollars, Given, given
 from tokenfence_integrations.engine.policy import parse_fallback
-from tokenfence_integrations.engine.shares import Shares, resolve
+from tokenfence_integrations.engine.shares import Shares, parts, resolve
 from tokenfence_integrations.engine.snapshot import settled_share
 from tokenfence_integrations.engine.windows import Interval, zone_named
 from tokenfence_integrations.stores.base import (
@@ -116,6 +116,7 @@ class Quota:
         "_crossed",
         "_lifted",
         "_own",
+        "_parts",
         "_shares",
         "above",
         "accounts",
@@ -123,6 +124,11 @@ class Quota:
         "terms",
         "tree",
     )
+
+    _own: Limits
+    _shares: Shares
+    _parts: Mapping[str, int]
+    """What its shares came to, when it last looked."""
 
     def __init__(
         self, terms: Terms, tree: "Tree", path: Path, above: "Quota | None", children: Children
@@ -133,8 +139,8 @@ class Quota:
         self.above = above
         self.accounts: Accounts | None = None
         self._children = children
-        self._shares: Shares = terms.given.shares
-        self._own = self._resolved(terms.given.limits, self._shares, terms.overflow)
+        shares = terms.given.shares
+        self._adopt(self._resolved(terms.given.limits, shares, terms.overflow), shares)
         self._lifted = False  # whether it had limits that have all ended
         self._crossed = ""  # the account whose threshold was told of
 
@@ -216,25 +222,24 @@ class Quota:
             default=0.0,
         )
 
-    def outdated(self, path: Path, states: Sequence[AccountState]) -> Open | None:
+    def outdated(self, path: Path, states: Sequence[AccountState]) -> SetLimits | None:
         """What brings the uppermost share of this path up to date, if others changed limits above.
 
         Args:
             path: The accounts.
             states: Their states.
         """
-        each = [*zip(self.lineage(), path, states, strict=False)]
-        for (quota, account, state), (parent, _, above) in zip(
-            each[-2::-1], each[:0:-1], strict=True
-        ):
-            if not quota._shares:
+        each = [*zip(self.lineage(), states, strict=False)]
+        for depth in range(len(each) - 2, -1, -1):
+            quota, state = each[depth]
+            now = quota._moved(each[depth + 1][0]._limits_in(each[depth + 1][1]))
+            if not now:
                 continue
             has = quota._limits_in(state)
-            own = quota._shared(has, parent._limits_in(above))
-            if own != has and quota.terms.overflow:
-                quota._own = own
-            elif own != has:
-                return Open(account, own)
+            own = has._replace(**now)
+            if own != has and not quota.terms.overflow:
+                return SetLimits(path[depth:], own)
+            quota._adopt(own, quota._shares)
         return None
 
     def _limits_in(self, state: AccountState) -> Limits:
@@ -286,8 +291,7 @@ class Quota:
             values: By quantity, as `Budget` takes them; None: no such limit any more.
 
         Raises:
-            ValueError: A limit is not valid, or has a window; or a child's limit is a share of one
-                that ends.
+            ValueError: A limit is not valid, or has a window; or others need one that ends.
         """
         counts = {quantity: value for quantity, value in values.items() if quantity != "usd"}
         asked = given(values.get("usd"), zone=self.terms.zone, **counts)
@@ -305,12 +309,11 @@ class Quota:
             shares = {**kept, **asked.shares}
             own = self._resolved(limits, shares, self.terms.overflow)
             for quantity in named:
-                self._check_shares_below(quantity, own)
-            self._shares = shares
-            if self.terms.overflow:
-                self._own = own
-            else:
+                if getattr(own, quantity) is None:
+                    self._check_can_end(quantity)
+            if not self.terms.overflow:
                 execute(self.tree.store, SetLimits(path, own))
+            self._adopt(own, shares)
             self._changed()
 
     def replace(self, terms: Terms) -> None:
@@ -323,7 +326,8 @@ class Quota:
         with self.tree.changing:
             own = self._resolved(asked.limits, asked.shares, terms.overflow)
             moves = asked.schedule != self.terms.given.schedule
-            self.terms, self._shares, self._own = terms, asked.shares, own
+            self.terms = terms
+            self._adopt(own, asked.shares)
             self._lifted = own == UNLIMITED
             if moves:
                 self._place_all()
@@ -365,13 +369,23 @@ class Quota:
                     )
         return own
 
-    def _check_shares_below(self, quantity: str, own: Limits) -> None:
-        if getattr(own, quantity) is None:
-            for child in self._children:
-                if quantity in child._quota._shares:
+    def _check_can_end(self, quantity: str) -> None:
+        """Raise if there are others that need its limit of a quantity."""
+        for child in self._children:
+            if quantity in child._quota._shares:
+                raise ValueError(
+                    f"the limit of {quantity} of budget {child.name!r} is a share of that of "
+                    f"{self.name!r}, which cannot end before: give the child another"
+                )
+        if self.terms.overflow:  # then it stops nobody
+            return
+        for each in self.below():
+            if each.terms.overflow and getattr(each._own, quantity) is not None:
+                walls = [q for q in each.lineage() if not (q is self or q.terms.overflow)]
+                if all(getattr(wall.limits(), quantity) is None for wall in walls):
                     raise ValueError(
-                        f"the limit of {quantity} of budget {child.name!r} is a share of that of "
-                        f"{self.name!r}, which cannot end before: give the child another"
+                        f"budget {each.name!r} may overflow, and the limit of {quantity} of "
+                        f"{self.name!r} alone stops it: give another budget above it one before"
                     )
 
     # What follows from a change
@@ -387,16 +401,31 @@ class Quota:
         above, accounts = self.above, self.accounts
         if self._shares and above is not None:
             if accounts is not None and self._begins_anew():
-                accounts.limits = self._shared(self.terms.given.limits, above._first_limits())
-            has = self.limits()
-            own = self._shared(has, above.limits())
-            if own != has:
-                self._own = own
+                first = parts(self._shares, above._first_limits())
+                accounts.limits = self.terms.given.limits._replace(**first)
+            if now := self._moved(above.limits()):
+                own = self.limits()._replace(**now)
                 if not self.terms.overflow:
-                    self.tree.store.note(Open(self.charged_path()[0], own))
+                    path = self.charged_path()
+                    self.tree.store.note(Open(path[0], own))  # so that it is made anew with these
+                    execute(self.tree.store, SetLimits(path, own))
+                self._adopt(own, self._shares)
                 self._look_at_threshold()
         for child in self._children:
             child._quota._follow()
+
+    def _adopt(self, own: Limits, shares: Shares) -> None:
+        """Take note of its limits, and which of them are shares."""
+        self._own, self._shares = own, shares
+        self._parts = {quantity: getattr(own, quantity) for quantity in shares}
+
+    def _moved(self, above: Limits) -> Mapping[str, int]:
+        """What its shares have become, if they are not what they were when it last looked.
+
+        Else its limits stay as they are: another process may have set them.
+        """
+        now = parts(self._shares, above)
+        return now if any(self._parts[quantity] != part for quantity, part in now.items()) else {}
 
     def _begins_anew(self) -> bool:
         """Whether the limits that stop its calls begin anew with each of its windows."""
@@ -407,11 +436,6 @@ class Quota:
         if self.accounts is None or not self._begins_anew():
             return self.limits()
         return self.accounts.limits
-
-    def _shared(self, has: Limits, above: Limits) -> Limits:
-        """Its limits by what they are above; a share of what is no longer limited stays."""
-        there = {q: s for q, s in self._shares.items() if getattr(above, q) is not None}
-        return resolve(there, has, above, self.name)
 
     # Its threshold
 
