@@ -247,6 +247,8 @@ class Admission:
     ) -> Flow[States | None]:
         """Reserve in the store; None if that was done, else the states that forbade it."""
         key = next(self._tree.numbers)
+        if self._tree.listeners:  # they are told of a threshold by what is known when it ends
+            self._tree.store.refresh(self._path)
         option, output_tokens = decision
         reply = yield Reserve(self._path, key, amount, force, what=option.model)
         if not reply.done:  # type: ignore[union-attr]

@@ -41,10 +41,7 @@ def reset(quota: Quota) -> None:
     with tree.correcting:
         states = execute(tree.store, Reset(accounts)).states
         for each, account, state in zip(below, accounts, states, strict=True):
-            spent, uncertain = (
-                Amount(*[-n for n in part]) for part in (state.spent, state.uncertain)
-            )
-            _note(tree, "recorded", (account,), spent, uncertain)
+            _note(tree, "recorded", (account,), state.spent.minus(), state.uncertain.minus())
             each.uncross()
     tree.line.freed()
 
@@ -78,14 +75,14 @@ def resolve(quota: Quota, charge: Charge, spent: Amount, usage: Usage | None) ->
         now = {each.id: each for each in charges(quota)}.get(charge.id)
         if now is None or not execute(tree.store, Resolve(now.id, spent)).done:
             return False
-        undone = Amount(*[-part for part in now.amount])
         tags = {"charge": now.id, "at": now.at}
-        _note(tree, "resolved", now.path, spent, undone, now.what, usage, tags)
-    for each in quota.lineage():
-        each.uncross_if_below()
+        _note(tree, "resolved", now.path, spent, now.amount.minus(), now.what, usage, tags)
+    path = tuple(map(budget_of, now.path))
+    for each in (*quota.lineage(), *quota.below()[1:]):
+        if each.name in path:
+            each.uncross_if_below()
     tree.line.freed()
     if tree.listeners:
-        path = tuple(map(budget_of, now.path))
         event = Event(
             kind="resolved",
             budget=path[0],

@@ -181,6 +181,8 @@ class Call:
             path = charged
         if tree.orphans or tree.leases.given:
             tree.settle_orphans()
+        if tree.listeners:  # they are told of a threshold by what is known when the call ends
+            tree.store.refresh(path)
         card = self.book.card(request.model)
         if self.policy.stages and self._stages_begun(path):
             return None

@@ -60,6 +60,10 @@ class Amount(NamedTuple):
         """The sum of this and others."""
         return Amount(*map(sum, zip(self, *others, strict=True)))
 
+    def minus(self) -> "Amount":
+        """The same with its sign changed."""
+        return Amount(*[-part for part in self])
+
 
 NOTHING = Amount()
 
@@ -381,6 +385,13 @@ class Store(ABC):
         checks) but never to a refusal.
         """
         return None
+
+    def refresh(self, path: Path) -> None:  # noqa: B027 - none need to override it
+        """Have `peek` know these accounts as they are when the next command is applied.
+
+        It waits for nothing, and what it asks for leaves together with that command. Right as it is
+        where `peek` knows what others do.
+        """
 
     def watch(self, line: Waiting) -> None:  # noqa: B027 - none need to override it
         """Look out for room that others make, for as long as anybody waits in this line.

@@ -68,6 +68,5 @@ def with_notes(
         elif type(command) is Book:
             state = state.plus(command.spent)
         elif type(command) is End:
-            minus = Amount(*[-part for part in reserved])
-            state = state.plus(command.spent, minus, command.uncertain)
+            state = state.plus(command.spent, reserved.minus(), command.uncertain)
     return state
