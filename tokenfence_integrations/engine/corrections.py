@@ -31,7 +31,8 @@ def record(quota: Quota, spent: Amount) -> None:
     path = quota.charged_path()
     tree.store.note(Book(path, spent))
     _note(tree, "recorded", path, spent, NOTHING)
-    quota.tell_threshold()
+    if tree.listeners:
+        quota.tell_threshold()
 
 
 def reset(quota: Quota) -> None:

@@ -41,6 +41,10 @@ AS_IT_IS: Final = Unnamed.AS_IT_IS
 """For limits that a call of `Budget.set_limits` does not name."""
 
 
+_NO_PARTS: Mapping[str, int] = {}
+"""For those that have no shares: a dictionary of their own costs 64 bytes."""
+
+
 class Terms(NamedTuple):
     """What a budget is made with: limits and windows, and how they are kept."""
 
@@ -417,7 +421,7 @@ class Quota:
     def _adopt(self, own: Limits, shares: Shares) -> None:
         """Take note of its limits, and which of them are shares."""
         self._own, self._shares = own, shares
-        self._parts = {quantity: getattr(own, quantity) for quantity in shares}
+        self._parts = {q: getattr(own, q) for q in shares} if shares else _NO_PARTS
 
     def _moved(self, above: Limits) -> Mapping[str, int]:
         """What its shares have become, if they are not what they were when it last looked.
