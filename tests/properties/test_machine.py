@@ -32,7 +32,7 @@ DIVISOR = {"model": 1, "mini": 10}
 """A token costs one nano-dollar, or a tenth of one (see `BOOK`)."""
 
 sizes = st.integers(0, 120)
-counts = st.integers(0, 600)
+counts = st.one_of(st.integers(0, 600), st.sampled_from([100, 200, 400]))
 amounts = {name: counts if name != "calls" else st.integers(0, 12) for name in QUANTITIES}
 shares = st.sampled_from(["0%", "33.3%", "50%", "100%"])
 limits = st.fixed_dictionaries({}, optional=amounts)
