@@ -13,6 +13,7 @@ from tests.engine.waiters import Worker, idle
 from tests.stores.factories import STORES
 from tokenfence_integrations import Budget, BudgetExceeded, Price, PriceBook, Usage
 from tokenfence_integrations.stores.base import Limits, Store
+from tokenfence_integrations.stores.memory import MemoryStore
 
 
 @pytest.fixture(params=sorted(STORES))
@@ -234,6 +235,52 @@ def test_a_share_has_the_windows_of_its_parent() -> None:
     assert child.budget == 4
     clock.advance(60)
     assert (child.budget, charged(child)) == (2, (0, 0, 0))
+
+
+def test_a_share_follows_in_every_window_anew() -> None:
+    clock = FakeClock()
+    team = Budget("$10/minute", clock=clock.clock)
+    child = team.child("a", "20%")
+    for _ in range(3):
+        assert child.budget == 2
+        team.top_up("$10")
+        assert child.budget == 4
+        team.set_limits("$30")
+        assert child.budget == 6
+        clock.advance(60)
+
+
+def test_what_is_set_in_the_place_of_a_share_holds_until_the_next_window() -> None:
+    clock = FakeClock()
+    team = Budget("$10/minute", clock=clock.clock)
+    child = team.child("a", "20%", calls=5)
+    child.set_limits("$3")
+    team.top_up("$10")
+    assert child.budget == 3
+    child.set_limits("50%")
+    assert child.budget == 10
+    clock.advance(60)
+    assert child.budget == 2
+    child.top_up(calls=1)
+    with pytest.raises(ValueError, match="top up the parent"):
+        child.top_up("$1")
+    team.top_up("$10")
+    assert child.budget == 4
+    assert child.snapshot().limits.calls == 6
+
+
+def test_a_share_that_another_process_has_changed_is_found_in_the_next_window_too() -> None:
+    clock, store = FakeClock(), MemoryStore()
+    here, there = (
+        Budget("100 tokens/minute", name="acme", store=store, clock=clock.clock) for _ in range(2)
+    )
+    child = there.child("a", tokens="50%")
+    for _ in range(3):
+        here.top_up(tokens=100)
+        spend(child, 100)
+        with pytest.raises(BudgetExceeded, match="'acme/a'"):
+            reserve(child, 1, wait=0).admit()
+        clock.advance(60)
 
 
 def test_a_share_of_windows_from_first_use_on_has_to_say_its_own() -> None:

@@ -116,6 +116,7 @@ class Quota:
     """
 
     __slots__ = (
+        "_account",
         "_children",
         "_crossed",
         "_lifted",
@@ -145,6 +146,7 @@ class Quota:
         self._children = children
         shares = terms.given.shares
         self._adopt(self._resolved(terms.given.limits, shares, terms.overflow), shares)
+        self._account = ""  # that its limits were last looked at in
         self._lifted = False  # whether it had limits that have all ended
         self._crossed = ""  # the account whose threshold was told of
 
@@ -236,6 +238,9 @@ class Quota:
         each = [*zip(self.lineage(), states, strict=False)]
         for depth in range(len(each) - 2, -1, -1):
             quota, state = each[depth]
+            quota._see(path[depth])
+            if not quota._shares:
+                continue
             now = quota._moved(each[depth + 1][0]._limits_in(each[depth + 1][1]))
             if not now:
                 continue
@@ -272,6 +277,7 @@ class Quota:
         """
         path = self.charged_path()
         with self.tree.changing:
+            self._see(path[0])
             limits = self.limits()
             for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
                 if by and limit is None:
@@ -308,6 +314,7 @@ class Quota:
         named |= {q for q, limit in asked.limits._asdict().items() if limit is not None}
         path = self.charged_path()
         with self.tree.changing:
+            self._see(path[0])
             limits = self.limits()._replace(**{q: getattr(asked.limits, q) for q in named})
             kept = {q: share for q, share in self._shares.items() if q not in named}
             shares = {**kept, **asked.shares}
@@ -402,21 +409,29 @@ class Quota:
         self.tree.line.freed()
 
     def _follow(self) -> None:
-        above, accounts = self.above, self.accounts
-        if self._shares and above is not None:
-            if accounts is not None and self._begins_anew():
-                first = parts(self._shares, above._first_limits())
-                accounts.limits = self.terms.given.limits._replace(**first)
+        above, given = self.above, self.terms.given
+        if above is not None and (self._shares or given.shares):
+            path = self.charged_path()
+            self._see(path[0])
+            if self.accounts is not None and self._begins_anew():
+                first = parts(given.shares, above._first_limits())
+                self.accounts.limits = given.limits._replace(**first)
             if now := self._moved(above.limits()):
                 own = self.limits()._replace(**now)
                 if not self.terms.overflow:
-                    path = self.charged_path()
                     self.tree.store.note(Open(path[0], own))  # so that it is made anew with these
                     execute(self.tree.store, SetLimits(path, own))
                 self._adopt(own, self._shares)
                 self._look_at_threshold()
         for child in self._children:
             child._quota._follow()
+
+    def _see(self, account: str) -> None:
+        """Take note of the window that is charged now: each begins with what was given."""
+        if account != self._account:
+            self._account = account
+            if self.terms.given.shares and self.accounts is not None and self._begins_anew():
+                self._adopt(self.accounts.limits, self.terms.given.shares)
 
     def _adopt(self, own: Limits, shares: Shares) -> None:
         """Take note of its limits, and which of them are shares."""
