@@ -102,3 +102,28 @@ def test_nothing_counts_twice_while_its_answer_is_read(
     assert store.execute(Read(path)).states[0].spent_usd == 15
     assert seen == sorted(seen)
     assert set(seen) <= {5, 10, 15}
+
+
+@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+def test_what_others_have_spent_comes_along_with_the_reservation(
+    kind: str, listens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same round trip, and only where somebody listens."""
+    store = STORES[kind]()
+    assert isinstance(store, RemoteStore)
+    budget = small(100, name="acme", store=store)
+    if listens:
+        listen(budget)
+    assert budget.spent == 0  # it is opened
+    batches: list[list[str]] = []
+    exchange = store._wire.exchange
+
+    def counted(batch: Any) -> Any:
+        batches.append([type(order.command).__name__ for order in batch.orders])
+        return exchange(batch)
+
+    monkeypatch.setattr(store._wire, "exchange", counted)
+    call = reserve(budget, 10).admit()
+    assert batches == [["Read", "Reserve"] if listens else ["Reserve"]]
+    call.release()
