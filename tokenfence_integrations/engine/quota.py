@@ -34,6 +34,8 @@ __all__ = ["AS_IT_IS", "Quota", "Terms", "Unnamed", "agreed"]
 
 
 class Unnamed(Enum):
+    """The type of `AS_IT_IS`, which is no limit that anybody could give."""
+
     AS_IT_IS = "as it is"
 
 
