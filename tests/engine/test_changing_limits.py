@@ -13,6 +13,7 @@ from tests.engine.waiters import Worker, idle
 from tests.stores.factories import STORES
 from tokenfence_integrations import Budget, BudgetExceeded, Price, PriceBook, Usage
 from tokenfence_integrations.stores.base import Limits, Store
+from tokenfence_integrations.stores.memory import MemoryStore
 
 
 @pytest.fixture(params=sorted(STORES))
@@ -142,6 +143,45 @@ def test_shares_of_shares_follow_by_whatever_way_the_limit_changed(store: Store)
     assert leaf.snapshot().limits.calls == 7
 
 
+def test_a_share_is_followed_to_where_its_limit_was_when_it_was_made(store: Store) -> None:
+    team = small(100, name="acme", store=store)
+    child = team.child("a", "50%")
+    child.set_limits("25%")
+    team.top_up(nano(100))
+    assert limit(child) == 50
+
+
+def test_the_same_when_another_process_has_changed_it(store: Store) -> None:
+    here, there = (small(100, name="acme", store=store) for _ in range(2))
+    child = there.child("a", "50%")
+    child.set_limits("25%")
+    here.set_limits(nano(200))
+    spend(child, 50)
+    assert limit(child) == 50
+
+
+def test_what_another_process_sets_in_the_place_of_a_share_stays(store: Store) -> None:
+    """Until the parent's limit changes, which the share follows."""
+    here, there = (small(100, name="acme", store=store) for _ in range(2))
+    child = there.child("a", "50%")
+    here.child("a").set_limits(nano(10))
+    with pytest.raises(BudgetExceeded):
+        reserve(child, 11, wait=0).admit()
+    there.set_limits(calls=9)
+    assert limit(child) == 10
+    there.set_limits(nano(60))
+    assert limit(child) == 30
+
+
+def test_a_share_is_made_anew_as_it_has_followed(store: Store) -> None:
+    team = small(100, name="acme", store=store)
+    team.child("a", "50%")
+    team.set_limits(nano(400))
+    after = Budget(name="acme", store=store)
+    after.set_limits(nano(100))  # before it knows of the child
+    assert limit(after.child("a", "50%")) == 50
+
+
 def test_shares_may_promise_more_than_there_is(store: Store) -> None:
     team = small(100, store=store)
     children = [team.child(name, "80%") for name in "ab"]
@@ -195,6 +235,52 @@ def test_a_share_has_the_windows_of_its_parent() -> None:
     assert child.budget == 4
     clock.advance(60)
     assert (child.budget, charged(child)) == (2, (0, 0, 0))
+
+
+def test_a_share_follows_in_every_window_anew() -> None:
+    clock = FakeClock()
+    team = Budget("$10/minute", clock=clock.clock)
+    child = team.child("a", "20%")
+    for _ in range(3):
+        assert child.budget == 2
+        team.top_up("$10")
+        assert child.budget == 4
+        team.set_limits("$30")
+        assert child.budget == 6
+        clock.advance(60)
+
+
+def test_what_is_set_in_the_place_of_a_share_holds_until_the_next_window() -> None:
+    clock = FakeClock()
+    team = Budget("$10/minute", clock=clock.clock)
+    child = team.child("a", "20%", calls=5)
+    child.set_limits("$3")
+    team.top_up("$10")
+    assert child.budget == 3
+    child.set_limits("50%")
+    assert child.budget == 10
+    clock.advance(60)
+    assert child.budget == 2
+    child.top_up(calls=1)
+    with pytest.raises(ValueError, match="top up the parent"):
+        child.top_up("$1")
+    team.top_up("$10")
+    assert child.budget == 4
+    assert child.snapshot().limits.calls == 6
+
+
+def test_a_share_that_another_process_has_changed_is_found_in_the_next_window_too() -> None:
+    clock, store = FakeClock(), MemoryStore()
+    here, there = (
+        Budget("100 tokens/minute", name="acme", store=store, clock=clock.clock) for _ in range(2)
+    )
+    child = there.child("a", tokens="50%")
+    for _ in range(3):
+        here.top_up(tokens=100)
+        spend(child, 100)
+        with pytest.raises(BudgetExceeded, match="'acme/a'"):
+            reserve(child, 1, wait=0).admit()
+        clock.advance(60)
 
 
 def test_a_share_of_windows_from_first_use_on_has_to_say_its_own() -> None:
@@ -348,6 +434,20 @@ def test_a_wall_that_was_there_before_is_gone(store: Store) -> None:
 def test_overflow_needs_a_limit_and_one_above_it(make: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_what_alone_stops_a_borrower_cannot_end() -> None:
+    team = Budget("$1", calls=5)
+    group = team.child("group", "$1")
+    borrower = group.child("borrower", "$0.5", calls=2, overflow=True)
+    group.set_limits(None)  # the team's limit is left
+    with pytest.raises(ValueError, match="'budget/group/borrower' may overflow"):
+        team.set_limits(None)
+    assert team.budget == 1
+    group.set_limits("$2")
+    team.set_limits(None)
+    borrower.set_limits(calls=None)
+    team.set_limits(calls=None)
 
 
 def test_many_borrowers_at_once_never_pass_the_parents_limit(store: Store) -> None:

@@ -96,3 +96,16 @@ def test_numbers_and_windows_as_arguments() -> None:
     assert read == (Limits(parse_usd(5), 3), Interval(18_000), {})
     assert given("$5", calls=3, per="week", zone=UTC).schedule == Calendar("week", UTC)
     assert given("$5/day", calls=3, zone=UTC).limits == Limits(parse_usd(5), 3)
+
+
+@pytest.mark.parametrize("wrong", [{"calls": True}, {"usd": True}, {"usd": ["$1"]}, {"calls": [1]}])
+def test_what_equals_something_that_was_read_is_still_looked_at(wrong: dict[str, Any]) -> None:
+    assert given(1, calls=1, zone=UTC).limits == Limits(parse_usd(1), 1)
+    assert given(1, zone=UTC).limits == given(1.0, zone=UTC).limits
+    with pytest.raises(ValueError, match=r"got|cannot read"):
+        given(wrong.pop("usd", 1), **wrong, zone=UTC)
+
+
+def test_budgets_that_are_given_the_same_share_what_was_read_of_it() -> None:
+    one, other = (given("$5/day", calls=3, zone=UTC) for _ in range(2))
+    assert one is other

@@ -1,9 +1,10 @@
 """Promises 1 to 4 of the design, after every step of every history that hypothesis can think of."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from tests.engine.helpers import BOOK, nano
-from tests.properties.model import QUANTITIES, Account, Amounts, Ending, end
+from tests.properties.model import QUANTITIES, Account, Amounts, Ending, Terms, end
 from tests.stores.factories import STORES
 from tokenfence_integrations import Budget, BudgetExceeded, Call, Usage
 from tokenfence_integrations.stores.base import Store
@@ -31,9 +32,13 @@ DIVISOR = {"model": 1, "mini": 10}
 """A token costs one nano-dollar, or a tenth of one (see `BOOK`)."""
 
 sizes = st.integers(0, 120)
-counts = st.integers(0, 600)
-limits = st.fixed_dictionaries(
-    {}, optional={name: counts if name != "calls" else st.integers(0, 12) for name in QUANTITIES}
+counts = st.one_of(st.integers(0, 600), st.sampled_from([100, 200, 400]))
+amounts = {name: counts if name != "calls" else st.integers(0, 12) for name in QUANTITIES}
+shares = st.sampled_from(["0%", "33.3%", "50%", "100%"])
+limits = st.fixed_dictionaries({}, optional=amounts)
+parts = st.fixed_dictionaries({}, optional={n: st.one_of(a, shares) for n, a in amounts.items()})
+changes = st.fixed_dictionaries(
+    {}, optional={name: st.one_of(a, shares, st.none()) for name, a in amounts.items()}
 )
 
 
@@ -70,15 +75,26 @@ class Trees(RuleBasedStateMachine):
 
     @initialize(target=budgets, limits=limits)
     def root(self, limits: dict[str, int]) -> Any:
-        budget = Budget(store=type(self).make_store(), ledger_size=4, **_in_dollars(limits))
+        self.store = type(self).make_store()
+        budget = Budget(store=self.store, ledger_size=4, **_in_dollars(limits))
         return self._known(budget, Account(budget.name, limits, None))
 
-    @rule(target=budgets, parent=budgets, limits=limits)
-    def child(self, parent: tuple[Budget, Account], limits: dict[str, int]) -> Any:
+    @rule(target=budgets, parent=budgets, limits=parts, overflow=st.booleans())
+    def child(
+        self, parent: tuple[Budget, Account], limits: dict[str, int | str], overflow: bool
+    ) -> Any:
         if len(self.known) >= 6:
             return multiple()
-        budget = Budget(parent=parent[0], **_in_dollars(limits))
-        return self._known(budget, Account(budget.name, limits, parent[1]))
+        above, account = parent[0], Account("", _terms(limits), parent[1], overflow)
+        if not account.is_sound():
+            before = above.children
+            with pytest.raises(ValueError, match=r"share|overflow|parent"):
+                Budget(parent=above, overflow=overflow, **_in_dollars(limits))
+            assert above.children == before
+            return multiple()
+        budget = Budget(parent=above, overflow=overflow, **_in_dollars(limits))
+        account.name = budget.name
+        return self._known(budget, account)
 
     def _known(self, budget: Budget, account: Account) -> tuple[Budget, Account]:
         self.known.append((budget, account))
@@ -141,7 +157,7 @@ class Trees(RuleBasedStateMachine):
         assert call.model in models
         assert bound == price(call.model, into, bound.output_tokens)
         assert bound.output_tokens <= choices * (CEILING if wish is None else wish)
-        if not account.has_room(bound):
+        if not account.has_room(bound, stale=True):
             assert on_limit == "warn", "admitted although it does not fit"
             account.excuse(bound)
         for each in account.path():
@@ -234,12 +250,54 @@ class Trees(RuleBasedStateMachine):
     @rule(on=budgets, by=st.integers(0, 100), name=st.sampled_from(QUANTITIES))
     def top_up(self, on: tuple[Budget, Account], by: int, name: str) -> None:
         budget, account = on
-        if name in account.limits:
+        term = account.terms.get(name)
+        if isinstance(term, int):
             budget.top_up(**_in_dollars({name: by}))
-            account.limits[name] += by
+            account.terms = {**account.terms, name: term + by}
+            for each in self._below(account):
+                each.stale.clear()
         elif by:
-            with pytest.raises(ValueError, match="no limit of"):
+            with pytest.raises(ValueError, match="no limit of" if term is None else "is a share"):
                 budget.top_up(**_in_dollars({name: by}))
+
+    @rule(on=budgets, changes=changes)
+    def set_limits(self, on: tuple[Budget, Account], changes: dict[str, int | str | None]) -> None:
+        budget, account = on
+        before = account.terms
+        kept = {name: term for name, term in before.items() if name not in changes}
+        account.terms = kept | _terms(changes)
+        if all(each.is_sound() for _, each in self.known):
+            budget.set_limits(**_in_dollars(changes))
+            for each in (account, *self._below(account)):
+                each.stale.clear()
+                each.excuse_what_is_used()
+        else:
+            account.terms = before
+            with pytest.raises(ValueError, match=r"share|overflow|parent"):
+                budget.set_limits(**_in_dollars(changes))
+
+    @rule(on=budgets, amounts=limits)
+    def set_limits_elsewhere(self, on: tuple[Budget, Account], amounts: dict[str, int]) -> None:
+        """As another process does, which knows of no shares."""
+        account = on[1]
+        terms = account.terms
+        amounts = {q: n for q, n in amounts.items() if isinstance(terms.get(q), int)}
+        if account.overflows or not amounts:
+            return
+        names = account.name.split("/")
+        budget = Budget(name=names[0], store=self.store)
+        for name in names[1:]:
+            budget = budget.child(name)
+        for each in self._below(account):
+            for quantity in amounts:
+                each.let_go(quantity)
+        budget.set_limits(**_in_dollars(amounts))
+        account.terms = {**terms, **amounts}
+        for each in (account, *self._below(account)):
+            each.excuse_what_is_used()
+
+    def _below(self, account: Account) -> list[Account]:
+        return [each for _, each in self.known if each is not account and account in each.path()]
 
     @rule(on=budgets)
     def reset(self, on: tuple[Budget, Account]) -> None:
@@ -268,16 +326,22 @@ class Trees(RuleBasedStateMachine):
             for part in ("spent", "reserved", "uncertain"):
                 assert Amounts(*getattr(now, part)) == getattr(account, part), (budget, part)
             found = {n: v for n, v in now.limits._asdict().items() if v is not None}
-            assert found == account.limits
+            assert found.keys() == account.terms.keys()
+            for name, limit in account.limits.items():
+                if account.is_sure(name):
+                    assert found[name] == limit, (budget, name)
+                else:
+                    assert found[name] <= account.most(name), (budget, name)
 
     @invariant()
     def no_limit_is_passed_but_by_the_truth(self) -> None:
         for budget, account in self.known:
             now = budget.snapshot()
-            for quantity, limit in account.limits.items():
+            for quantity, limit in account.walls.items():
                 parts = (now.spent, now.reserved, now.uncertain)
                 used = sum(getattr(part, quantity) for part in parts)
-                assert used <= limit + account.beyond[quantity], (budget, quantity)
+                most = max(limit, account.most(quantity))
+                assert used <= most + account.beyond[quantity], (budget, quantity)
 
     @invariant()
     def what_is_uncertain_is_the_sum_of_the_charges(self) -> None:
@@ -311,8 +375,20 @@ class Trees(RuleBasedStateMachine):
             assert budget.snapshot().spent.usd == account.own.usd + below
 
 
-def _in_dollars(limits: dict[str, int]) -> dict[str, Any]:
-    return {name: nano(n) if name == "usd" else n for name, n in limits.items()}
+def _in_dollars(limits: Mapping[str, int | str | None]) -> dict[str, Any]:
+    return {
+        name: nano(limit) if name == "usd" and isinstance(limit, int) else limit
+        for name, limit in limits.items()
+    }
+
+
+def _terms(limits: Mapping[str, int | str | None]) -> Terms:
+    """Limits as the model has them, in exact parts."""
+    return {
+        name: Fraction(limit.rstrip("%")) / 100 if isinstance(limit, str) else limit
+        for name, limit in limits.items()
+        if limit is not None
+    }
 
 
 @pytest.mark.parametrize("store", sorted(STORES))

@@ -38,6 +38,7 @@ from tokenfence_integrations.stores.base import (
     Path,
     Read,
     Reserve,
+    SetLimits,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Admission:
         self._call = call
         self._tree = call.tree
         self._names = call.budget.path
-        self._accounts = call.budget.accounts
+        self._accounts = call.budget._quota.accounts
         self._path = self._names  # of the accounts; with windows, those of the last look
         self._make_waiter = make_waiter
         self._blocks_thread = make_waiter is SyncWaiter
@@ -76,7 +77,7 @@ class Admission:
         self._waiter: Waiter | None = None
         self._begun_at: float | None = None
         self._admitted = False
-        self._followed: Open | None = None
+        self._followed: SetLimits | None = None
         for sublimit in call.request.sublimits:
             # What is reserved there is of the same maker, whichever of its tasks made it.
             self._tree.hand_to(self._owner, sublimit.open)
@@ -130,7 +131,8 @@ class Admission:
         fresh = states is not None
         while True:
             self._tree.settle_orphans()
-            self._accounts = self._call.budget.accounts  # others, if its windows were changed
+            # Others, if its windows were changed.
+            self._accounts = self._call.budget._quota.accounts
             if self._accounts is None:
                 self._path = self._names
             else:
@@ -172,10 +174,11 @@ class Admission:
 
     def _follow(self, states: States) -> Flow[bool]:
         """Bring limits that are shares up to date, which another process did not know of."""
-        command = self._call.budget.outdated(self._path, states)
+        command = self._call.budget._quota.outdated(self._path, states)
         if command is None or command == self._followed:
             return False
         self._followed = command
+        self._tree.store.note(Open(command.path[0], command.limits))  # so that it is made anew so
         yield command
         return True
 
@@ -220,7 +223,7 @@ class Admission:
             own = [sublimit.reserved for sublimit in sublimits]
             stuck = (*stuck[: len(self._path)], *own)
         room = headroom(states, stuck)
-        settled = max(room.settled, call.budget.settled_of_own(states))
+        settled = max(room.settled, call.budget._quota.settled_of_own(states))
         options = call.options(settled, exact=self._exact)
         decision = decide(
             options,
@@ -244,6 +247,8 @@ class Admission:
     ) -> Flow[States | None]:
         """Reserve in the store; None if that was done, else the states that forbade it."""
         key = next(self._tree.numbers)
+        if self._tree.listeners:  # they are told of a threshold by what is known when it ends
+            self._tree.store.refresh(self._path)
         option, output_tokens = decision
         reply = yield Reserve(self._path, key, amount, force, what=option.model)
         if not reply.done:  # type: ignore[union-attr]

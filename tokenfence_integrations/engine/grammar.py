@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta, tzinfo
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias, cast
 
 from tokenfence_integrations.engine.shares import Shares, share_in, share_of
@@ -72,6 +73,22 @@ def given(
         >>> given("2M tokens/week", zone=UTC)
         Given(limits=Limits(usd=None, calls=None, tokens=2000000, ...), schedule=Calendar(...))
     """
+    counts = calls, tokens, input_tokens, output_tokens
+    try:
+        return _remembered(usd, *counts, per, zone)
+    except TypeError:  # something that cannot be looked up
+        return _read(usd, *counts, per, zone)
+
+
+def _read(
+    usd: Dollars | None,
+    calls: int | str | None,
+    tokens: int | str | None,
+    input_tokens: int | str | None,
+    output_tokens: int | str | None,
+    per: Per | None,
+    zone: tzinfo,
+) -> Given:
     unit = None
     counts = {
         "calls": calls,
@@ -104,6 +121,10 @@ def given(
     if per is not None:
         schedule = _schedule(per, zone)
     return Given(Limits(**limits), schedule, shares)
+
+
+_remembered = lru_cache(1_024, typed=True)(_read)
+"""Thousands of tenants, and the budgets of all requests, are given the same."""
 
 
 def whole(name: str, value: int | str | None) -> int | None:

@@ -173,13 +173,16 @@ class Call:
         if tree.line.waiting or request.sublimits:
             return None
         path = budget.path
-        if budget.accounts is not None:
-            charged = budget.accounts.known()
+        accounts = budget._quota.accounts
+        if accounts is not None:
+            charged = accounts.known()
             if charged is None:
                 return None
             path = charged
         if tree.orphans or tree.leases.given:
             tree.settle_orphans()
+        if tree.listeners:  # they are told of a threshold by what is known when the call ends
+            tree.store.refresh(path)
         card = self.book.card(request.model)
         if self.policy.stages and self._stages_begun(path):
             return None
@@ -201,7 +204,9 @@ class Call:
         states = self.tree.store.peek(path)
         if states is None:
             return True
-        settled = max(headroom(states, NONE_STUCK).settled, self.budget.settled_of_own(states))
+        settled = max(
+            headroom(states, NONE_STUCK).settled, self.budget._quota.settled_of_own(states)
+        )
         return self.policy.stages_begun(settled) > 0
 
     def options(self, settled: float, *, exact: bool) -> Options:
@@ -389,7 +394,7 @@ class Call:
                 self._exceeded_bound(spent, usage)
         if tree.listeners:
             self._tell(outcome, usage=usage, cost=cost or uncertain[0])
-            self.budget.tell_threshold()
+            self.budget._quota.tell_threshold()
 
     def __del__(self) -> None:
         # In a finalizer nothing may wait for a lock: leave a note for the next budget operation.

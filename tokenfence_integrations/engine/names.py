@@ -5,7 +5,7 @@ What all accounts of one tree have in common is ``name.split("/")[0].split("~")[
 
 from tokenfence_integrations.engine.windows import Window
 
-__all__ = ["MARK", "account_named", "budget_of"]
+__all__ = ["MARK", "account_named", "budget_of", "checked", "unique_name"]
 
 MARK = "~"
 """Stands between the name of a budget and that of a window."""
@@ -24,3 +24,21 @@ def account_named(budget: str, window: Window) -> str:
 def budget_of(account: str) -> str:
     """The name of the budget that an account belongs to."""
     return account.partition(MARK)[0]
+
+
+def checked(name: object) -> str:
+    """What a budget is to be called, if it can be.
+
+    Raises:
+        ValueError: It is no text, or empty, or has a ``/`` or ``~``.
+    """
+    if not isinstance(name, str) or not name.strip() or "/" in name or MARK in name:
+        raise ValueError(f"a budget's name must be text without '/' and '{MARK}', got {name!r}")
+    return name
+
+
+def unique_name() -> str:
+    """A name that no budget has, in any process."""
+    from uuid import uuid4  # here, because importing it takes milliseconds
+
+    return f"passing-{uuid4().hex}"

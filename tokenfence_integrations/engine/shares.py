@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tokenfence_integrations.stores.base import Limits
 
-__all__ = ["Shares", "resolve", "share_in", "share_of"]
+__all__ = ["Shares", "parts", "resolve", "share_in", "share_of"]
 
 Shares: TypeAlias = Mapping[str, Fraction]
 """By quantity, 0 to 1."""
@@ -31,16 +31,28 @@ def resolve(shares: Shares, limits: Limits, above: Limits, name: str) -> Limits:
         >>> resolve({"calls": Fraction(1, 3)}, Limits(usd=9), Limits(calls=10), "team/writer")
         Limits(usd=9, calls=3, tokens=None, input_tokens=None, output_tokens=None)
     """
-    amounts = {}
+    amounts = parts(shares, above)
     for quantity, share in shares.items():
-        whole: int | None = getattr(above, quantity)
-        if whole is None:
+        if quantity not in amounts:
             raise ValueError(
                 f"budget {name!r} is to have {float(share):.9g} of its parent's {quantity}, which "
                 f"has no limit of {quantity}: give the parent one, or the budget an amount"
             )
-        amounts[quantity] = whole * share.numerator // share.denominator
     return limits._replace(**amounts)
+
+
+def parts(shares: Shares, above: Limits) -> dict[str, int]:
+    """What shares come to, rounded down; without those of what is not limited above.
+
+    Example:
+        >>> parts({"usd": Fraction(1, 2), "calls": Fraction(1, 3)}, Limits(calls=10))
+        {'calls': 3}
+    """
+    return {
+        quantity: whole * share.numerator // share.denominator
+        for quantity, share in shares.items()
+        if (whole := getattr(above, quantity)) is not None
+    }
 
 
 def share_in(quantity: str, value: object) -> Fraction | None:

@@ -1,12 +1,13 @@
 """A budget at one moment: exact numbers, and the same in words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from tokenfence_integrations.money import format_usd, to_decimal
 from tokenfence_integrations.stores.base import AccountState, Amount, Limits
 
-__all__ = ["Snapshot", "described", "settled_share"]
+__all__ = ["Snapshot", "described", "outline", "settled_share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +65,17 @@ def described(name: str, state: AccountState) -> str:
             + (f", {shown(uncertain)} uncertain" if uncertain else "")
         )
     return f"{name}: {'; '.join(parts) or format_usd(state.spent_usd) + ' spent'}"
+
+
+def outline(line: str, below: Sequence[Sequence[str]]) -> list[str]:
+    """A line of text, and under it the lines of all below.
+
+    Example:
+        >>> outline("team", [["writer"], ["reader"]])
+        ['team', '├─ writer', '└─ reader']
+    """
+    lines = [line]
+    for left, (first, *rest) in enumerate(below, 1 - len(below)):
+        lines.append(("├─ " if left else "└─ ") + first)
+        lines += [("│  " if left else "   ") + each for each in rest]
+    return lines

@@ -328,6 +328,13 @@ def book_of(provider: str = "openai") -> PriceBook:
     return PriceBook(None, provider)
 
 
+def as_book(prices: Mapping[str, Price] | PriceBook | None, provider: str) -> PriceBook:
+    """A price book as it is, or that of these prices; None: of listed prices alone."""
+    if prices is None:
+        return book_of(provider)
+    return prices if isinstance(prices, PriceBook) else PriceBook(prices, provider)
+
+
 @cache
 def provider_of_url(base_url: str) -> str:
     """The provider behind an OpenAI-compatible address, as genai-prices names it.

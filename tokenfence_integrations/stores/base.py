@@ -72,6 +72,10 @@ class Amount(NamedTuple):
         """This without another; below zero where that is more."""
         return Amount(*[part - less for part, less in zip(self, other, strict=True)])
 
+    def negative(self) -> "Amount":
+        """The same with its sign changed."""
+        return Amount(*[-part for part in self])
+
 
 NOTHING = Amount()
 
@@ -436,6 +440,13 @@ class Store(ABC):
         """Have a bound method told when the store ceases to answer, and with None when it does.
 
         It is called by any thread, for as long as its object lives. Stores on a server tell that.
+        """
+
+    def refresh(self, path: Path) -> None:  # noqa: B027 - none need to override it
+        """Have `peek` know these accounts as they are when the next command is applied.
+
+        It waits for nothing, and what it asks for leaves together with that command. Right as it is
+        where `peek` knows what others do.
         """
 
     def watch(self, line: Waiting) -> None:  # noqa: B027 - none need to override it

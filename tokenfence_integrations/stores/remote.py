@@ -231,7 +231,7 @@ class RemoteStore(Store):
         notes = [
             Note(order.command, order.reserved if type(order) is _OnHeld else NOTHING)  # type: ignore[arg-type]
             for order in self._outbox.copy()
-            if order.until is None
+            if order.until is None and order.outcome is None  # else it counts in what is known
         ]
         states = []
         for account in path:
@@ -244,6 +244,10 @@ class RemoteStore(Store):
                 return None
             states.append(state)
         return tuple(states)
+
+    def refresh(self, path: Path) -> None:
+        if len(self._outbox) < AT_ONCE:  # else the server is away, and enough is asked for
+            self._place(Read(path))
 
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
         self._flush()
@@ -426,6 +430,8 @@ class RemoteStore(Store):
                 # It was not applied, and others behind it were: it needs a place behind them.
                 failure, order.number = outcome, 0
                 again.append(order)
+            elif type(command) is Read:  # of what is not there; who asks for more will be told
+                order.outcome = outcome
             else:  # it would fail again for ever
                 order.outcome = outcome
                 logger().error("%s cannot be written to %s: %r", command, self._wire.where, outcome)
@@ -483,9 +489,13 @@ class RemoteStore(Store):
         """Remember what is known of accounts now."""
         command = order.command
         known, accounts = self._known, accounts_of(command)
-        if type(command) in (Reset, Drop):
-            for account in accounts:
-                known.pop(account, None)
+        if type(command) is Drop:
+            known.pop(command.account, None)
+        elif type(command) is Reset:
+            for account, raw in zip(accounts, answer.states, strict=True):
+                before = self._wire.state(raw)  # all but this is left
+                spent, uncertain = before.spent.negative(), before.uncertain.negative()
+                known[account] = raw, Change(spent, uncertain=uncertain)
         elif answer.states:
             if len(known) > REMEMBERED:
                 known.clear()

@@ -194,7 +194,7 @@ class SlicedStore(Store):
                 return DONE
             reserved = self._direct.pop(key, None)
             if reserved is not None:
-                minus = NOTHING.minus(reserved)
+                minus = reserved.negative()
                 self._mirror.change(path, spent=spent, reserved=minus, uncertain=uncertain)
         return self._store.end(path, key, spent, uncertain)
 
@@ -254,6 +254,10 @@ class SlicedStore(Store):
                 return self._within_reach(path, self._mirror.peek(path))
         states = self._store.peek(path)
         return None if states is None else self._as_they_are(path, states)
+
+    def refresh(self, path: Path) -> None:
+        if not self._mirror.knows(path):  # else it was looked at a moment ago
+            self._store.refresh(path)
 
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
         with self._lock:
@@ -331,7 +335,7 @@ class SlicedStore(Store):
             holders = [p for p in self._purses.values() if not short.keys().isdisjoint(p.path)]
             for account, state in short.items():
                 unused = NOTHING.plus(*[p.unused for p in holders if account in p.path])
-                left = state.plus(NOTHING, NOTHING.minus(unused))
+                left = state.plus(NOTHING, unused.negative())
                 if room_for([left], asked) != asked:
                     return False
             for purse in holders:
@@ -593,7 +597,7 @@ class SlicedStore(Store):
         idle = idle.plus(*[amount for path, amount in self._asked.values() if account in path])
         if idle == spent == uncertain == NOTHING:
             return state
-        state = state.plus(spent, NOTHING.minus(idle.plus(spent, uncertain)), uncertain)
+        state = state.plus(spent, idle.plus(spent, uncertain).negative(), uncertain)
         return AccountState._make([*state[:9], *[max(0, n) for n in state[9:13]], *state[13:]])
 
     def _is_busy(self, path: Path) -> bool:

@@ -8,6 +8,6 @@ Example:
 
 from tokenfence_integrations.web.budgets import RequestBudget, request_budget
 from tokenfence_integrations.web.middleware import RequestBudgets
-from tokenfence_integrations.web.users import Key
+from tokenfence_integrations.web.users import BudgetOf, Key
 
-__all__ = ["Key", "RequestBudget", "RequestBudgets", "request_budget"]
+__all__ = ["BudgetOf", "Key", "RequestBudget", "RequestBudgets", "request_budget"]

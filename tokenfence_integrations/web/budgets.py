@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.scope import budget_here, scoped_budget
 from tokenfence_integrations.web.exchange import exchange_of
-from tokenfence_integrations.web.users import Key, Users
+from tokenfence_integrations.web.users import BudgetOf, FoundUsers, Key, Users, WithBudgets
 
 __all__ = ["RequestBudget", "request_budget"]
 
@@ -21,7 +21,9 @@ class RequestBudget:
     Call it to use it as a dependency of FastAPI, or give it to `RequestBudgets`.
     """
 
-    def __init__(self, limits: dict[str, Any], parent: Budget | None, users: Users | None) -> None:
+    def __init__(
+        self, limits: dict[str, Any], parent: Budget | None, users: WithBudgets | None
+    ) -> None:
         self._limits = limits
         self._parent = parent
         self._users = users
@@ -59,8 +61,8 @@ def request_budget(
     tokens: int | None = None,
     parent: Budget | None = None,
     key: Key | None = None,
-    per_user: Dollars | None = None,
-    anonymous: Dollars | None = None,
+    per_user: Dollars | BudgetOf | None = None,
+    anonymous: Dollars | Budget | None = None,
     tz: str | None = None,
 ) -> RequestBudget:
     """A fresh budget for each request, for all that is called for it.
@@ -79,9 +81,13 @@ def request_budget(
             number that nobody else has and that may stand in logs; None if there is no user. A sync
             one runs in the event loop.
         per_user: What all requests of one user may cost together, in dollars, for good or for a
-            window of time (``"$1/day"``, ``"50 calls/hour"``); needs ``key``.
+            window of time (``"$1/day"``, ``"50 calls/hour"``); needs ``key``. Or a function, sync
+            or async, of the key that returns the user's `Budget`, such as ``budgets.tenant`` of
+            `Budgets`; None counts as no user. What is above that budget holds too, so ``parent``
+            and ``tz`` are not given.
         anonymous: What all requests without a user may cost together, as ``per_user``; 0 refuses
-            their calls. Default: as one user.
+            their calls. Default: as one user; where a function finds those, it has to be given, and
+            may be a `Budget`.
         tz: Time zone of the users' windows, such as ``"Europe/Berlin"``. Default: the parent's, or
             UTC.
 
@@ -89,8 +95,8 @@ def request_budget(
         What goes into ``Depends(...)``, or into `RequestBudgets`.
 
     Raises:
-        ValueError: A limit is not valid, there is none, or of ``key`` and ``per_user`` one is
-            missing.
+        ValueError: A limit is not valid, there is none, of ``key`` and ``per_user`` one is missing,
+            or something does not go together.
 
     Example:
         >>> spend = request_budget("$0.25", key=user_id, per_user="$5")  # doctest: +SKIP
@@ -114,8 +120,37 @@ def request_budget(
         return RequestBudget(limits, parent, None)
     if per_user is None:
         raise ValueError("key= needs per_user=, what each user may spend")
+    return RequestBudget(limits, parent, _users(key, per_user, anonymous, parent, tz))
+
+
+def _users(
+    key: Key,
+    per_user: Dollars | BudgetOf,
+    anonymous: Dollars | Budget | None,
+    parent: Budget | None,
+    tz: str | None,
+) -> WithBudgets:
+    if not callable(per_user):
+        if isinstance(anonymous, Budget):
+            raise ValueError(
+                "anonymous is a Budget only where per_user is a function that returns others: give "
+                "it as dollars, or a limit in words"
+            )
+        if anonymous is None:
+            anonymous = per_user
+        Budget(per_user, tz=tz)  # bad limits fail here as well
+        Budget(anonymous)
+        return Users(key, per_user, anonymous, parent, tz)
+    if (parent, tz) != (None, None):
+        raise ValueError(
+            "per_user returns budgets that are made elsewhere: what they are below, and whose days "
+            "they count, is said there, and not by parent= and tz="
+        )
     if anonymous is None:
-        anonymous = per_user
-    Budget(per_user, tz=tz)
-    Budget(anonymous)
-    return RequestBudget(limits, parent, Users(key, per_user, anonymous, parent, tz))
+        raise ValueError(
+            "per_user is a function of a user's key: say what requests without a user may cost "
+            "together, by anonymous= (0 refuses their calls; it may be a Budget)"
+        )
+    if not isinstance(anonymous, Budget):
+        anonymous = Budget(anonymous, name="anonymous")
+    return FoundUsers(key, per_user, anonymous)

@@ -1,9 +1,9 @@
-"""The budgets of users, found by a key of the request, and forgotten when nothing is in them."""
+"""The budgets of users, by a key of the request: made here and forgotten again, or looked up."""
 
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from threading import Lock
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -12,16 +12,29 @@ from starlette.requests import HTTPConnection
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.stores.base import NOTHING
 
-__all__ = ["Key", "Users"]
+__all__ = ["BudgetOf", "FoundUsers", "Key", "Users", "WithBudgets"]
 
 Key: TypeAlias = Callable[[HTTPConnection], "str | int | Awaitable[str | int | None] | None"]
 """A function of the request, sync or async, that returns its user's key; None if it has no user."""
+
+BudgetOf: TypeAlias = Callable[[str | int], Budget | Awaitable[Budget | None] | None]
+"""A function of a user's key, sync or async, that returns the user's budget; None: it has none."""
 
 FEW = 1_024
 """Up to so many users, nobody looks whether some of them can be forgotten."""
 
 RECORDS = 1_000
 """How many ledger records a user's own tree of budgets keeps."""
+
+
+class WithBudgets(Protocol):
+    """Users who have budgets."""
+
+    async def known(self, connection: HTTPConnection) -> Budget | None:
+        """The budget of the request's user; None if it has none."""
+
+    def anonymous(self) -> Budget:
+        """The budget that all requests without a user share."""
 
 
 class Users:
@@ -62,14 +75,9 @@ class Users:
 
     async def known(self, connection: HTTPConnection) -> Budget | None:
         """The budget of the request's user; None if it has none."""
-        found = self._key(connection)
-        key = await found if isawaitable(found) else found
-        if key is None or key == "":
+        key = await _key_of(connection, self._key)
+        if key is None:
             return None
-        if not isinstance(key, str | int):
-            raise TypeError(
-                f"key must return a user's key, a str or an int, or None; got {type(key).__name__}"
-            )
         # A name has no "/" and no "~", and no user's is another's or that of an ordinary child.
         name = quote(str(key), safe="@").replace("~", "%7E")
         return self._budget(f"user:{name}", self._per_user)
@@ -110,3 +118,47 @@ class Users:
         if now.reserved != NOTHING:
             return False
         return user.parent is not None or now.spent == now.uncertain == NOTHING
+
+
+class FoundUsers:
+    """The budgets of users that somebody else makes and keeps, such as tenants in a file.
+
+    Args:
+        key: The key of a request's user.
+        budget_of: The budget of a key.
+        anonymous: That of all requests without a user together.
+    """
+
+    def __init__(self, key: Key, budget_of: BudgetOf, anonymous: Budget) -> None:
+        self._key = key
+        self._budget_of = budget_of
+        self._anonymous = anonymous
+
+    async def known(self, connection: HTTPConnection) -> Budget | None:
+        """The budget of the request's user; None if it has none."""
+        key = await _key_of(connection, self._key)
+        if key is None:
+            return None
+        found = self._budget_of(key)
+        budget = await found if isawaitable(found) else found
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(
+                f"per_user must return the Budget of a user, or None; got {type(budget).__name__}"
+            )
+        return budget
+
+    def anonymous(self) -> Budget:
+        """The budget that all requests without a user share."""
+        return self._anonymous
+
+
+async def _key_of(connection: HTTPConnection, key: Key) -> str | int | None:
+    found = key(connection)
+    user = await found if isawaitable(found) else found
+    if user is None or user == "":
+        return None
+    if not isinstance(user, str | int):
+        raise TypeError(
+            f"key must return a user's key, a str or an int, or None; got {type(user).__name__}"
+        )
+    return user

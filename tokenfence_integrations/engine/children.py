@@ -1,0 +1,68 @@
+"""The children of a budget: kept for good, or known for as long as somebody uses them."""
+
+from collections.abc import Iterator
+from itertools import count
+from threading import RLock
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    from tokenfence_integrations.engine.budget import Budget
+
+__all__ = ["Children"]
+
+_NOBODY: "WeakValueDictionary[str, Budget]" = WeakValueDictionary()
+"""For those that have no passing children: a dictionary of their own costs half a kilobyte."""
+
+
+class Children:
+    """The budgets directly below one, by name.
+
+    Attributes:
+        making: Held while one is looked for and made, so that two threads get the same.
+    """
+
+    __slots__ = ("_kept", "_passing", "making")
+
+    def __init__(self) -> None:
+        self.making = RLock()
+        self._kept: dict[str, Budget] = {}
+        self._passing = _NOBODY
+
+    def __iter__(self) -> "Iterator[Budget]":
+        return iter([*self._kept.values(), *self._there()])
+
+    def by_name(self) -> "dict[str, Budget]":
+        """A copy of all that there are now."""
+        return self._kept | {child._own_name: child for child in self._there()}
+
+    def find(self, name: str) -> "Budget | None":
+        """The one of this name, if there is one."""
+        return self._kept.get(name) or self._passing.get(name)
+
+    def add(self, child: "Budget", *, kept: bool) -> None:
+        """Take in a new one.
+
+        Raises:
+            ValueError: There is one of this name.
+        """
+        name = child._own_name
+        with self.making:
+            if (there := self.find(name)) is not None:
+                parent = there.name.rpartition("/")[0]
+                raise ValueError(
+                    f"budget {parent!r} already has a child {name!r}; "
+                    f"use parent.child({name!r}) to get it"
+                )
+            if not kept and self._passing is _NOBODY:
+                self._passing = WeakValueDictionary()
+            (self._kept if kept else self._passing)[name] = child
+
+    def free_name(self) -> str:
+        """A name that none has."""
+        return next(name for n in count(1) if self.find(name := f"budget-{n}") is None)
+
+    def _there(self) -> "list[Budget]":
+        """The passing ones that are not gone."""
+        found = [reference() for reference in self._passing.valuerefs()]
+        return [child for child in found if child is not None]
