@@ -136,10 +136,7 @@ def round_half_even(pico: int) -> int:
         >>> round_half_even(2_500), round_half_even(3_500)
         (2, 4)
     """
-    nano, rest = divmod(pico, PICO_PER_NANO)
-    if rest > 500 or (rest == 500 and nano & 1):
-        return nano + 1
-    return nano
+    return (pico + 499 + (pico // 1000 & 1)) // 1000
 
 
 def round_up(pico: int) -> int:
