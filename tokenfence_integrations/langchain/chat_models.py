@@ -101,11 +101,15 @@ class BudgetedChatModel(_ChatModel):
     def _generate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
+        if self._left_to_client():
+            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
         return run(self._cached(SYNC, messages, stop, run_manager, kwargs))
 
     async def _agenerate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
+        if self._left_to_client():
+            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
         return await arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
 
     def _generate(
@@ -155,14 +159,10 @@ class BudgetedChatModel(_ChatModel):
         self, way: Way, messages: Any, stop: Any, run_manager: Any, options: Options
     ) -> Flow[ChatResult]:
         """LangChain's way past its cache, and on from where a detour leaves it."""
-        result: ChatResult
-        own = partial(getattr(super(), way.cached), messages, stop, run_manager, **options)
-        if self._left_to_client():
-            result = yield own
-            return result
         token = catching.set(self)
         try:
-            result = yield own
+            inner = getattr(super(), way.cached)
+            result: ChatResult = yield partial(inner, messages, stop, run_manager, **options)
             return result
         except Detour as detour:
             if detour.origin is not self:
