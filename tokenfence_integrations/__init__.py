@@ -51,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Files of budgets, and all that reads them, are a fifth of the import; few programs have one.
+    # Files of budgets, and all that reads them, are a sixth of the import; few programs have one.
     if name == "Budgets":
         from tokenfence_integrations.tenants.budgets import Budgets
 

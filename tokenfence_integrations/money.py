@@ -136,7 +136,8 @@ def round_half_even(pico: int) -> int:
         >>> round_half_even(2_500), round_half_even(3_500)
         (2, 4)
     """
-    return (pico + 499 + (pico // 1000 & 1)) // 1000
+    odd = pico // PICO_PER_NANO & 1
+    return (pico + 499 + odd) // PICO_PER_NANO  # a half goes up from an odd number alone
 
 
 def round_up(pico: int) -> int:
