@@ -119,6 +119,18 @@ def test_threads_wait_for_what_will_fit(
     check_books(budget, provider)
 
 
+async def test_a_guarded_llm_waits_on_an_event_loop(
+    make: Callable[..., Any], provider: SimulatedProvider
+) -> None:
+    """The same as in threads: the handler, which cannot wait there, leaves it to the LLM."""
+    provider.behave(output_tokens=1)
+    budget = for_calls(2)
+    asked = engine(guard(make(flat_llm), budget=budget, prices=PRICES, on_limit="raise"))
+    with installed(budget, prices=PRICES):
+        await asyncio.gather(*[asked.aquery("Why?") for _ in range(16)])
+    check_books(budget, provider, records=16)
+
+
 async def test_a_loop_is_never_blocked(
     make: Callable[..., Any], provider: SimulatedProvider
 ) -> None:
