@@ -9,8 +9,9 @@ import pytest
 from llama_index.core import Settings, SummaryIndex
 from llama_index.core.schema import TextNode
 
-from tests.clients.helpers import async_client, check_books, sync_client
+from tests.clients.helpers import async_client, check_books, in_dollars, sync_client
 from tests.llama_index.callbacks.helpers import PRICES, flat_llm, for_calls
+from tests.llama_index.models import openai_llm
 from tokenfence_integrations import Budget, BudgetExceeded, Event, guard
 from tokenfence_integrations.llama_index import installed
 from tokenfence_integrations.testing import SimulatedProvider
@@ -122,13 +123,19 @@ def test_threads_wait_for_what_will_fit(
 async def test_a_guarded_llm_waits_on_an_event_loop(
     make: Callable[..., Any], provider: SimulatedProvider
 ) -> None:
-    """The same as in threads: the handler, which cannot wait there, leaves it to the LLM."""
+    """The handler, which cannot wait there, leaves it to the client that the LLM calls."""
     provider.behave(output_tokens=1)
-    budget = for_calls(2)
-    asked = engine(guard(make(flat_llm), budget=budget, prices=PRICES, on_limit="raise"))
-    with installed(budget, prices=PRICES):
-        await asyncio.gather(*[asked.aquery("Why?") for _ in range(16)])
-    check_books(budget, provider, records=16)
+    one = Budget("$1")
+    await guard(make(openai_llm), budget=one).acomplete("Why?")
+    two = Budget(in_dollars(2 * one.ledger[0].bound))
+
+    with installed(two):
+        llm = guard(make(openai_llm), budget=two, on_limit="raise")
+        await asyncio.gather(*[llm.acomplete("Why?") for _ in range(16)])
+
+    assert len(two.ledger) == 16
+    assert provider.requests == 17
+    assert two.uncertain == two.reserved == 0
 
 
 async def test_a_loop_is_never_blocked(
