@@ -112,15 +112,15 @@ class BudgetedLLM(_LLM):
         targets = self.tokenfence_terms.targets
         if not targets:
             return own
-        others = [target._own_metadata() for target in targets.values()]
-        return own.model_copy(
-            update={
-                "context_window": min(m.context_window for m in (own, *others)),
-                "is_function_calling_model": all(
-                    m.is_function_calling_model for m in (own, *others)
-                ),
-            }
-        )
+        window, calls = own.context_window, own.is_function_calling_model
+        for target in targets.values():
+            other = target._own_metadata()
+            window = min(window, other.context_window)
+            calls = calls and other.is_function_calling_model
+        if (window, calls) == (own.context_window, own.is_function_calling_model):
+            return own
+        narrowed = {"context_window": window, "is_function_calling_model": calls}
+        return own.model_copy(update=narrowed)
 
     def __reduce__(self) -> NoReturn:
         no_travel(self)
