@@ -136,10 +136,8 @@ def round_half_even(pico: int) -> int:
         >>> round_half_even(2_500), round_half_even(3_500)
         (2, 4)
     """
-    nano, rest = divmod(pico, PICO_PER_NANO)
-    if rest > 500 or (rest == 500 and nano & 1):
-        return nano + 1
-    return nano
+    odd = pico // PICO_PER_NANO & 1
+    return (pico + 499 + odd) // PICO_PER_NANO  # a half goes up from an odd number alone
 
 
 def round_up(pico: int) -> int:

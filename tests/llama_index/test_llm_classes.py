@@ -60,6 +60,23 @@ def spend(budget: Budget) -> None:
     budget.reserve(model="gpt-4o", input_tokens=1, max_output_tokens=1).admit().lose()
 
 
+class Elsewhere(OpenAI):
+    """A class of a user's own, which gets its answers past OpenAI's client."""
+
+    def chat(self, messages: Any, **kwargs: Any) -> Any:
+        usage = {"prompt_tokens": 9, "completion_tokens": 5}
+        return ChatResponse(message=ChatMessage("hi", role="assistant"), raw={"usage": usage})
+
+
+def test_a_class_that_calls_something_else_is_metered_all_the_same(budget: Budget) -> None:
+    guard(Elsewhere(model="gpt-4o", api_key="none"), budget=budget).chat([ChatMessage("Why?")])
+
+    [record] = budget.ledger
+    assert record.outcome == "settled"
+    assert record.usage is not None
+    assert record.usage[:2] == (9, 5)
+
+
 # Anthropic
 
 

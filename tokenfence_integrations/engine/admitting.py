@@ -250,14 +250,15 @@ class Admission:
         if self._tree.listeners:  # they are told of a threshold by what is known when it ends
             self._tree.store.refresh(self._path)
         option, output_tokens = decision
-        reply = yield Reserve(self._path, key, amount, force, what=option.model)
+        command = Reserve(self._path, key, amount, force, what=option.model)
+        reply = yield command
         if not reply.done:  # type: ignore[union-attr]
             return reply.states  # type: ignore[union-attr]
-        self._tree.live[key] = (self._owner, self._path, amount)
         self._admitted = True
         if self._begun_at is not None:
             self._call.waited = self._now() - self._begun_at
-        self._call.admitted(key, self._call.book.card(option.model), output_tokens, amount)
+        card = self._call.book.card(option.model)
+        self._call.admitted(self._owner, command, card, output_tokens)
         return None
 
     def _wait(self, states: States, option: Option, decision: Decision) -> Flow[None]:

@@ -20,7 +20,7 @@ from tokenfence_integrations.engine.ledger import Outcome
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import NO_TAGS, CallRequest, Options
 from tokenfence_integrations.engine.tree import NONE_STUCK
-from tokenfence_integrations.engine.waiting import current_owner
+from tokenfence_integrations.engine.waiting import Owner, current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import Cards
@@ -83,6 +83,9 @@ class Call:
         "waited",
     )
 
+    recorded = True
+    """Whether its end belongs into the ledger."""
+
     def __init__(
         self,
         budget: "Budget",
@@ -139,7 +142,7 @@ class Call:
             tree = self.tree
             reply = tree.store.reserve(*command) if tree.instant else execute(tree.store, command)
             if reply[0]:
-                self._admitted_at_once(command, card, output)
+                self.admitted(current_owner(), command, card, output)
                 return self
         run(self._admission, self.tree.store)
         return self
@@ -155,7 +158,7 @@ class Call:
             else:
                 reply = await aexecute(tree.store, command)
             if reply[0]:
-                self._admitted_at_once(command, card, output)
+                self.admitted(current_owner(), command, card, output)
                 return self
         await arun(self._admission, self.tree.store)
         return self
@@ -195,11 +198,6 @@ class Call:
         wanted = (path, next(tree.numbers), amount, False, times, card.model, False)
         return new(Reserve, wanted), card, output
 
-    def _admitted_at_once(self, command: Reserve, card: Card, output: int) -> None:
-        key, amount = command[1], command[2]
-        self.tree.live[key] = (current_owner(), command[0], amount)
-        self.admitted(key, card, output, amount)
-
     def _stages_begun(self, path: Path) -> bool:
         states = self.tree.store.peek(path)
         if states is None:
@@ -220,9 +218,11 @@ class Call:
     def _admission(self, make_waiter: WaiterFactory) -> Flow[None]:
         return Admission(self, make_waiter).flow()
 
-    def admitted(self, key: int, card: Card, output_tokens: int, amount: Amount) -> None:
-        """Take note of what was reserved, for which model and with what output maximum."""
-        request = self.request
+    def admitted(self, owner: Owner, command: Reserve, card: Card, output_tokens: int) -> None:
+        """Take note of what was reserved, for whom, for which model, with what output maximum."""
+        tree, request = self.tree, self.request
+        key, amount = command[1], command[2]
+        tree.live[key] = owner, command[0], amount
         self._key = key
         self.bound = amount
         self.card = card
@@ -240,7 +240,7 @@ class Call:
                 self.max_output_tokens = output_tokens
         for sublimit in request.sublimits:
             sublimit.admitted(key, amount)
-        if self.tree.listeners:
+        if tree.listeners:
             if self.waited:
                 self._tell("waited")
             if self.model != self.request.model:
@@ -345,45 +345,35 @@ class Call:
         # The one gate of "ends exactly once": pop is atomic.
         tree, key = self.tree, self._key
         live = tree.live.pop(key, None)
-        if live is not None:
-            path = live[1]  # in the windows that it was admitted in, whichever are open now
-            tree.store.end(path, key, spent, uncertain)
-            self._ended(path, outcome, spent, uncertain, usage, cut_short)
-
-    def _ended(
-        self,
-        path: Path,
-        outcome: Outcome,
-        spent: Amount,
-        uncertain: Amount,
-        usage: Usage | None,
-        cut_short: bool,
-    ) -> None:
-        tree, request, bound = self.tree, self.request, self.bound
+        if live is None:
+            return
+        path = live[1]  # in the windows that it was admitted in, whichever are open now
+        tree.store.end(path, key, spent, uncertain)
+        request, bound = self.request, self.bound
         cost, _, into, out = spent
         self.outcome = outcome
         self.cost = cost
-        if request.sublimits:
-            for sublimit in request.sublimits:
-                sublimit.ended(self._key, spent, uncertain)
-        tree.ledger.append(
-            (
-                tree.clock.wall(),
-                self._key,
-                path,
-                request.model,
-                self.model,
-                outcome,
-                usage,
-                cost,
-                uncertain[0],
-                bound[0],
-                self.max_output_tokens if self.capped else None,
-                cut_short,
-                self.waited,
-                request.tags or NO_TAGS,
+        for sublimit in request.sublimits:
+            sublimit.ended(key, spent, uncertain)
+        if self.recorded:
+            tree.ledger.append(
+                (
+                    tree.clock.wall(),
+                    key,
+                    path,
+                    request.model,
+                    self.model,
+                    outcome,
+                    usage,
+                    cost,
+                    uncertain[0],
+                    bound[0],
+                    self.max_output_tokens if self.capped else None,
+                    cut_short,
+                    self.waited,
+                    request.tags or NO_TAGS,
+                )
             )
-        )
         if tree.line.waiting:
             tree.line.freed()
         if usage is not None:

@@ -13,9 +13,10 @@ __all__ = ["CutAnswersLeftOut", "cache_of"]
 
 def cache_of(model: BaseChatModel) -> BaseCache | None:
     """The cache that a model's answers go to; None if they go to none."""
-    if model.cache is False:
-        return None
-    return model.cache if isinstance(model.cache, BaseCache) else get_llm_cache()
+    own = model.cache
+    if own is None or own is True:
+        return get_llm_cache()
+    return None if own is False else own
 
 
 class CutAnswersLeftOut(BaseCache):

@@ -21,7 +21,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.waiting import waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
-from tokenfence_integrations.langchain.exchange import Exchange
+from tokenfence_integrations.langchain.exchange import Exchange, may_stop
 from tokenfence_integrations.langchain.replies import refusal_chunks, refusal_result
 from tokenfence_integrations.langchain.routes import (
     Detour,
@@ -101,11 +101,15 @@ class BudgetedChatModel(_ChatModel):
     def _generate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
+        if self._left_to_client():
+            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
         return run(self._cached(SYNC, messages, stop, run_manager, kwargs))
 
     async def _agenerate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
+        if self._left_to_client():
+            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
         return await arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
 
     def _generate(
@@ -176,6 +180,14 @@ class BudgetedChatModel(_ChatModel):
         if runs(self):
             result = yield self._provider(way.generate, messages, stop, run_manager, options)
             return result
+        if self._left_to_client():
+            try:
+                result = yield self._provider(way.generate, messages, stop, run_manager, options)
+                return result
+            except BudgetExceeded as refusal:
+                if not may_stop(self.tokenfence_terms.policy, options):
+                    raise
+                return refusal_result(refusal)
         exchange = Exchange(self, messages, options, _given(self))
         route = yield from self._admission(way, exchange, options)
         if route is not None:
@@ -203,12 +215,16 @@ class BudgetedChatModel(_ChatModel):
         if runs(self):
             inner = self._provider(way.stream, messages, stop, run_manager, options)()
             return Chunks(inner, None, None)
+        if self._left_to_client():
+            inner = self._provider(way.stream, messages, stop, run_manager, options)()
+            stops = may_stop(self.tokenfence_terms.policy, options)
+            return Chunks(inner, None, None, may_stop=stops)
         exchange = Exchange(self, messages, options, _given(self))
         route = yield from self._admission(way, exchange, options)
         if route is None:
             model, options = exchange.prepared()
             inner = model._provider(way.stream, messages, stop, run_manager, options)()
-            return Chunks(inner, exchange, exchange)
+            return Chunks(inner, exchange, exchange, may_stop=exchange.may_stop)
         self._leave_cache(route)
         if route.refusal is not None:
             return Chunks(BothWays(refusal_chunks(route.refusal)), None, None)
@@ -218,6 +234,18 @@ class BudgetedChatModel(_ChatModel):
             return Chunks(opened, None, assigned_to(route), answered_by=route.signature)
         result = yield from _travel(way.generate, route, messages, stop, run_manager)
         return Chunks(BothWays(iter([as_chunk(result)])), None, None)
+
+    def _left_to_client(self) -> bool:
+        """Whether the guarded client below does all that has to be done for a call.
+
+        Not where an outer layer has reserved for this model; nor with a cache, which has to know of
+        a cap before it stores an answer.
+        """
+        return (
+            self.tokenfence_terms.client_reserves
+            and offered.get() is None
+            and cache_of(self) is None
+        )
 
     def _admission(self, way: Way, exchange: Exchange, options: Options) -> Flow[Route | None]:
         """Get a call admitted; the route to take if this model will not answer."""

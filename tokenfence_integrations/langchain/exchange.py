@@ -8,6 +8,7 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.langchain.prompts import exact_count, prompt_bound
 from tokenfence_integrations.langchain.providers import (
@@ -28,7 +29,7 @@ from tokenfence_integrations.models import exchange
 if TYPE_CHECKING:
     from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 
-__all__ = ["Exchange", "call_for"]
+__all__ = ["Exchange", "call_for", "may_stop"]
 
 AnyCall = TypeVar("AnyCall", bound=Call)
 
@@ -62,7 +63,7 @@ class Exchange(exchange.Exchange):
     @property
     def may_stop(self) -> bool:
         """Whether a refusal is answered with a text, rather than raised."""
-        return self.call.policy.on_limit == "stop" and not _wants_object(self.options)
+        return may_stop(self.call.policy, self.options)
 
     def prepared(self) -> "tuple[BudgetedChatModel, dict[str, Any]]":
         """The model and the options that send the admitted output maximum."""
@@ -135,6 +136,11 @@ def call_for(
         sublimits=terms.sublimits,
     )
     return kind(terms.budget_now(), request, terms.policy, terms.book, terms.error)
+
+
+def may_stop(policy: Policy, options: Mapping[str, Any]) -> bool:
+    """Whether a refusal is answered with a text, rather than raised."""
+    return policy.on_limit == "stop" and not _wants_object(options)
 
 
 def _wants_object(options: Mapping[str, Any]) -> bool:

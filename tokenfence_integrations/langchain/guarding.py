@@ -15,6 +15,7 @@ from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings, guarded_embeddings
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.openai_clients import (
+    calls_clients_alone,
     clients_of,
     refusal_class,
     with_clients,
@@ -140,11 +141,20 @@ class Guarding(guarding.Guarding):
     def _guarded(self, model: BaseChatModel, terms: Terms) -> Any:
         plain = [client for client in clients_of(model) if client is not None]
         model = with_clients(model, self._client)
-        if plain and self.exact_input is None:
-            guarded = next(client for client in clients_of(model) if client is not None)
-            terms.exact_input = guarded._terms.exact_input
+        guarded = [client._terms for client in clients_of(model) if client is not None]
+        if guarded and self.exact_input is None:
+            terms.exact_input = guarded[0].exact_input
         # A client that the user has guarded may count against any other budget.
         metered_below = bool(plain) and not any(hasattr(client, "tokenfence") for client in plain)
+        # Azure's are asked for a deployment, whose name need not be that of a model.
+        provider = terms.book.first.provider
+        terms.client_reserves = (
+            metered_below
+            and not terms.targets
+            and provider != "azure"
+            and all(below.book.provider == provider for below in guarded)
+            and calls_clients_alone(type(model))
+        )
         cls = guarded_class(type(model), BudgetedChatModel, _names)
         copied = guarded_copy(model, cls, terms, metered_below=metered_below)
         if not plain and not meter_attempts(copied):

@@ -2,8 +2,7 @@
 
 from tokenfence_integrations.engine.ledger import Outcome
 from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.stores.base import NOTHING, Amount, Path
-from tokenfence_integrations.usage import Usage
+from tokenfence_integrations.stores.base import NOTHING, Amount
 
 __all__ = ["Hold"]
 
@@ -36,22 +35,7 @@ class Hold(Call):
             return super()._lost(at_most)
         return "released", NOTHING, NOTHING
 
-    def _ended(
-        self,
-        path: Path,
-        outcome: Outcome,
-        spent: Amount,
-        uncertain: Amount,
-        usage: Usage | None,
-        cut_short: bool,
-    ) -> None:
-        if getattr(self, "handed", False):
-            super()._ended(path, outcome, spent, uncertain, usage, cut_short)
-            return
-        tree = self.tree
-        self.outcome = outcome
-        for sublimit in self.request.sublimits:
-            sublimit.ended(self._key, spent, uncertain)
-        tree.line.freed()
-        if tree.listeners:
-            self._tell(outcome)
+    @property
+    def recorded(self) -> bool:  # type: ignore[override]
+        """Only once it is handed over: before, nothing was attempted."""
+        return getattr(self, "handed", False)

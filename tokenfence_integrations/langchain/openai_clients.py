@@ -14,7 +14,9 @@ from langchain_core.language_models import BaseChatModel
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 
-__all__ = ["clients_of", "refusal_class", "with_clients"]
+__all__ = ["calls_clients_alone", "clients_of", "refusal_class", "with_clients"]
+
+WAYS = ("_generate", "_agenerate", "_stream", "_astream")
 
 
 def clients_of(model: object) -> tuple[Any, Any]:
@@ -32,6 +34,14 @@ def clients_of(model: object) -> tuple[Any, Any]:
             client = getattr(getattr(model, resource, None), "_client", None)
         found.append(client)
     return found[0], found[1]
+
+
+def calls_clients_alone(cls: type) -> bool:
+    """Whether chat models of a class call nothing but their OpenAI clients for an answer.
+
+    So do those of langchain-openai; what a class derived from them calls is not known.
+    """
+    return all(getattr(cls, way).__module__.startswith("langchain_openai.") for way in WAYS)
 
 
 def with_clients(model: BaseChatModel, guard: Callable[[Any], Any]) -> BaseChatModel:

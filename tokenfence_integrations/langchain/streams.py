@@ -22,21 +22,25 @@ class Chunks:
         inner: The stream.
         exchange: What meters it; None: somebody else does, or it costs nothing.
         opening: What has to surround its first step, in which the provider is called.
+        may_stop: Whether a refusal is told in its place, rather than raised.
         answered_by: The name to put on the answer; on its first chunk, since texts add up.
     """
 
-    __slots__ = ("_answered_by", "_exchange", "_opening", "inner")
+    __slots__ = ("_answered_by", "_exchange", "_may_stop", "_opening", "inner")
 
     def __init__(
         self,
         inner: Any,
         exchange: Exchange | None,
         opening: AbstractContextManager[Any] | None,
+        *,
+        may_stop: bool = False,
         answered_by: str | None = None,
     ) -> None:
         self.inner = inner
         self._exchange = exchange
         self._opening = opening
+        self._may_stop = may_stop
         self._answered_by = answered_by
 
     @property
@@ -112,11 +116,10 @@ class Chunks:
             self._exchange.exhausted()
 
     def _refused(self, refusal: BudgetExceeded) -> None:
-        """Another attempt of the provider's client did not fit: say so, or raise."""
-        exchange = self._exchange
-        if exchange is None or not exchange.may_stop:
+        """An attempt of the provider's client did not fit: say so, or raise."""
+        if not self._may_stop:
             raise refusal
-        exchange.failed(refusal)
+        self.failed(refusal)
         self._exchange = None
         self.inner = BothWays(refusal_chunks(refusal))
 

@@ -31,10 +31,10 @@ def same_family(model: BaseChatModel, other: BaseChatModel) -> bool:
     return type(model).__mro__[2] is type(other).__mro__[2]
 
 
-def without_notes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without what only this library reads."""
+def without_notes(options: dict[str, Any]) -> dict[str, Any]:
+    """Options without what only this library reads; themselves, if there is nothing like that."""
     if NOTES.isdisjoint(options):
-        return dict(options)
+        return options
     return {name: value for name, value in options.items() if name not in NOTES}
 
 
@@ -62,5 +62,5 @@ def adapted_options(
         tools, choices = options[TOOLS_KEY]
         bound = target.bind_tools(tools, **choices)
         if isinstance(bound, RunnableBinding):
-            adapted |= without_notes(bound.kwargs)
+            adapted |= without_notes(dict(bound.kwargs))
     return adapted

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.llms import LLM, ChatMessage
 
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.llama_index.prompts import exact_count, options_of, prompt_bound
 from tokenfence_integrations.llama_index.providers import (
@@ -117,12 +118,12 @@ def request_for(
     )
 
 
-def may_stop(call: Call, options: Mapping[str, Any]) -> bool:
+def may_stop(policy: Policy, options: Mapping[str, Any]) -> bool:
     """Whether a refusal is answered with a text, rather than raised.
 
     Not where the caller cannot do with a text: it forces a tool call, or wants a given form.
     """
-    if call.policy.on_limit != "stop":
+    if policy.on_limit != "stop":
         return False
     wanted = options.get("response_format")
     if wanted is not None and (not isinstance(wanted, dict) or wanted.get("type") != "text"):

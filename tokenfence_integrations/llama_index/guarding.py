@@ -11,9 +11,10 @@ from llama_index.core.llms import LLM
 from tokenfence_integrations.engine.policy import parse_fallback
 from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded, refusal_class
-from tokenfence_integrations.llama_index.llms import BudgetedLLM, llm_names
+from tokenfence_integrations.llama_index.llms import WHOLE, BudgetedLLM, llm_names
 from tokenfence_integrations.llama_index.openai_clients import (
     HELD,
+    calls_clients_alone,
     client_names,
     counts_exactly,
     guard_held_clients,
@@ -131,6 +132,11 @@ class Guarding(guarding.Guarding):
         cls = guarded_class(type(llm), BudgetedLLM, lambda c: {**client_names(c), **llm_names(c)})
         guarded = guarded_copy(llm, cls, terms, metered_below=self._metered_below(llm))
         if has_clients(type(llm)):
+            terms.client_reserves = (
+                guarded.tokenfence_metered_below
+                and not terms.targets
+                and calls_clients_alone(llm, WHOLE, terms.book.first.provider)
+            )
             guard_held_clients(guarded)
             return guarded
         metered = {name: with_metered_attempts(getattr(llm, name, None)) for name in HELD}

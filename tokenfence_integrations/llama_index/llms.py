@@ -22,6 +22,7 @@ from tokenfence_integrations.clients.openai.replies import refusal_text
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
 from tokenfence_integrations.llama_index.partials import Material, material, remember
@@ -35,11 +36,14 @@ from tokenfence_integrations.models.exchange import runs
 from tokenfence_integrations.models.flows import Flow, arun, run
 from tokenfence_integrations.models.subclasses import no_travel
 
-__all__ = ["BudgetedLLM", "llm_names"]
+__all__ = ["WHOLE", "BudgetedLLM", "llm_names"]
 
 ANSWERED_BY = "tokenfence_answered_by"
 """Names the fallback of another provider in a response, whose tool calls only it can read."""
 
+
+WHOLE = frozenset({"chat", "complete", "achat", "acomplete"})
+"""The methods that return a whole answer; a stream's client is called in its first step."""
 
 Content = str | Sequence[ChatMessage]
 
@@ -108,15 +112,15 @@ class BudgetedLLM(_LLM):
         targets = self.tokenfence_terms.targets
         if not targets:
             return own
-        others = [target._own_metadata() for target in targets.values()]
-        return own.model_copy(
-            update={
-                "context_window": min(m.context_window for m in (own, *others)),
-                "is_function_calling_model": all(
-                    m.is_function_calling_model for m in (own, *others)
-                ),
-            }
-        )
+        window, calls = own.context_window, own.is_function_calling_model
+        for target in targets.values():
+            other = target._own_metadata()
+            window = min(window, other.context_window)
+            calls = calls and other.is_function_calling_model
+        if (window, calls) == (own.context_window, own.is_function_calling_model):
+            return own
+        narrowed = {"context_window": window, "is_function_calling_model": calls}
+        return own.model_copy(update=narrowed)
 
     def __reduce__(self) -> NoReturn:
         no_travel(self)
@@ -159,8 +163,11 @@ class BudgetedLLM(_LLM):
         """An answer, whole or a stream: admitted, made, and settled when all of it has come."""
         if runs(self):
             return (yield partial(self._own(method), content, *args, **options))
-        call = _given(self) or call_for(self, content, options)
+        terms = self.tokenfence_terms
         try:
+            if terms.client_reserves and offered.get() is None and method in WHOLE:
+                return (yield partial(self._own(method), content, *args, **options))
+            call = _given(self) or call_for(self, content, options)
             if not call.open:
                 yield _admission(method, call)
             llm, options = self._chosen(call, options)
@@ -173,7 +180,7 @@ class BudgetedLLM(_LLM):
                 exchange.failed(error)
                 raise
         except BudgetExceeded as refusal:
-            told = _checked(refusal, call, options)
+            told = _checked(refusal, terms.policy, options)
             made_up = refusal_stream if "stream" in method else refusal_response
             return made_up(method, told)
         if "stream" in method:
@@ -343,14 +350,14 @@ def _given(llm: BudgetedLLM) -> Call | None:
     return handover.take(llm.tokenfence)
 
 
-def _checked(refusal: BudgetExceeded, call: Call, options: Mapping[str, Any]) -> BudgetExceeded:
+def _checked(refusal: BudgetExceeded, policy: Policy, options: Mapping[str, Any]) -> BudgetExceeded:
     """A refusal that may be answered with a text.
 
     Raises:
         BudgetExceeded: It may not.
     """
     noted = _refusals.get()
-    if may_stop(call, options):
+    if may_stop(policy, options):
         if noted is not None:
             noted.said.append(refusal)
         return refusal

@@ -5,14 +5,17 @@ usage of a stream that the caller did not ask for, and every count that the prov
 takes over the call that the LLM has reserved, so the call is charged once.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
 
 from tokenfence_integrations.llama_index.providers import is_of
+from tokenfence_integrations.pricing.book import provider_of_url
 
 __all__ = [
     "HELD",
+    "calls_clients_alone",
     "client_names",
     "counts_exactly",
     "guard_held_clients",
@@ -33,6 +36,27 @@ PACKAGES = (
 def has_clients(cls: type) -> bool:
     """Whether a class of LLMs or embeddings calls OpenAI's clients."""
     return any(is_of(cls, package) for package in PACKAGES)
+
+
+def calls_clients_alone(llm: Any, methods: Iterable[str], provider: str) -> bool:
+    """Whether an LLM's methods call nothing but its OpenAI clients, which price as it does.
+
+    So do those of LlamaIndex's own classes; what a class derived from them calls is not known.
+
+    Args:
+        llm: The LLM.
+        methods: Their names.
+        provider: Whose price list counts for it. Azure's are asked for a deployment, whose name
+            need not be that of a model.
+    """
+    cls = type(llm)
+    if provider == "azure" or not all(
+        getattr(cls, name).__module__.startswith("llama_index.llms.openai.") for name in methods
+    ):
+        return False
+    held = [getattr(llm, name, None) for name in HELD]
+    urls = [llm.api_base, *[client.base_url for client in held if client is not None]]
+    return all(provider_of_url(str(url)) == provider for url in urls)
 
 
 def counts_exactly(thing: Any) -> bool:

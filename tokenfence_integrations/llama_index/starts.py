@@ -13,6 +13,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
 from tokenfence_integrations.llama_index.frames import Teller
+from tokenfence_integrations.llama_index.llms import BudgetedLLM
 from tokenfence_integrations.llama_index.prompts import exact_count, options_of, prompt_bound
 from tokenfence_integrations.llama_index.providers import (
     CAP_FIELDS,
@@ -161,7 +162,7 @@ class EmbeddingStart(NamedTuple):
 
 
 def budget_below(teller: Teller) -> Budget | None:
-    """The budget of the guarded client that an LLM, or an embedding model, calls.
+    """The budget of the client that an LLM, or an embedding model, calls, if that is guarded.
 
     Args:
         teller: Who tells of a call.
@@ -172,6 +173,8 @@ def budget_below(teller: Teller) -> Budget | None:
     thing = teller.thing
     while isinstance(thing, StructuredLLM):
         thing = thing.llm
+    if isinstance(thing, BudgetedLLM) and thing.tokenfence_terms.client_reserves:
+        return thing.tokenfence
     client = getattr(thing, "_aclient" if teller.method.startswith("a") else "_client", None)
     budget = getattr(client, "tokenfence", None)
     return budget if isinstance(budget, Budget) else None

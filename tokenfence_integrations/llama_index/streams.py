@@ -109,7 +109,7 @@ class Responses:
     def _refused(self, refusal: BudgetExceeded) -> None:
         """Another attempt of the provider's client did not fit: say so, or raise."""
         exchange = self._exchange
-        if exchange is None or not may_stop(exchange.call, exchange.options):
+        if exchange is None or not may_stop(exchange.call.policy, exchange.options):
             raise refusal
         exchange.failed(refusal)
         self._exchange = None

@@ -48,6 +48,8 @@ class Terms:
         exact_input: Whether the server is known to count text as OpenAI does.
         error: The class of refusals.
         sublimits: Limits beside the budget's, see `Sublimit`.
+        client_reserves: Whether the guarded client below can reserve by itself: it has the same
+            budget, policy and prices, and no other model may answer in its place.
     """
 
     budget: Budget | None
@@ -57,14 +59,15 @@ class Terms:
     exact_input: bool = False
     error: type[BudgetExceeded] = BudgetExceeded
     sublimits: tuple[Sublimit, ...] = ()
+    client_reserves: bool = False
 
     def budget_now(self) -> Budget:
         """The budget that a call made here and now counts against."""
         return budget_here(self.budget)
 
     def but(self, **changes: Any) -> Self:
-        """The same with some changes."""
-        return replace(self, **changes)
+        """The same with some changes, of which the client below does not know."""
+        return replace(self, **{"client_reserves": False, **changes})
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # the copy of a model spends from the same budget
@@ -73,4 +76,5 @@ class Terms:
         """The same, where a refusal raises: a made-up object would be a lie."""
         if self.policy.on_limit != "stop":
             return self
-        return self.but(policy=replace(self.policy, on_limit="raise"))
+        policy = replace(self.policy, on_limit="raise")  # as the client's is anyway
+        return self.but(policy=policy, client_reserves=self.client_reserves)

@@ -174,6 +174,7 @@ class _Step(NamedTuple):
     input_rate: int  # the dearest kind of input token among them
     output_rate: int
     text: tuple[int, int, int]  # per token of plain text in, and out, and per call
+    most: tuple[int, int, int]  # the same for the dearest kinds
 
 
 Tiers = Sequence[tuple[int, Rates]]
@@ -200,6 +201,7 @@ class Card:
     """
 
     __slots__ = (
+        "_flat",
         "_standard",
         "_variants",
         "context_window",
@@ -226,6 +228,8 @@ class Card:
         self.max_output_tokens = max_output_tokens
         self.reasoning = reasoning
         self._standard = _steps(standard)
+        # Its only rates, whatever is asked for: those of most models.
+        self._flat = self._standard[0] if len(self._standard) == 1 else None
         self._variants = {key: _steps(tiers) for key, tiers in (variants or {}).items()}
 
     def __repr__(self) -> str:
@@ -245,10 +249,9 @@ class Card:
         Returns:
             Nano-dollars, rounded half to even.
         """
-        steps = self._standard
-        if service_tier is not None or batch:
-            steps = self._steps_for(service_tier, batch)
-        step = steps[0] if len(steps) == 1 else _reached(steps, usage[0])
+        step = self._flat
+        if step is None or service_tier is not None or batch:
+            step = _reached(self._steps_for(service_tier, batch), usage[0])
         if usage[2:] != _PLAIN_TEXT:
             return round_half_even(_mixed_cost(usage, step.rates))
         input_rate, output_rate, per_call = step[5]
@@ -279,21 +282,14 @@ class Card:
         Returns:
             Nano-dollars, rounded up: never less than `cost` of a usage within these limits.
         """
+        step = self._flat
+        if step is None or service_tier is not None or batch:
+            into = input_tokens if extra is None else input_tokens + extra.input_tokens
+            step = _reached(self._steps_for(service_tier, batch), into)
+        input_rate, output_rate, per_call = step[6]
+        pico = input_tokens * input_rate + output_tokens * output_rate + per_call
         if extra is not None:
-            input_tokens += extra.input_tokens
-            output_tokens += extra.output_tokens
-        steps = self._standard
-        if service_tier is not None or batch:
-            steps = self._steps_for(service_tier, batch)
-        step = steps[0] if len(steps) == 1 else _reached(steps, input_tokens)
-        pico = input_tokens * step[3] + output_tokens * step[4] + step[2][10]
-        if extra is not None:
-            dearest = step.dearest
-            pico += (
-                extra.audio_ms * dearest.audio_ms
-                + extra.images * dearest.image
-                + extra.characters * dearest.character
-            )
+            pico += _dearest(extra, step)
         return -(-pico // PICO_PER_NANO)
 
     def input_rate(
@@ -334,8 +330,21 @@ def _steps(tiers: Tiers) -> tuple[_Step, ...]:
         dearest = Rates(*map(max, dearest, rates))
         input_rate, output_rate = highest_input(dearest), highest_output(dearest)
         text = (rates.input, rates.output, rates.call)
-        steps.append(_Step(above, rates, dearest, input_rate, output_rate, text))
+        most = (input_rate, output_rate, dearest.call)
+        steps.append(_Step(above, rates, dearest, input_rate, output_rate, text, most))
     return tuple(steps)
+
+
+def _dearest(extra: Usage, step: _Step) -> int:
+    """Pico-dollars that a usage costs at most, the price per call apart."""
+    dearest = step.dearest
+    return (
+        extra.input_tokens * step.input_rate
+        + extra.output_tokens * step.output_rate
+        + extra.audio_ms * dearest.audio_ms
+        + extra.images * dearest.image
+        + extra.characters * dearest.character
+    )
 
 
 def _mixed_cost(usage: Usage, rates: Rates) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from threading import RLock
 
 from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount, Path
-from tokenfence_integrations.stores.memory import SPENT, MemoryStore
+from tokenfence_integrations.stores.memory import Account, MemoryStore
 
 __all__ = ["Mirror"]
 
@@ -32,8 +32,8 @@ class Mirror(MemoryStore):
         """Take over how accounts are."""
         with self._lock:
             for name, state in zip(path, states, strict=True):
-                counted = any(limit is not None for limit in state[1:SPENT])
-                self._accounts[name] = [*state, counted, state.limits]
+                account = self._accounts[name] = Account(state.limits)
+                _add(account, state.spent, state.reserved, state.uncertain)
             self.doubtful.difference_update(path)
 
     def change(
@@ -49,8 +49,7 @@ class Mirror(MemoryStore):
             for name in path:
                 account = self._accounts.get(name)
                 if account is not None:
-                    for index, part in enumerate((*spent, *reserved, *uncertain), SPENT):
-                        account[index] += part
+                    _add(account, spent, reserved, uncertain)
 
     def doubt(self, accounts: Iterable[str] | None) -> None:
         """Have accounts looked at before they are used again; None: all that are known."""
@@ -63,3 +62,9 @@ class Mirror(MemoryStore):
 
     def _charge(self, name: str, path: Path, amount: Amount, what: str) -> None:
         """Charges are listed where the accounts are."""
+
+
+def _add(account: Account, spent: Amount, reserved: Amount, uncertain: Amount) -> None:
+    account.spend(spent)
+    account.hold(reserved)
+    account.doubt(uncertain)

@@ -9,8 +9,9 @@ import pytest
 from llama_index.core import Settings, SummaryIndex
 from llama_index.core.schema import TextNode
 
-from tests.clients.helpers import async_client, check_books, sync_client
+from tests.clients.helpers import async_client, check_books, in_dollars, sync_client
 from tests.llama_index.callbacks.helpers import PRICES, flat_llm, for_calls
+from tests.llama_index.models import openai_llm
 from tokenfence_integrations import Budget, BudgetExceeded, Event, guard
 from tokenfence_integrations.llama_index import installed
 from tokenfence_integrations.testing import SimulatedProvider
@@ -117,6 +118,24 @@ def test_threads_wait_for_what_will_fit(
         list(pool.map(asked.query, ["Why?"] * 16))
     assert watch.highest <= 1.0
     check_books(budget, provider)
+
+
+async def test_a_guarded_llm_waits_on_an_event_loop(
+    make: Callable[..., Any], provider: SimulatedProvider
+) -> None:
+    """The handler, which cannot wait there, leaves it to the client that the LLM calls."""
+    provider.behave(output_tokens=1)
+    one = Budget("$1")
+    await guard(make(openai_llm), budget=one).acomplete("Why?")
+    two = Budget(in_dollars(2 * one.ledger[0].bound))
+
+    with installed(two):
+        llm = guard(make(openai_llm), budget=two, on_limit="raise")
+        await asyncio.gather(*[llm.acomplete("Why?") for _ in range(16)])
+
+    assert len(two.ledger) == 16
+    assert provider.requests == 17
+    assert two.uncertain == two.reserved == 0
 
 
 async def test_a_loop_is_never_blocked(

@@ -135,11 +135,13 @@ class _Guarded(_Client):
         budget = budget_here(terms.budget)
         handover = offered.get()
         call = None if handover is None else handover.take(budget)
+        taken = call is not None
         if call is None:
             uploaded = uploaded_bytes(options.files) if options.files else 0
             request = endpoint.request(body, uploaded, terms.exact_input)
             call = terms.call(budget, endpoint, request)
-        return Exchange(terms, endpoint, call, body, stream, _raw(options))
+        raw = _raw(options)
+        return Exchange(terms, endpoint, call, body, stream, raw, taken_over=taken)
 
     def _check_metered(self, path: str) -> None:
         plain = path.split("?", 1)[0].strip("/")

@@ -31,6 +31,8 @@ __all__ = ["BATCHES", "Body", "Endpoint", "endpoint_of"]
 
 Body = Mapping[str, Any]
 
+CHAT_CAPS = frozenset({"max_completion_tokens", "max_tokens"})
+
 COMPLETIONS_DEFAULT_MAX = 16
 """The legacy completions endpoint's own default of ``max_tokens``."""
 
@@ -79,9 +81,9 @@ def endpoint_of(path: str) -> Endpoint | None:
 
 
 def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    messages, wish = body.get("messages"), body.get("max_completion_tokens")
-    if wish is None or "max_tokens" in body:
-        wish = _larger(wish, body.get("max_tokens"))
+    messages, wish = body.get("messages"), None
+    if not CHAT_CAPS.isdisjoint(body):
+        wish = _larger(*map(body.get, CHAT_CAPS))
     # Nothing but texts is the commonest chat by far, and has a short way of its own.
     texts = text_messages_bound(messages) if type(messages) is list else None
     if texts is None or not contents.CHAT_KEYS.isdisjoint(body):

@@ -99,10 +99,11 @@ class Exchange:
     Args:
         terms: What the client was guarded with.
         endpoint: Where it goes.
-        call: The call to reserve, or one that an outer layer has reserved.
+        call: The call to reserve, or that is reserved.
         body: The request body, ``extra_body`` merged in.
         stream: Whether server-sent events were asked for.
         raw: ``"true"`` or ``"stream"`` for ``with_raw_response`` and ``with_streaming_response``.
+        taken_over: Whether an outer layer has reserved the call.
     """
 
     __slots__ = (
@@ -128,6 +129,8 @@ class Exchange:
         body: Body,
         stream: bool,
         raw: str,
+        *,
+        taken_over: bool = False,
     ) -> None:
         self.terms = terms
         self.endpoint = endpoint
@@ -137,7 +140,7 @@ class Exchange:
         self.raw = raw
         # Whether the answer is read by the caller, bit by bit or at last.
         self._read_later = stream or raw == "stream"
-        self.taken_over = call.open
+        self.taken_over = taken_over
         self.sent = False
         self._response: Any = None
         self._meter: StreamMeter | None = None
