@@ -4,7 +4,7 @@ One `Endpoint` per path. Everything else of a call is the same for all of them, 
 `exchange`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.pricing.images import generated_image_tokens
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import (
+    REQUEST_OVERHEAD,
     byte_bound,
     count_chat,
     count_text,
@@ -128,29 +129,32 @@ def _count_responses(body: Body) -> Callable[[Card], int | None] | None:
 
 
 def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    prompt = body.get("prompt")
-    prompts = 1
-    if isinstance(prompt, list | tuple) and prompt and not isinstance(prompt[0], int):
-        prompts = len(prompt)
-    choices = prompts * max(_positive(body.get("n")), _positive(body.get("best_of")))
+    prompt, suffix = body.get("prompt"), body.get("suffix")
+    prompts = _bounds_of_each(prompt)
+    if suffix is not None:
+        prompts = [into + byte_bound(suffix) for into in prompts]
+    choices = len(prompts) * max(_positive(body.get("n")), _positive(body.get("best_of")))
     wanted = body.get("max_tokens")
     return CallRequest(
         str(body.get("model", "")),
-        _tokens_or_bytes(prompt),
-        _text_count(prompt) if exact else None,
+        lambda card: _sum_of_windows(prompts, card),
+        _text_count(prompt) if exact and suffix is None else None,
         wanted if isinstance(wanted, int) else COMPLETIONS_DEFAULT_MAX,
         choices,
+        whole_window=False,
     )
 
 
 def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     given = body.get("input")
+    inputs = _bounds_of_each(given)
     return CallRequest(
         str(body.get("model", "")),
-        _tokens_or_bytes(given),
+        lambda card: _sum_of_windows(inputs, card),
         _text_count(given) if exact else None,
         0,
         ceiling=0,
+        whole_window=False,
     )
 
 
@@ -269,13 +273,27 @@ _ENDPOINTS = {
 }
 
 
-def _tokens_or_bytes(given: Any) -> int:
-    """Tokens given as numbers are counted, text is bounded by its bytes."""
-    if isinstance(given, list | tuple):
-        if given and isinstance(given[0], int):
-            return len(given)
-        return sum(_tokens_or_bytes(item) for item in given)
-    return byte_bound(given)
+def _bounds_of_each(given: Any) -> list[int]:
+    """The most tokens in each of the inputs that one request may bring.
+
+    Tokens given as numbers are counted, text is bounded by its bytes.
+    """
+    several = isinstance(given, list | tuple) and not (given and isinstance(given[0], int))
+    bounds: list[int] = []
+    once = REQUEST_OVERHEAD
+    for one in given if several else (given,):
+        if isinstance(one, list | tuple):
+            bounds.append(len(one))
+        else:
+            bounds.append(byte_bound(one) - REQUEST_OVERHEAD + once)
+            once = 0
+    return bounds
+
+
+def _sum_of_windows(inputs: Sequence[int], card: Card) -> int:
+    """The most input tokens of all: each has the model's context window to itself."""
+    window = card.context_window
+    return sum(inputs) if window is None else sum(min(into, window) for into in inputs)
 
 
 def _text_count(given: Any) -> Callable[[Card], int | None] | None:
