@@ -421,9 +421,10 @@ class TestUnknownModel:
         assert provider.requests == 0
 
     def test_unknown_fallback(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
-        guarded = guard(bare, budget="$1", fallback="gpt-9-nano", threshold=0.0)
+        """Told when it is given, and not when it is to take over."""
         with pytest.raises(UnknownModelError, match="gpt-9-nano"):
-            guarded.chat.completions.create(**CALL)
+            guard(bare, budget="$1", fallback="gpt-9-nano")
+        guard(bare, fallback="my-model", prices={"my-model": Price(input=0, output=0)})
         assert provider.requests == 0
 
 

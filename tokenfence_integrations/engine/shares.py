@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tokenfence_integrations.stores.base import Limits
 
-__all__ = ["Shares", "resolve", "share_in", "share_of"]
+__all__ = ["Shares", "percent", "resolve", "share_in", "share_of"]
 
 Shares: TypeAlias = Mapping[str, Fraction]
 """By quantity, 0 to 1."""
@@ -36,7 +36,7 @@ def resolve(shares: Shares, limits: Limits, above: Limits, name: str) -> Limits:
         whole: int | None = getattr(above, quantity)
         if whole is None:
             raise ValueError(
-                f"budget {name!r} is to have {float(share):.9g} of its parent's {quantity}, which "
+                f"budget {name!r} is to have {percent(share)} of its parent's {quantity}, which "
                 f"has no limit of {quantity}: give the parent one, or the budget an amount"
             )
         amounts[quantity] = whole * share.numerator // share.denominator
@@ -71,3 +71,13 @@ def share_of(quantity: str, text: str) -> Fraction:
             f"as '12.5%', got {text[:40]!r}"
         )
     return share
+
+
+def percent(share: Fraction) -> str:
+    """A share as it is given.
+
+    Example:
+        >>> percent(Fraction(1, 8))
+        '12.5%'
+    """
+    return f"{float(share * 100):.9g}%"
