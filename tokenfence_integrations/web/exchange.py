@@ -8,7 +8,7 @@ from typing import Any
 from starlette.types import Message, Receive, Send
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.snapshot import Snapshot
+from tokenfence_integrations.engine.reading import asnapshot
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.web.problems import Whose
@@ -94,9 +94,9 @@ class Exchange:
 
     async def _headers(self) -> list[tuple[bytes, bytes]]:
         """What this request has spent so far, and what its user, or else it, has left."""
-        request = await _now(self._budgets[0])
+        request = await asnapshot(self._budgets[0])
         headers = [(b"x-budget-spent", f"{to_decimal(request.spent.usd):.9f}".encode())]
-        left = request if self._user is None else await _now(self._user)
+        left = request if self._user is None else await asnapshot(self._user)
         if left.remaining_usd is not None:
             headers.append((b"x-budget-remaining", f"{max(0, left.remaining_usd):.9f}".encode()))
         return headers
@@ -139,10 +139,3 @@ class Exchange:
             self.left = True
             self._task.cancel()
         await self._ahead.put(message)
-
-
-async def _now(budget: Budget) -> Snapshot:
-    """A budget at this moment. A store that has to be waited for does not block the event loop."""
-    if budget._tree.store.instant:
-        return budget.snapshot()
-    return await asyncio.to_thread(budget.snapshot)
