@@ -19,6 +19,7 @@ from tests.clients.helpers import (
     check_covered,
     cost_of,
     in_dollars,
+    scripted_client,
     sync_client,
 )
 from tokenfence_integrations import (
@@ -76,6 +77,20 @@ class TestRaise:
             ask(guarded)
         assert provider.requests == 0
         assert guarded.tokenfence.reserved == 0
+
+
+def test_a_prediction_may_be_billed_beside_the_answers_maximum(budget: Budget) -> None:
+    """Each byte of it may be a token that the answer makes no use of, at the price of output."""
+    told = "x" * 500
+    usage = {"prompt_tokens": 9, "completion_tokens": 16 + len(told), "total_tokens": 541}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "y"}}
+    answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "gpt-4o"}
+    with scripted_client({**answer, "choices": [choice], "usage": usage}) as client:
+        prediction: Any = {"type": "content", "content": told}
+        guard(client, budget=budget).chat.completions.create(**CALL, prediction=prediction)
+    [record] = budget.ledger
+    assert record.outcome == "settled"
+    assert record.bound >= record.cost
 
 
 MANY_TEXTS = ["The tide comes in, and the tide goes out again. " * 500] * 4

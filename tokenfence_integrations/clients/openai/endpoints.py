@@ -96,6 +96,10 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
         request.choices = _positive(body["n"])
     if "service_tier" in body:
         request.service_tier = _tier(body)
+    if body.get("prediction") is not None:
+        # What the answer does not use of it is billed as output, beside the answer's maximum.
+        unused = byte_bound(contents.plain(body["prediction"]))
+        request.extra_price = lambda card: unused * card.rates().output
     return request
 
 
