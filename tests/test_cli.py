@@ -75,6 +75,14 @@ class TestPrices:
         short, long = row(output, "standard"), row(output, "standard, input > 272,000")
         assert float(long[1]) == 2 * float(short[1])
 
+    def test_of_another_provider(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["prices", "claude-sonnet-4-5", "gpt-4o"]) == 2
+        captured = capsys.readouterr()
+        assert "--provider anthropic" in captured.err
+        assert "gpt-4o (openai)" in captured.out, "one unknown model does not hide the others"
+        assert main(["prices", "claude-sonnet-4-5", "--provider", "anthropic"]) == 0
+        assert "claude-sonnet-4-5 (anthropic)" in capsys.readouterr().out
+
     def test_unknown_model(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["prices", "gpt-4oo"]) == 2
         captured = capsys.readouterr()

@@ -125,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         "(characters), or for the one thing named.",
     )
     prices.add_argument("models", nargs="+", metavar="model", help="such as gpt-4o")
+    prices.add_argument(
+        "--provider",
+        default="openai",
+        help="whose models they are, such as azure, anthropic or google (default: %(default)s)",
+    )
 
     reconcile = commands.add_parser(
         "reconcile",
@@ -202,14 +207,26 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _prices(arguments: argparse.Namespace) -> int:
     console = _console()
-    book = PriceBook()
-    try:
-        cards = [book.card(model) for model in arguments.models]
-    except UnknownModelError as error:
-        return _fail(str(error))
-    for card in cards:
+    book = PriceBook(provider=arguments.provider)
+    code = 0
+    for model in arguments.models:
+        try:
+            card = book.card(model)
+        except UnknownModelError as error:
+            code = _fail(_without_a_price(error))
+            continue
         console.print(_title(card), _price_table(card), sep="\n", soft_wrap=True)
-    return 0
+    return code
+
+
+def _without_a_price(error: UnknownModelError) -> str:
+    told = f"no price is known for model {error.model!r} of provider {error.provider!r}"
+    if error.nearest:
+        told += f"; nearest known: {', '.join(error.nearest)}"
+    if error.elsewhere:
+        others = ", ".join(f"--provider {provider}" for provider in error.elsewhere)
+        told += f"; it is in the price lists of {others}"
+    return told
 
 
 def _reconcile(arguments: argparse.Namespace) -> int:
