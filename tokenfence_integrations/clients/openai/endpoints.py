@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenfence_integrations.clients.openai import content as contents
 from tokenfence_integrations.clients.openai.content import UNKNOWN_WINDOW
+from tokenfence_integrations.clients.openai.reasoning import remember
 from tokenfence_integrations.clients.openai.reported import (
     get,
     members,
@@ -44,6 +45,11 @@ def _batch_usage(answer: Any, body: Body) -> Usage | None:
 
 def _usage_field(answer: Any, body: Body) -> Usage | None:
     return token_usage(members(answer).get("usage"))
+
+
+def _responses_usage(answer: Any, body: Body) -> Usage | None:
+    remember(answer)
+    return _usage_field(answer, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +269,9 @@ _ENDPOINTS = {
         reply="chat",
         streams_usage=True,
     ),
-    "/responses": Endpoint("responses", _responses, ("max_output_tokens",), reply="responses"),
+    "/responses": Endpoint(
+        "responses", _responses, ("max_output_tokens",), _responses_usage, reply="responses"
+    ),
     "/completions": Endpoint(
         "completions", _completions, ("max_tokens",), reply="completions", streams_usage=True
     ),
