@@ -196,6 +196,18 @@ def test_a_missing_library_is_named(
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_rich)
-    assert main(["prices", "gpt-4o"]) == 2
-    error = capsys.readouterr().err
-    assert "rich is not installed: pip install 'tokenfence-integrations[demo]'" in error
+    for command, extra in ((["prices", "gpt-4o"], "cli"), (["demo", "--simulated"], "demo")):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"rich is not installed: pip install 'tokenfence-integrations[{extra}]'" in error
+
+
+def test_a_missing_library_of_a_store_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_redis(url: str) -> None:
+        raise ModuleNotFoundError("a store in Redis needs redis-py: pip install ...", name="redis")
+
+    monkeypatch.setattr("tokenfence_integrations.stores.urls.open_store", without_redis)
+    assert main(["reconcile", "redis://localhost:6379/0"]) == 2
+    assert "needs redis-py: pip install" in capsys.readouterr().err

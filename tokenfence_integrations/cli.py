@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DISTRIBUTION = "tokenfence-integrations"
 
 _OPTIONAL = frozenset({"aiohttp", "openai", "rich"})
+_OF_STORES = frozenset({"psycopg", "redis"})
 
 _TIERS = ("flex", "priority", "fast")
 _PICO_PER_DOLLAR = 10**12
@@ -73,9 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[arguments.command](arguments)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
+        if library in _OF_STORES:
+            return _fail(str(error))  # which says what to install
         if library not in _OPTIONAL:
             raise
-        return _fail(f"{library} is not installed: pip install '{DISTRIBUTION}[demo]'")
+        extra = "demo" if arguments.command == "demo" else "cli"
+        return _fail(f"{library} is not installed: pip install '{DISTRIBUTION}[{extra}]'")
     except KeyboardInterrupt:
         return 130
 
