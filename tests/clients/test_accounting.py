@@ -188,13 +188,13 @@ THOUGHT = 20_000
 """Tokens of reasoning: far more than the bytes of all that is sent and shown."""
 
 
-def _answer(number: int, into: int) -> dict[str, Any]:
+def _answer(number: int, into: int, thought: int = THOUGHT) -> dict[str, Any]:
     """A Responses answer that has thought, and shows an id for it."""
     usage = {
         "input_tokens": into,
-        "output_tokens": THOUGHT + 10,
-        "total_tokens": into + THOUGHT + 10,
-        "output_tokens_details": {"reasoning_tokens": THOUGHT},
+        "output_tokens": thought + 10,
+        "total_tokens": into + thought + 10,
+        "output_tokens_details": {"reasoning_tokens": thought},
     }
     item = {"id": f"rs_answer_{number}", "type": "reasoning", "summary": []}
     return {
@@ -225,6 +225,15 @@ def test_reasoning_that_is_given_back_is_within_the_bound(budget: Budget, stream
     assert again.usage is not None
     assert again.usage.input_tokens * input_price <= again.bound - ceiling * output_price
     assert again.bound - ceiling * output_price < (THOUGHT + 1_000) * input_price
+
+
+def test_reasoning_of_no_tokens_is_not_unknown(budget: Budget) -> None:
+    with scripted_client(_answer(4, 10, thought=0)) as client:
+        guarded = guard(client, budget=budget)
+        answer = guarded.responses.create(model="gpt-5", input="Why?", max_output_tokens=16)
+        given: Any = [*HELLO, *answer.output]
+        guarded.responses.create(model="gpt-5", input=given, max_output_tokens=16)
+    assert budget.ledger[1].bound < 1_000 * 1_250
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def remember(answer: Any) -> None:
     """
     details = get(get(answer, "usage"), "output_tokens_details")
     thought = get(details, "reasoning_tokens")
-    if type(thought) is not int or not thought:
+    if type(thought) is not int:
         return
     for item in get(answer, "output") or ():
         name = get(item, "id")
