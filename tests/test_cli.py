@@ -75,6 +75,14 @@ class TestPrices:
         short, long = row(output, "standard"), row(output, "standard, input > 272,000")
         assert float(long[1]) == 2 * float(short[1])
 
+    def test_of_another_provider(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["prices", "claude-sonnet-4-5", "gpt-4o"]) == 2
+        captured = capsys.readouterr()
+        assert "--provider anthropic" in captured.err
+        assert "gpt-4o (openai)" in captured.out, "one unknown model does not hide the others"
+        assert main(["prices", "claude-sonnet-4-5", "--provider", "anthropic"]) == 0
+        assert "claude-sonnet-4-5 (anthropic)" in capsys.readouterr().out
+
     def test_unknown_model(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["prices", "gpt-4oo"]) == 2
         captured = capsys.readouterr()
@@ -188,6 +196,18 @@ def test_a_missing_library_is_named(
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_rich)
-    assert main(["prices", "gpt-4o"]) == 2
-    error = capsys.readouterr().err
-    assert "rich is not installed: pip install 'tokenfence-integrations[demo]'" in error
+    for command, extra in ((["prices", "gpt-4o"], "cli"), (["demo", "--simulated"], "demo")):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"rich is not installed: pip install 'tokenfence-integrations[{extra}]'" in error
+
+
+def test_a_missing_library_of_a_store_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_redis(url: str) -> None:
+        raise ModuleNotFoundError("a store in Redis needs redis-py: pip install ...", name="redis")
+
+    monkeypatch.setattr("tokenfence_integrations.stores.urls.open_store", without_redis)
+    assert main(["reconcile", "redis://localhost:6379/0"]) == 2
+    assert "needs redis-py: pip install" in capsys.readouterr().err

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DISTRIBUTION = "tokenfence-integrations"
 
 _OPTIONAL = frozenset({"aiohttp", "openai", "rich"})
+_OF_STORES = frozenset({"psycopg", "redis"})
 
 _TIERS = ("flex", "priority", "fast")
 _PICO_PER_DOLLAR = 10**12
@@ -73,9 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[arguments.command](arguments)
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
+        if library in _OF_STORES:
+            return _fail(str(error))  # which says what to install
         if library not in _OPTIONAL:
             raise
-        return _fail(f"{library} is not installed: pip install '{DISTRIBUTION}[demo]'")
+        extra = "demo" if arguments.command == "demo" else "cli"
+        return _fail(f"{library} is not installed: pip install '{DISTRIBUTION}[{extra}]'")
     except KeyboardInterrupt:
         return 130
 
@@ -125,6 +129,11 @@ def _parser() -> argparse.ArgumentParser:
         "(characters), or for the one thing named.",
     )
     prices.add_argument("models", nargs="+", metavar="model", help="such as gpt-4o")
+    prices.add_argument(
+        "--provider",
+        default="openai",
+        help="whose models they are, such as azure, anthropic or google (default: %(default)s)",
+    )
 
     reconcile = commands.add_parser(
         "reconcile",
@@ -202,14 +211,26 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _prices(arguments: argparse.Namespace) -> int:
     console = _console()
-    book = PriceBook()
-    try:
-        cards = [book.card(model) for model in arguments.models]
-    except UnknownModelError as error:
-        return _fail(str(error))
-    for card in cards:
+    book = PriceBook(provider=arguments.provider)
+    code = 0
+    for model in arguments.models:
+        try:
+            card = book.card(model)
+        except UnknownModelError as error:
+            code = _fail(_without_a_price(error))
+            continue
         console.print(_title(card), _price_table(card), sep="\n", soft_wrap=True)
-    return 0
+    return code
+
+
+def _without_a_price(error: UnknownModelError) -> str:
+    told = f"no price is known for model {error.model!r} of provider {error.provider!r}"
+    if error.nearest:
+        told += f"; nearest known: {', '.join(error.nearest)}"
+    if error.elsewhere:
+        others = ", ".join(f"--provider {provider}" for provider in error.elsewhere)
+        told += f"; it is in the price lists of {others}"
+    return told
 
 
 def _reconcile(arguments: argparse.Namespace) -> int:

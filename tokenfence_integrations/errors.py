@@ -141,13 +141,23 @@ class UnknownModelError(TokenFenceError, LookupError):
         model: The name that was asked for.
         nearest: Known names that look like it, best first; may be empty.
         provider: Whose price list was searched, such as ``"openai"``.
+        elsewhere: Other providers whose price lists have this very name; may be empty.
     """
 
-    def __init__(self, model: str, nearest: Sequence[str] = (), provider: str = "openai") -> None:
+    def __init__(
+        self,
+        model: str,
+        nearest: Sequence[str] = (),
+        provider: str = "openai",
+        elsewhere: Sequence[str] = (),
+    ) -> None:
         self.model = model
         self.nearest = tuple(nearest)
         self.provider = provider
+        self.elsewhere = tuple(elsewhere)
         known = f" Nearest known: {', '.join(self.nearest)}." if self.nearest else ""
+        if self.elsewhere:
+            known += f" It is in the price lists of {', '.join(self.elsewhere)}."
         super().__init__(
             f"no price is known for model {model!r} of provider {provider!r}, so it cannot be kept "
             f"within a budget; nothing was sent.{known} Give its price: "
@@ -155,7 +165,7 @@ class UnknownModelError(TokenFenceError, LookupError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.model, self.nearest, self.provider)
+        return type(self), (self.model, self.nearest, self.provider, self.elsewhere)
 
 
 class UnmeteredError(TokenFenceError, RuntimeError):

@@ -130,6 +130,7 @@ def guard(
     Raises:
         TypeError: This cannot be guarded.
         ValueError: An argument is out of its range, or the fallback cannot work.
+        UnknownModelError: A fallback has no known price.
 
     Example:
         >>> client = guard(openai.OpenAI(), budget="$5.00", fallback="gpt-4o-mini")
@@ -159,10 +160,13 @@ def guard(
         from tokenfence_integrations.llama_index import guarding as llama_index
 
         return llama_index.Guarding.given(budget, fallback, **terms).apply(client)
+    found = f"a {type(client).__module__}.{type(client).__qualname__}"
+    if isinstance(client, type):
+        found = f"a class ({client.__qualname__}: make an instance of it first)"
     raise TypeError(
-        f"cannot guard a {type(client).__module__}.{type(client).__qualname__}: give an OpenAI "
-        f"client (OpenAI, AsyncOpenAI, AzureOpenAI, AsyncAzureOpenAI or a subclass), or a chat "
-        f"model or embeddings of LangChain, or an LLM or embeddings of LlamaIndex"
+        f"cannot guard {found}: give an OpenAI client (OpenAI, AsyncOpenAI, AzureOpenAI, "
+        f"AsyncAzureOpenAI or a subclass), or a chat model or embeddings of LangChain, or an LLM "
+        f"or embeddings of LlamaIndex. Around calls of anything else: budget.reserve(...)"
     )
 
 

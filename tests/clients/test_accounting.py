@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.clients.helpers import HELLO, check_books, check_covered, outcomes
+from tests.clients.helpers import HELLO, check_books, check_covered, outcomes, scripted_client
 from tokenfence_integrations import Budget, async_guard, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
@@ -182,6 +182,79 @@ async def test_previous_response_is_within_the_bound(
     )
     check_books(budget, provider)
     assert all(record.cost <= record.bound for record in budget.ledger)
+
+
+THOUGHT = 20_000
+"""Tokens of reasoning: far more than the bytes of all that is sent and shown."""
+
+
+def _answer(number: int, into: int, thought: int = THOUGHT) -> dict[str, Any]:
+    """A Responses answer that has thought, and shows an id for it."""
+    usage = {
+        "input_tokens": into,
+        "output_tokens": thought + 10,
+        "total_tokens": into + thought + 10,
+        "output_tokens_details": {"reasoning_tokens": thought},
+    }
+    item = {"id": f"rs_answer_{number}", "type": "reasoning", "summary": []}
+    return {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": 1,
+        "model": "gpt-5",
+        "status": "completed",
+        "output": [item],
+        "usage": usage,
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_that_is_given_back_is_within_the_bound(budget: Budget, stream: bool) -> None:
+    """An item of reasoning is an id, and counts as all that was thought."""
+    first = _answer(int(stream), 10)
+    events = [{"type": "response.completed", "sequence_number": 1, "response": first}]
+    with scripted_client(events if stream else first) as client:
+        answer: Any = guard(client, budget=budget).responses.create(
+            model="gpt-5", input="Why?", stream=stream
+        )
+        output = [event.response for event in answer][-1].output if stream else answer.output
+    with scripted_client(_answer(9, 10 + THOUGHT)) as client:
+        guard(client, budget=budget).responses.create(model="gpt-5", input=[*HELLO, *output])
+    _, again = budget.ledger
+    ceiling, input_price, output_price = 128_000, 1_250, 10_000  # gpt-5, nano-dollars a token
+    assert again.usage is not None
+    assert again.usage.input_tokens * input_price <= again.bound - ceiling * output_price
+    assert again.bound - ceiling * output_price < (THOUGHT + 1_000) * input_price
+
+
+def test_reasoning_of_no_tokens_is_not_unknown(budget: Budget) -> None:
+    with scripted_client(_answer(4, 10, thought=0)) as client:
+        guarded = guard(client, budget=budget)
+        answer = guarded.responses.create(model="gpt-5", input="Why?", max_output_tokens=16)
+        given: Any = [*HELLO, *answer.output]
+        guarded.responses.create(model="gpt-5", input=given, max_output_tokens=16)
+    assert budget.ledger[1].bound < 1_000 * 1_250
+
+
+@pytest.mark.parametrize(
+    ("item", "window"),
+    [
+        ({"type": "reasoning", "id": "rs_of_nobody", "summary": []}, True),
+        ({"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "x"}, False),
+        ({"role": "user", "content": [{"type": "video_url", "video_url": {"url": "a"}}]}, True),
+    ],
+)
+def test_what_cannot_be_seen_is_bounded_by_the_window(
+    budget: Budget, item: dict[str, Any], window: bool
+) -> None:
+    with scripted_client(_answer(3, 10)) as client:
+        guard(client, budget=budget).responses.create(
+            model="gpt-5",
+            input=[*HELLO, item],  # type: ignore[list-item]
+            max_output_tokens=16,
+        )
+    [record] = budget.ledger
+    assert (record.bound > 400_000 * 1_250) == window
 
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

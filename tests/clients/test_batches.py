@@ -66,6 +66,19 @@ class TestSettled:
         guarded.batches.retrieve(start(guarded, file, "/v1/embeddings").id)
         check_settled(budget, provider)
 
+    def test_of_many_embeddings_on_a_line(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, budget: Budget
+    ) -> None:
+        tokens = [[1, 2, 3, 4] * 1500] * 4
+        file = batch_file(
+            {"model": "text-embedding-3-large", "input": tokens}, url="/v1/embeddings"
+        )
+        guarded = guard(bare, budget=budget)
+        guarded.batches.retrieve(start(guarded, file, "/v1/embeddings").id)
+        check_settled(budget, provider)
+        [record] = budget.ledger
+        assert record.bound >= provider.billed
+
     def test_raw(self, provider: SimulatedProvider, bare: openai.OpenAI, budget: Budget) -> None:
         guarded = guard(bare, budget=budget)
         uploaded = guarded.files.create(file=THREE, purpose="batch")

@@ -249,6 +249,14 @@ class TestWhatCannotBeGuarded:
         with pytest.raises(TypeError, match="cannot guard a"):
             async_guard(thing, budget="$1")
 
+    def test_a_class_is_told_from_its_instances(self) -> None:
+        with pytest.raises(TypeError, match="OpenAI: make an instance of it first"):
+            guard(openai.OpenAI, budget="$1")  # type: ignore[call-overload]
+
+    def test_prices_without_names(self, bare: openai.OpenAI) -> None:
+        with pytest.raises(TypeError, match="prices are by model name"):
+            guard(bare, budget="$1", prices=Price(input=0, output=0))  # type: ignore[call-overload]
+
     def test_async_guard_takes_async_clients(self, bare: openai.OpenAI) -> None:
         with pytest.raises(TypeError, match=r"takes an async client, got OpenAI; use guard\(\)"):
             async_guard(bare, budget="$1")  # type: ignore[type-var]

@@ -19,6 +19,7 @@ from tests.clients.helpers import (
     check_covered,
     cost_of,
     in_dollars,
+    scripted_client,
     sync_client,
 )
 from tokenfence_integrations import (
@@ -76,6 +77,78 @@ class TestRaise:
             ask(guarded)
         assert provider.requests == 0
         assert guarded.tokenfence.reserved == 0
+
+
+def test_a_prediction_may_be_billed_beside_the_answers_maximum(budget: Budget) -> None:
+    """Each byte of it may be a token that the answer makes no use of, at the price of output."""
+    told = "x" * 500
+    usage = {"prompt_tokens": 9, "completion_tokens": 16 + len(told), "total_tokens": 541}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "y"}}
+    answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "gpt-4o"}
+    with scripted_client({**answer, "choices": [choice], "usage": usage}) as client:
+        prediction: Any = {"type": "content", "content": told}
+        guard(client, budget=budget).chat.completions.create(**CALL, prediction=prediction)
+    [record] = budget.ledger
+    assert record.outcome == "settled"
+    assert record.bound >= record.cost
+
+
+MANY_TEXTS = ["The tide comes in, and the tide goes out again. " * 500] * 4
+MANY_TOKENS = [[1, 2, 3, 4] * 1500] * 4
+SEVERAL: dict[str, Ask] = {
+    "embeddings of texts": lambda c: c.embeddings.create(
+        model="text-embedding-3-small", input=MANY_TEXTS
+    ),
+    "embeddings of tokens": lambda c: c.embeddings.create(
+        model="text-embedding-3-small", input=MANY_TOKENS
+    ),
+    "completions of texts": lambda c: c.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt=[text[:9000] for text in MANY_TEXTS]
+    ),
+    "completions of tokens": lambda c: c.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt=[tokens[:2000] for tokens in MANY_TOKENS]
+    ),
+}
+
+
+class TestSeveralInputs:
+    """A context window bounds each input of a request, not all of them together."""
+
+    @pytest.mark.parametrize("ask", SEVERAL.values(), ids=SEVERAL)
+    def test_the_bound_is_of_all(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, budget: Budget, ask: Ask
+    ) -> None:
+        ask(guard(bare, budget=budget))
+        check_books(budget, provider)
+        [record] = budget.ledger
+        assert record.bound >= provider.billed
+
+    def test_a_budget_for_one_of_them_refuses_all(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        budget = Budget(tokens=8192)
+        guarded = guard(bare, budget=budget, on_limit="raise")
+        with pytest.raises(BudgetExceeded):
+            guarded.embeddings.create(model="text-embedding-3-small", input=MANY_TOKENS)
+        assert provider.requests == 0
+
+    def test_many_short_texts_need_little_more_than_their_bytes(
+        self, provider: SimulatedProvider, bare: openai.OpenAI
+    ) -> None:
+        texts = ["a"] * 1000
+        budget = Budget(tokens=sum(map(len, texts)) + 2 * len(texts) + 64)
+        guarded = guard(bare, budget=budget, on_limit="raise", exact_input=False)
+        guarded.embeddings.create(model="text-embedding-3-small", input=texts)
+        check_books(budget, provider)
+
+    def test_a_suffix_counts_with_each(
+        self, provider: SimulatedProvider, bare: openai.OpenAI, budget: Budget
+    ) -> None:
+        guarded = guard(bare, budget=budget)
+        guarded.completions.create(**EXACT)
+        guarded.completions.create(**EXACT, suffix="x" * 100)
+        without, with_suffix = budget.ledger
+        assert with_suffix.bound - without.bound >= 100 * 1_500  # $1.50 a million
 
 
 class TestWarn:
@@ -363,9 +436,10 @@ class TestUnknownModel:
         assert provider.requests == 0
 
     def test_unknown_fallback(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
-        guarded = guard(bare, budget="$1", fallback="gpt-9-nano", threshold=0.0)
+        """Told when it is given, and not when it is to take over."""
         with pytest.raises(UnknownModelError, match="gpt-9-nano"):
-            guarded.chat.completions.create(**CALL)
+            guard(bare, budget="$1", fallback="gpt-9-nano")
+        guard(bare, fallback="my-model", prices={"my-model": Price(input=0, output=0)})
         assert provider.requests == 0
 
 

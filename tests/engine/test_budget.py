@@ -80,7 +80,7 @@ def test_a_child_is_made_once() -> None:
 def test_a_child_with_other_limits_is_an_error() -> None:
     team = Budget("$5", name="team")
     team.child("researcher", "$2")
-    with pytest.raises(ValueError, match=r"'team/researcher' exists with .*top_up"):
+    with pytest.raises(ValueError, match=r"exists with usd=\$2.00, not with usd=\$3.00; .*top_up"):
         team.child("researcher", "$3")
     with pytest.raises(ValueError, match="already has a child 'researcher'"):
         Budget("$2", name="researcher", parent=team)

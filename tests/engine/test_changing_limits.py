@@ -293,7 +293,7 @@ def test_a_share_of_windows_from_first_use_on_has_to_say_its_own() -> None:
 @pytest.mark.parametrize(
     ("parent", "share", "said"),
     [
-        (Budget(calls=5), "20%", "no limit of usd"),
+        (Budget(calls=5), "20%", "20% of its parent's usd, which has no limit of usd"),
         (Budget("$5"), "120%", "from '0%' to '100%'"),
         (Budget("$5"), "x%", "from '0%' to '100%'"),
         (Budget("$5"), "-5%", "from '0%' to '100%'"),

@@ -67,12 +67,14 @@ def test_what_remains_is_never_negative(
 
 
 def test_an_unknown_model_shows_what_is_near_and_how_to_give_a_price() -> None:
-    error = UnknownModelError("gpt-5o", ["gpt-5", "gpt-4o"], "azure")
+    error = UnknownModelError("gpt-5o", ["gpt-5", "gpt-4o"], "azure", ["openai"])
     assert "'gpt-5o' of provider 'azure'" in str(error)
     assert "Nearest known: gpt-5, gpt-4o." in str(error)
+    assert "It is in the price lists of openai." in str(error)
     assert "prices={'gpt-5o': Price(" in str(error)
     other = pickle.loads(pickle.dumps(error))
     assert (str(other), other.nearest) == (str(error), ("gpt-5", "gpt-4o"))
+    assert other.elsewhere == ("openai",)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_what_was_surely_not_sent_is_free(error: BaseException) -> None:
         BrokenPipeError(),
         KeyboardInterrupt(),
         GeneratorExit(),
+        UnicodeEncodeError("ascii", "\u20ac", 0, 1, "of an answer that is printed, for one"),
         named("ReadTimeout"),
         named("RemoteProtocolError"),
         ValueError(),

@@ -9,7 +9,7 @@ from hypothesis import given as holds
 from hypothesis import strategies as st
 
 from tokenfence_integrations import Budget
-from tokenfence_integrations.engine.grammar import given
+from tokenfence_integrations.engine.grammar import Given, given
 from tokenfence_integrations.engine.windows import UNITS, Calendar, Interval
 from tokenfence_integrations.money import format_usd, parse_usd
 from tokenfence_integrations.stores.base import Limits
@@ -29,9 +29,11 @@ from tokenfence_integrations.stores.base import Limits
         ("500k input tokens", {"input_tokens": 500_000}),
         ("500 K output tokens", {"output_tokens": 500_000}),
         ("7 output_tokens", {"output_tokens": 7}),
+        ("50 Calls", {"calls": 50}),
+        ("2M Input Tokens", {"input_tokens": 2_000_000}),
     ],
 )
-@pytest.mark.parametrize("window", ["", "/day", " / day", " per day"])
+@pytest.mark.parametrize("window", ["", "/day", " / day", " per day", "/Day", " Per DAY"])
 def test_what_is_limited(words: str, limits: dict[str, int], window: str) -> None:
     schedule = Calendar("day", UTC) if window else None
     assert given(words + window, zone=UTC) == (Limits(**limits), schedule, {})
@@ -109,3 +111,17 @@ def test_what_equals_something_that_was_read_is_still_looked_at(wrong: dict[str,
 def test_budgets_that_are_given_the_same_share_what_was_read_of_it() -> None:
     one, other = (given("$5/day", calls=3, zone=UTC) for _ in range(2))
     assert one is other
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (given("$2.50", calls=1_000, zone=UTC), "usd=$2.50, calls=1,000"),
+        (given("20%", zone=UTC), "usd=20%"),
+        (given("$5/day", zone=UTC), "usd=$5.00 per day (UTC)"),
+        (given(None, tokens=9, per=timedelta(hours=5), zone=UTC), "tokens=9 per 5:00:00"),
+        (given(None, zone=UTC), "no limits"),
+    ],
+)
+def test_it_is_told_as_it_was_said(asked: Given, told: str) -> None:
+    assert str(asked) == told

@@ -24,7 +24,7 @@ def test_a_model_a_chain_or_stages(fallback: Any, stages: tuple[Stage, ...]) -> 
     assert parse_fallback(fallback, 0.8) == stages
 
 
-@pytest.mark.parametrize("fallback", ["", " ", [""], [None], {0.5: ""}, ["mini", 5]])
+@pytest.mark.parametrize("fallback", ["", " ", [""], [None], {0.5: ""}, ["mini", 5], 5])
 def test_fallbacks_have_names(fallback: Any) -> None:
     with pytest.raises(ValueError, match="fallback must name models"):
         parse_fallback(fallback, 0.8)

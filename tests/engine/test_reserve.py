@@ -323,7 +323,10 @@ def test_bad_arguments_are_refused_before_anything_else(wrong: Any, message: str
         small(10).reserve(**{"model": "model", "input_tokens": 1, "prices": BOOK, **wrong})
 
 
-@pytest.mark.parametrize("usage", [Usage(-1, 5), Usage(5, -1)])
+@pytest.mark.parametrize(
+    "usage",
+    [Usage(-1, 5), Usage(5, -1), Usage(1.5, 5), Usage(1, 5.0), Usage(True, 5)],  # type: ignore[arg-type]
+)
 def test_a_usage_that_nobody_could_mean_is_not_settled(usage: Usage) -> None:
     budget = small(100)
     with (
@@ -403,3 +406,12 @@ def test_prices_of_ones_own_may_be_a_mapping() -> None:
 def test_an_unknown_provider_has_no_prices() -> None:
     with pytest.raises(UnknownModelError, match="nobody"):
         Budget("$1").reserve(model="m", provider="nobody", input_tokens=1).admit()
+
+
+def test_the_input_bound_is_what_the_caller_says() -> None:
+    """Also above the model's context window: a request may bring several inputs."""
+    budget = Budget("$1")
+    with budget.reserve(model="text-embedding-3-small", input_tokens=100_000) as call:
+        assert call.bound.input_tokens == 100_000
+        call.settle(Usage(100_000))
+    assert budget.ledger[0].bound >= budget.ledger[0].cost

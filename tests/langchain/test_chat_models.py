@@ -421,6 +421,12 @@ def test_a_fallback_that_is_no_model_is_refused(plain: ChatOpenAI, fallback: Any
         guard(plain, budget="$1", fallback=fallback)
 
 
+def test_a_fallback_without_a_price_is_told_at_once(plain: ChatOpenAI) -> None:
+    for fallback in ("gpt-4o-minni", LocalChat(model="local-small")):
+        with pytest.raises(UnknownModelError):
+            guard(plain, budget="$1", fallback=fallback)
+
+
 def test_a_pinned_azure_deployment_cannot_be_swapped() -> None:
     from langchain_openai import AzureChatOpenAI
 

@@ -123,10 +123,20 @@ def test_what_is_no_text_is_bounded_in_every_form(part: dict[str, Any]) -> None:
         {"type": "document", "source": {"type": "base64", "data": PNG}},
         {"type": "video", "url": "https://example.com/film.mp4"},
         {"type": "media", "file_uri": "gs://bucket/film.mp4", "mime_type": "video/mp4"},
+        {"type": "reasoning", "id": "rs_of_nobody", "summary": []},
     ],
 )
 def test_what_cannot_be_seen_is_the_whole_window(part: dict[str, Any]) -> None:
     assert bound([HumanMessage([part])], {}) == CARD.context_window
+
+
+def test_reasoning_that_only_the_provider_has_is_the_whole_window() -> None:
+    item = {"type": "reasoning", "id": "rs_of_nobody", "summary": []}
+    kept = {**item, "encrypted_content": "x"}
+    window = CARD.context_window
+    assert window is not None
+    assert bound([AIMessage("So.", additional_kwargs={"reasoning": item})], {}) == window
+    assert bound([AIMessage("So.", additional_kwargs={"reasoning": kept})], {}) < window
 
 
 def test_only_providers_that_put_a_prompt_before_the_tools_are_bounded_with_one() -> None:

@@ -1,6 +1,8 @@
 """`budget_for()`: each query of an engine has a budget of its own, and says what it did cost."""
 
+import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,7 +171,29 @@ def test_queries_count_against_their_parent(engine: Any, provider: SimulatedProv
     budgeted.query("What?")
     budgeted.query("Why?")
     assert team.spent == pytest.approx(billed(provider), abs=1e-12)
-    assert len(team.children) == 2
+
+
+def test_queries_leave_nothing_but_their_part_in_their_parents_books(
+    engine: Any, provider: SimulatedProvider
+) -> None:
+    team = Budget("$1", name="team")
+    budgeted = budget_for(engine, "$0.05", parent=team)
+    costs = [budgeted.query("What?").metadata["tokenfence"] for _ in range(3)]
+    gc.collect()
+    assert team.children == {}
+    assert len({cost["budget"] for cost in costs}) == 3
+    assert team.snapshot().spent.usd == provider.billed == team.ledger.total
+
+
+def test_a_query_after_a_restart_has_a_whole_budget(
+    engine: Any, provider: SimulatedProvider, tmp_path: Path
+) -> None:
+    """Names that are counted anew in each process would name accounts of queries long over."""
+    store = f"sqlite:///{tmp_path / 'budgets.db'}"
+    first = budget_for(engine, "$1", parent=Budget("$5", name="team", store=store))
+    spent = first.query("What?").metadata["tokenfence"]["spent"]
+    again = budget_for(engine, "$1", parent=Budget("$5", name="team", store=store))
+    assert again.query("What?").metadata["tokenfence"]["spent"] == spent
 
 
 def test_queries_count_against_the_budget_in_scope(

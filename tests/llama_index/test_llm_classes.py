@@ -244,7 +244,8 @@ def test_the_narrowest_of_a_chain_is_told(make: Make, server: Server, budget: Bu
     wide = models.anthropic_llm(server, model="claude-sonnet-4-6")
     assert wide.metadata.context_window == 1_000_000
     small = make(models.openai_like, model="small")
-    llm = guard(wide, budget=budget, fallback=[make(models.openai_llm), small])
+    prices = {"small": Price(input=0, output=0)}
+    llm = guard(wide, budget=budget, fallback=[make(models.openai_llm), small], prices=prices)
 
     told = llm.metadata
 

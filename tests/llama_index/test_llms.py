@@ -8,7 +8,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai import OpenAI
 
 from tests.llama_index import models
-from tokenfence_integrations import Budget, guard
+from tokenfence_integrations import Budget, UnknownModelError, guard
 from tokenfence_integrations.llama_index import BudgetedLLM
 from tokenfence_integrations.testing import SimulatedProvider
 
@@ -50,3 +50,8 @@ async def test_the_books_are_the_bill(
     assert budget.snapshot().spent.usd == provider.billed
     assert budget.snapshot().spent.calls == 8
     assert budget.snapshot().uncertain.usd == 0
+
+
+def test_a_fallback_without_a_price_is_told_at_once() -> None:
+    with pytest.raises(UnknownModelError, match="gpt-4o-mini"):
+        guard(OpenAI(model="gpt-4o", api_key="unused"), budget="$1", fallback="gpt-4o-minni")

@@ -131,6 +131,15 @@ class TestUnknown:
             book.card("gpt-6")
         assert all(name.startswith("gpt-6-") for name in unknown.value.nearest)
 
+    def test_names_other_providers_that_know_it(self) -> None:
+        for provider in ("openai", "opnai"):
+            with pytest.raises(UnknownModelError, match="in the price lists of anthropic") as e:
+                PriceBook(provider=provider).card("claude-sonnet-4-5")
+            assert "anthropic" in e.value.elsewhere
+        with pytest.raises(UnknownModelError) as unknown:
+            PriceBook().card("nobody-knows-it")
+        assert unknown.value.elsewhere == ()
+
     def test_long_names_are_neither_kept_nor_repeated(self) -> None:
         book = PriceBook()
         with pytest.raises(UnknownModelError) as unknown:

@@ -21,8 +21,10 @@ from tests.clients.helpers import check_books
 from tests.web.apps import COST, FOR_TWO, app_with_budgets, ask, forgotten, get, nano, words
 from tokenfence_integrations import Budget, BudgetExceeded, async_guard
 from tokenfence_integrations.engine.scope import scoped_budget
+from tokenfence_integrations.stores.base import Command, Path, Read, Reply
+from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.testing import SimulatedProvider
-from tokenfence_integrations.web import RequestBudgets, request_budget
+from tokenfence_integrations.web import RequestBudgets, request_budget, users
 
 
 def app_for(client: openai.AsyncOpenAI, spend: Any) -> FastAPI:
@@ -268,3 +270,50 @@ def test_a_websocket_has_one_budget_for_as_long_as_it_lasts() -> None:
 def test_mistakes_are_told_when_the_app_is_made(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         request_budget(**given)
+
+
+class StoreElsewhere(MemoryStore):
+    """A store that has to be waited for, and that tells who waits on an event loop."""
+
+    instant = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.blocking: list[str] = []
+
+    def execute(self, command: Command) -> Reply:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.reads += type(command) is Read
+        else:
+            self.blocking.append(type(command).__name__)
+        return super().execute(command)
+
+    async def aexecute(self, command: Command) -> Reply:
+        return await asyncio.to_thread(self.execute, command)
+
+    def note(self, command: Any) -> None:
+        super().execute(command)
+
+    def peek(self, path: Path) -> None:
+        return None
+
+
+async def test_a_store_that_has_to_be_waited_for_does_not_block_the_event_loop(
+    client: openai.AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "FEW", 2)
+    store = StoreElsewhere()
+    service = Budget("$1", name="service", store=store)
+    spend = request_budget(
+        FOR_TWO, parent=service, key=lambda request: request.headers["user"], per_user="$0.5"
+    )
+    app = app_for(client, spend)
+    for number in range(6):
+        reply = await get(app, "/1", user=f"user {number}")
+        assert (nano(reply, "x-budget-spent"), reply.status_code) == (COST, 200)
+    assert (await get(app, "/3", user="user 0")).status_code == 429
+    assert store.reads > 0
+    assert store.blocking == []

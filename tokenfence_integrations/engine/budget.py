@@ -338,7 +338,7 @@ class Budget:
             None,
             service_tier,
             batch,
-            True,
+            False,  # who says how much it is may mean several inputs, each with a window
             True,
             tags,
         )

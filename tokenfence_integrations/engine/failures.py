@@ -24,7 +24,6 @@ UNSENT = frozenset(
         "gaierror",
         "NewConnectionError",
         "ClientConnectorError",
-        "UnicodeEncodeError",
     }
 )
 

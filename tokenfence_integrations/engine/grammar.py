@@ -6,9 +6,9 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias, cast
 
-from tokenfence_integrations.engine.shares import Shares, share_in, share_of
+from tokenfence_integrations.engine.shares import Shares, percent, share_in, share_of
 from tokenfence_integrations.engine.windows import UNITS, Calendar, Interval, Schedule, Unit
-from tokenfence_integrations.money import parse_usd
+from tokenfence_integrations.money import format_usd, parse_usd
 from tokenfence_integrations.stores.base import Limits
 
 __all__ = ["Dollars", "Given", "Per", "given", "whole"]
@@ -28,10 +28,10 @@ ACCEPTED = (
 )
 
 _MAX_LENGTH = 64
-_WINDOW = re.compile(r"([^/]*?)(?:\s*/\s*|\s+per\s+)(\w+)")
+_WINDOW = re.compile(r"([^/]*?)(?:\s*/\s*|\s+per\s+)(\w+)", re.IGNORECASE)
 _COUNT = re.compile(
     r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(\.[0-9]+)?\s?([kKM]?)\s+"
-    r"(calls?|tokens?|input[ _]tokens?|output[ _]tokens?)"
+    r"((?i:calls?|tokens?|input[ _]tokens?|output[ _]tokens?))"
 )
 _TIMES = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 
@@ -43,6 +43,16 @@ class Given(NamedTuple):
     schedule: Schedule | None
     shares: Shares = {}  # noqa: RUF012 - nobody changes it
     """Limits that are a share of the parent's; None stands in ``limits`` for each."""
+
+    def __str__(self) -> str:
+        amounts = {
+            q: format_usd(limit) if q == "usd" else f"{limit:,}"
+            for q, limit in self.limits._asdict().items()
+            if limit is not None
+        }
+        amounts |= {q: percent(share) for q, share in self.shares.items()}
+        told = ", ".join(f"{quantity}={amount}" for quantity, amount in amounts.items())
+        return f"{told or 'no limits'}{_window(self.schedule)}"
 
 
 def given(
@@ -159,7 +169,7 @@ def _in_words(text: str) -> tuple[str, int, Unit | None]:
     number = Decimal(digits.replace(",", "") + (decimals or "")) * _TIMES[suffix]
     if number != number.to_integral_value():
         raise ValueError(f"cannot read {text!r} as a limit: {number} is not a whole number")
-    quantity = noun.replace(" ", "_").removesuffix("s") + "s"
+    quantity = noun.lower().replace(" ", "_").removesuffix("s") + "s"
     return quantity, int(number), unit
 
 
@@ -171,13 +181,14 @@ def _in_parts(text: str) -> tuple[str, Unit | None]:
     window = _WINDOW.fullmatch(short)
     if window is None:
         return short, None
-    if window[2] not in UNITS:
+    unit = window[2].lower()
+    if unit not in UNITS:
         raise ValueError(
             f"cannot read {text!r} as a limit: {window[2]!r} is no window; accepted are "
             f"{', '.join(UNITS)}, each for one of them, and other lengths by "
             f"per=datetime.timedelta(...)"
         )
-    return window[1], cast(Unit, window[2])
+    return window[1], cast(Unit, unit)
 
 
 def _schedule(per: object, zone: tzinfo) -> Schedule:
@@ -193,3 +204,11 @@ def _schedule(per: object, zone: tzinfo) -> Schedule:
         f"per must be one of {', '.join(UNITS)}, or a datetime.timedelta of whole seconds, "
         f"got {per!r}"
     )
+
+
+def _window(schedule: Schedule | None) -> str:
+    if schedule is None:
+        return ""
+    if isinstance(schedule, Interval):
+        return f" per {timedelta(seconds=schedule.seconds)}"
+    return f" per {schedule.unit} ({schedule.zone})"

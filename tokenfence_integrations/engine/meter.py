@@ -262,14 +262,14 @@ class Call:
             truncated: Whether the answer ended at its output maximum.
 
         Raises:
-            ValueError: A count is negative.
+            ValueError: A count is negative, or no integer.
             TokenFenceError: The call was never admitted.
         """
         card = self.card
         if card is None:
             raise TokenFenceError("this call was never admitted, so it cannot be settled")
         into, out = usage[0], usage[1]
-        if into < 0 or out < 0:
+        if type(into) is not int or type(out) is not int or into < 0 or out < 0:
             check_usage(usage)
         cost = card.cost(usage, service_tier, self.request.batch)
         spent = new(Amount, (cost, 1, into, out))

@@ -1,11 +1,13 @@
 """How the calls of one guard are admitted: what happens near the limit, and at it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal, NamedTuple, TypeAlias
 
-__all__ = ["Fallback", "OnLimit", "OnUnknown", "Policy", "Stage", "parse_fallback"]
+from tokenfence_integrations.pricing.book import Cards
+
+__all__ = ["Fallback", "OnLimit", "OnUnknown", "Policy", "Stage", "check_priced", "parse_fallback"]
 
 OnLimit: TypeAlias = Literal["stop", "warn", "raise"]
 OnUnknown: TypeAlias = Literal["charge", "release"]
@@ -46,8 +48,10 @@ def parse_fallback(fallback: Fallback, threshold: float) -> tuple[Stage, ...]:
         for share in fallback:
             _check_share("a fallback's stage", share)
         stages = [Stage(float(share), model) for share, model in sorted(fallback.items())]
-    else:
+    elif isinstance(fallback, Sequence):
         stages = [Stage(inf if n else threshold, model) for n, model in enumerate(fallback)]
+    else:
+        stages = [Stage(threshold, fallback)]  # which is no name
     for stage in stages:
         if not _is_name(stage.model):
             raise ValueError(
@@ -55,6 +59,16 @@ def parse_fallback(fallback: Fallback, threshold: float) -> tuple[Stage, ...]:
                 f'or stages such as {{0.5: "gpt-4o-mini", 0.9: "gpt-4.1-nano"}}'
             )
     return tuple(stages)
+
+
+def check_priced(stages: Iterable[Stage], book: Cards) -> None:
+    """Refuse fallbacks without a price at once, and not when the first of them is to take over.
+
+    Raises:
+        UnknownModelError: A model has no known price.
+    """
+    for stage in stages:
+        book.card(stage.model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tokenfence_integrations.stores.base import Limits
 
-__all__ = ["Shares", "parts", "resolve", "share_in", "share_of"]
+__all__ = ["Shares", "parts", "percent", "resolve", "share_in", "share_of"]
 
 Shares: TypeAlias = Mapping[str, Fraction]
 """By quantity, 0 to 1."""
@@ -35,7 +35,7 @@ def resolve(shares: Shares, limits: Limits, above: Limits, name: str) -> Limits:
     for quantity, share in shares.items():
         if quantity not in amounts:
             raise ValueError(
-                f"budget {name!r} is to have {float(share):.9g} of its parent's {quantity}, which "
+                f"budget {name!r} is to have {percent(share)} of its parent's {quantity}, which "
                 f"has no limit of {quantity}: give the parent one, or the budget an amount"
             )
     return limits._replace(**amounts)
@@ -83,3 +83,13 @@ def share_of(quantity: str, text: str) -> Fraction:
             f"as '12.5%', got {text[:40]!r}"
         )
     return share
+
+
+def percent(share: Fraction) -> str:
+    """A share as it is given.
+
+    Example:
+        >>> percent(Fraction(1, 8))
+        '12.5%'
+    """
+    return f"{float(share * 100):.9g}%"

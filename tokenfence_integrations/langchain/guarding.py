@@ -9,7 +9,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableBinding
 
-from tokenfence_integrations.engine.policy import parse_fallback
+from tokenfence_integrations.engine.policy import check_priced, parse_fallback
 from tokenfence_integrations.langchain.anthropic_clients import meter_attempts
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings, guarded_embeddings
@@ -83,6 +83,7 @@ class Guarding(guarding.Guarding):
         Raises:
             TypeError: It is guarded already.
             ValueError: A fallback cannot work.
+            UnknownModelError: A fallback has no known price.
         """
         if isinstance(model, BudgetedChatModel):
             raise TypeError(f"this model is {ALREADY}")
@@ -99,6 +100,7 @@ class Guarding(guarding.Guarding):
             error=_refusals(model, *others.values()),
             exact_input=bool(self.exact_input),
         )
+        check_priced(terms.policy.stages, terms.book)
         terms.targets = {name: self._guarded(other, terms) for name, other in others.items()}
         return self._guarded(model, terms)
 

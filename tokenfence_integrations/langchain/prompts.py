@@ -5,7 +5,13 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from tokenfence_integrations.clients.openai.content import PER_TOOL, Content, is_text, plain
+from tokenfence_integrations.clients.openai.content import (
+    PER_TOOL,
+    Content,
+    add_hidden,
+    is_text,
+    plain,
+)
 from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import REQUEST_OVERHEAD, byte_bound, count_chat
@@ -85,6 +91,7 @@ def _add_message(message: BaseMessage, content: Content) -> None:
         return
     if message.additional_kwargs:
         content.text_bytes += byte_bound(plain(message.additional_kwargs))
+        add_hidden(message.additional_kwargs.get("reasoning"), content)
     if isinstance(message, AIMessage):
         calls: Any = [*message.tool_calls, *message.invalid_tool_calls]
         content.text_bytes += byte_bound(plain(calls)) + PER_TOOL * len(calls)

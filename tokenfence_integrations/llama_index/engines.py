@@ -11,10 +11,13 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
+from tokenfence_integrations.engine.reading import asnapshot
 from tokenfence_integrations.engine.scope import scoped_budget
+from tokenfence_integrations.engine.snapshot import Snapshot
 from tokenfence_integrations.llama_index.components import models_of, with_parts
 from tokenfence_integrations.llama_index.guarding import Guarding, LLMFallback
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
+from tokenfence_integrations.money import to_float
 
 __all__ = ["BudgetedQueryEngine", "budget_for"]
 
@@ -35,7 +38,8 @@ class QueryTerms(NamedTuple):
         parent = self.parent if self.parent is not None else scoped_budget()
         if parent is None:
             return Budget(**self.limits, name="query")
-        return Budget(**self.limits, parent=parent)
+        # Not kept, and so with a name that no query of another process or time has.
+        return Budget(**self.limits, parent=parent, kept=False)
 
 
 if TYPE_CHECKING:
@@ -53,13 +57,13 @@ class BudgetedQueryEngine(_Engine):
         budget = self.tokenfence_terms.fresh_budget()
         with budget.scope():
             response = super().query(*args, **kwargs)
-        return _with_cost(response, budget)
+        return _with_cost(response, budget, budget.snapshot())
 
     async def aquery(self, *args: Any, **kwargs: Any) -> Any:
         budget = self.tokenfence_terms.fresh_budget()
         with budget.scope():
             response = await super().aquery(*args, **kwargs)
-        return _with_cost(response, budget)
+        return _with_cost(response, budget, await asnapshot(budget))
 
 
 def budget_for(
@@ -88,8 +92,8 @@ def budget_for(
         usd: What one query may cost, in dollars (``"$0.05"``, ``0.05``).
         calls: How many provider calls one query may make.
         tokens: How many tokens one query may use.
-        parent: The budget of all queries together, which remembers each of them (about a kilobyte);
-            default: that of the LLMs, if they are guarded, or else the one in scope at each query.
+        parent: The budget of all queries together, which keeps what each of them spent; default:
+            that of the LLMs, if they are guarded, or else the one in scope at each query.
         fallback: Cheaper models for the engine's LLMs, as for `guard`.
         terms: Other terms of `guard`, such as ``on_limit`` and ``prices``.
 
@@ -162,7 +166,7 @@ def _common_parent(guarded: list[Any], parent: Budget | None) -> Budget | None:
     return parent
 
 
-def _with_cost(response: Any, budget: Budget) -> Any:
+def _with_cost(response: Any, budget: Budget, now: Snapshot) -> Any:
     """The response, whose metadata tells what it cost, or will have cost once it is read."""
     cost: dict[str, Any] = {}
     if isinstance(response, StreamingResponse):
@@ -170,19 +174,18 @@ def _with_cost(response: Any, budget: Budget) -> Any:
     elif isinstance(response, AsyncStreamingResponse):
         response.response_gen = _aread(response.response_gen, budget, cost)
     response.metadata = {**(response.metadata or {}), KEY: cost}
-    cost.update(_cost(budget))
+    cost.update(_cost(now))
     return response
 
 
-def _cost(budget: Budget) -> dict[str, Any]:
-    told = budget.snapshot()
+def _cost(now: Snapshot) -> dict[str, Any]:
     return {
-        "budget": budget.name,
-        "spent": budget.spent,
-        "uncertain": budget.uncertain,
-        "calls": told.spent.calls + told.uncertain.calls,
-        "input_tokens": told.spent.input_tokens,
-        "output_tokens": told.spent.output_tokens,
+        "budget": now.name,
+        "spent": to_float(now.spent.usd),
+        "uncertain": to_float(now.uncertain.usd),
+        "calls": now.spent.calls + now.uncertain.calls,
+        "input_tokens": now.spent.input_tokens,
+        "output_tokens": now.spent.output_tokens,
     }
 
 
@@ -198,7 +201,7 @@ def _read(inner: Any, budget: Budget, cost: dict[str, Any]) -> Generator[Any, No
             yield text
     finally:
         inner.close()
-        cost.update(_cost(budget))
+        cost.update(_cost(budget.snapshot()))
 
 
 async def _aread(inner: Any, budget: Budget, cost: dict[str, Any]) -> AsyncGenerator[Any, None]:
@@ -212,4 +215,4 @@ async def _aread(inner: Any, budget: Budget, cost: dict[str, Any]) -> AsyncGener
             yield text
     finally:
         await inner.aclose()
-        cost.update(_cost(budget))
+        cost.update(_cost(await asnapshot(budget)))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms import LLM
 
-from tokenfence_integrations.engine.policy import parse_fallback
+from tokenfence_integrations.engine.policy import check_priced, parse_fallback
 from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded, refusal_class
 from tokenfence_integrations.llama_index.llms import WHOLE, BudgetedLLM, llm_names
@@ -74,6 +74,7 @@ class Guarding(guarding.Guarding):
         Raises:
             TypeError: It is guarded already.
             ValueError: A fallback cannot work.
+            UnknownModelError: A fallback has no known price.
         """
         if isinstance(llm, BudgetedLLM):
             raise TypeError(f"this LLM is {ALREADY}")
@@ -89,6 +90,7 @@ class Guarding(guarding.Guarding):
             book=ChainBook(self._book(llm), {name: self._book(m) for name, m in others.items()}),
             others=others.values(),
         )
+        check_priced(terms.policy.stages, terms.book)
         terms.targets = {name: self._guarded_llm(other, terms) for name, other in others.items()}
         return self._guarded_llm(llm, terms)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llama_index.core.llms import LLM, ChatMessage
 
-from tokenfence_integrations.clients.openai.content import PER_TOOL, Content, plain
+from tokenfence_integrations.clients.openai.content import PER_TOOL, Content, add_hidden, plain
 from tokenfence_integrations.llama_index.providers import may_have, member
 from tokenfence_integrations.llama_index.tools import TOOLS_KEY
 from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes
@@ -129,4 +129,7 @@ def _add_blocks(blocks: Sequence[Any], content: Content) -> None:
         elif kind == "tool_call":
             content.text_bytes += PER_TOOL + byte_bound(plain(block.model_dump(mode="json")))
         else:  # thinking, citations, cache points
+            if kind == "thinking":
+                told = {**block.additional_information, "type": "reasoning"}
+                add_hidden(told, content)
             content.text_bytes += byte_bound(plain(block.model_dump(mode="json")))

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.grammar import given
+from tokenfence_integrations.engine.names import MARK
 
 __all__ = ["Allocations"]
 
@@ -28,8 +29,10 @@ class Allocations:
 
     def __init__(self, shares: Mapping[str, Dollars | None]) -> None:
         for key, share in shares.items():
-            if not isinstance(key, str) or not key.strip() or "/" in key:
-                raise ValueError(f"a key of allocations must be text without '/', got {key!r}")
+            if not isinstance(key, str) or not key.strip() or "/" in key or MARK in key:
+                raise ValueError(
+                    f"a key of allocations must be text without '/' and '{MARK}', got {key!r}"
+                )
             if share is not None:
                 given(share, zone=UTC)
         self._shares = dict(shares)

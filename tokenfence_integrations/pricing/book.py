@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import cache, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from tokenfence_integrations.errors import UnknownModelError
@@ -54,7 +55,7 @@ class PriceBook:
         clock: Seconds since the epoch.
 
     Raises:
-        TypeError: If a price of your own is not a `Price`.
+        TypeError: If a price of your own is not a `Price`, or they are not by name.
 
     Example:
         >>> book = PriceBook({"my-model": Price(input="$1/M", output="$2/M")})
@@ -70,6 +71,10 @@ class PriceBook:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.provider = provider
+        if not isinstance(prices, Mapping | None):
+            raise TypeError(
+                f"prices are by model name, prices={{'my-model': Price(...)}}, got {prices!r}"
+            )
         self._own = {
             name: _own_card(name, price, provider) for name, price in (prices or {}).items()
         }
@@ -86,7 +91,8 @@ class PriceBook:
             The card, good for this call: later ones may differ, with the date or the price list.
 
         Raises:
-            UnknownModelError: If no price is known; with the nearest names that have one.
+            UnknownModelError: If no price is known; with the nearest names that have one, and
+                other providers that do know it.
 
         Example:
             >>> PriceBook().card("gpt-4o").max_output_tokens
@@ -103,7 +109,7 @@ class PriceBook:
         found = prices.find(model, self._clock() // CARD_SECONDS)
         if isinstance(found, Card):
             return found
-        raise UnknownModelError(model, found, self.provider)
+        raise UnknownModelError(model, found, self.provider, prices.elsewhere(model))
 
 
 class _PriceList:
@@ -116,6 +122,7 @@ class _PriceList:
         self.get_snapshot = get_snapshot
         self.snapshot = get_snapshot()
         self.find = lru_cache(MAX_CACHED_NAMES)(self._find)
+        self.elsewhere = lru_cache(MAX_CACHED_NAMES)(self._elsewhere)
         self._provider = provider
         self._own_names = own_names
         self._makers: list[Provider] = []
@@ -138,6 +145,17 @@ class _PriceList:
             if info is not None:
                 return self._listed_card(model, maker, info, now) or self._nearest(name)
         return self._nearest(name)
+
+    def _elsewhere(self, model: str) -> tuple[str, ...]:
+        """Some other providers whose models have this name and a price."""
+        having = (
+            maker.id
+            for maker in self.snapshot.providers
+            if maker not in self._makers
+            and (info := maker.find_model(model)) is not None
+            and _has_price(info)
+        )
+        return tuple(islice(having, _NEAREST))
 
     def _listed_card(
         self, model: str, maker: "Provider", info: "ModelInfo", now: "datetime"

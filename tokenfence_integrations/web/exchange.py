@@ -8,6 +8,7 @@ from typing import Any
 from starlette.types import Message, Receive, Send
 
 from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.reading import asnapshot
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.web.problems import Whose
@@ -84,19 +85,21 @@ class Exchange:
         self.begun = True
         if self._start is not None:
             start, self._start = self._start, None
-            await self._send({**start, "headers": [*start.get("headers", ()), *self._headers()]})
+            told = await self._headers()
+            await self._send({**start, "headers": [*start.get("headers", ()), *told]})
 
     def withdraw(self) -> None:
         """Forget the response that was held back: another one is sent in its place."""
         self._start = None
 
-    def _headers(self) -> Iterator[tuple[bytes, bytes]]:
+    async def _headers(self) -> list[tuple[bytes, bytes]]:
         """What this request has spent so far, and what its user, or else it, has left."""
-        request = self._budgets[0].snapshot()
-        yield b"x-budget-spent", f"{to_decimal(request.spent.usd):.9f}".encode()
-        left = request if self._user is None else self._user.snapshot()
+        request = await asnapshot(self._budgets[0])
+        headers = [(b"x-budget-spent", f"{to_decimal(request.spent.usd):.9f}".encode())]
+        left = request if self._user is None else await asnapshot(self._user)
         if left.remaining_usd is not None:
-            yield b"x-budget-remaining", f"{max(0, left.remaining_usd):.9f}".encode()
+            headers.append((b"x-budget-remaining", f"{max(0, left.remaining_usd):.9f}".encode()))
+        return headers
 
     def whose(self, error: BudgetExceeded) -> Whose:
         """Whose budget has no room; those of others are nobody's business."""

@@ -41,8 +41,8 @@ class Users:
     """The budgets of all users, each made at the user's first request.
 
     Which users are idle is looked at whenever there are twice as many as after the last look. Those
-    are forgotten of whom no request, scope or call in flight is left, and of whom nothing was
-    charged; or whose account is kept in the parent's store, with all that was charged.
+    are forgotten of whom no request is left, and of whom nothing was charged; or whose account is
+    kept in the parent's store, with all that was charged: a scope or a call in flight holds those.
 
     Args:
         key: The key of a request's user.
@@ -114,10 +114,10 @@ class Users:
     def _idle(user: Budget) -> bool:
         if user.children:  # a request's budget, which is there as long as anything uses it
             return False
+        if user.parent is not None:  # whose store keeps the account, and need not be waited for
+            return True
         now = user.snapshot()
-        if now.reserved != NOTHING:
-            return False
-        return user.parent is not None or now.spent == now.uncertain == NOTHING
+        return now.reserved == now.spent == now.uncertain == NOTHING
 
 
 class FoundUsers:

@@ -313,6 +313,7 @@ class TestArguments:
             ({"lease": 0}, "above 0"),
             ({"wait": -1}, "0 or more"),
             ({"allocations": {"a/b": 1}}, "without '/'"),
+            ({"allocations": {"a~b": 1}}, "without '/' and '~'"),
             ({"allocations": {"a": "much"}}, "much"),
         ],
     )

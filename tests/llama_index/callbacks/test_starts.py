@@ -286,6 +286,7 @@ class TestArguments:
             ({"expected_output_tokens": 0}, "expected_output_tokens must be 1 or more"),
             ({"lease": 0}, "lease must be"),
             ({"allocations": {"a/b": 1}}, "must be text without '/'"),
+            ({"allocations": {"a~b": 1}}, "must be text without '/' and '~'"),
         ],
     )
     def test_out_of_range(self, options: dict[str, Any], message: str) -> None:

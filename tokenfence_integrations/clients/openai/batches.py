@@ -41,7 +41,7 @@ def batch_request(file: bytes, book: PriceBook) -> CallRequest:
     output = sum(_most_output(request, card) for request in lines)
     return CallRequest(
         lines[0].model,
-        lambda card: sum(_most_input(request, card) for request in lines),
+        lambda card: sum(request.most_input(card) for request in lines),
         None,
         output,
         ceiling=output,
@@ -66,11 +66,6 @@ def _requests(file: bytes) -> Iterator[CallRequest]:
         if endpoint is None:
             raise ValueError(f"line {number} of the batch file asks {url!r}, which is not metered")
         yield endpoint.request(body, 0, False)
-
-
-def _most_input(request: CallRequest, card: Card) -> int:
-    into = request.most_input(card)
-    return into if card.context_window is None else min(into, card.context_window)
 
 
 def _most_output(request: CallRequest, card: Card) -> int:

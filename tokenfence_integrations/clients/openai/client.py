@@ -22,7 +22,7 @@ from tokenfence_integrations.clients.openai.replies import refusal_text, reply_e
 from tokenfence_integrations.clients.openai.uploads import uploaded_bytes
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
-from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.policy import Policy, check_priced
 from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
@@ -363,6 +363,7 @@ def guard_client(
     Raises:
         TypeError: It is guarded already, or its ``request`` was replaced on the instance.
         ValueError: A fallback cannot work, because the client is pinned to one Azure deployment.
+        UnknownModelError: A fallback has no known price.
     """
     cls = type(client)
     if isinstance(client, _Guarded):
@@ -396,6 +397,7 @@ def guard_client(
         cap_key="max_completion_tokens" if of_openai else "max_tokens",
         bills_refusals=azure,
     )
+    check_priced(policy.stages, terms.book)
     clone = object.__new__(_guarded_class(cls))
     # Resources that were made already (client.chat) are bound to the old client: leave them behind.
     cached = {

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenfence_integrations.clients.openai.reasoning import hidden_tokens, hides_reasoning
 from tokenfence_integrations.pricing.images import image_tokens
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound
@@ -12,6 +13,7 @@ __all__ = [
     "PER_TOOL",
     "UNKNOWN_WINDOW",
     "Content",
+    "add_hidden",
     "chat_content",
     "is_text",
     "plain",
@@ -30,6 +32,10 @@ RESPONSES_KEYS = frozenset({"instructions", "tools", "text"})
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 UNSEEN_ITEMS = frozenset({"item_reference"})
+UNSEEN_PARTS = frozenset(
+    {"file", "input_file", "document", "video", "video_url", "input_video", "audio_url"}
+)
+"""Pages of a document also count as pictures, and films as many: only the window bounds them."""
 
 
 @dataclass(slots=True)
@@ -108,6 +114,7 @@ def _without_parts(message: Any, content: Content) -> Any:
     message = plain(message)
     if not isinstance(message, Mapping):
         return message
+    add_hidden(message, content)
     if message.get("type") in UNSEEN_ITEMS or message.get("audio") is not None:
         content.unseen = True
     parts = message.get("content")
@@ -140,11 +147,19 @@ def is_text(part: Any, content: Content) -> bool:
         content.other_bytes += len(spoken) if isinstance(spoken, str) else 0
         content.unseen = content.unseen or not isinstance(spoken, str)
         return False
-    if kind in ("file", "input_file"):
-        # Pages of a document also count as pictures: only the context window bounds them.
+    if kind in UNSEEN_PARTS:
         content.unseen = True
         return False
+    add_hidden(part, content)
     return True
+
+
+def add_hidden(item: Any, content: Content) -> None:
+    """Note in ``content`` what an item hides, if it is one of reasoning."""
+    if isinstance(item, Mapping) and hides_reasoning(item):
+        hidden = hidden_tokens(item)
+        content.unseen = content.unseen or hidden is None
+        content.other_bytes += hidden or 0
 
 
 def plain(value: Any) -> Any:

@@ -4,12 +4,13 @@ One `Endpoint` per path. Everything else of a call is the same for all of them, 
 `exchange`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tokenfence_integrations.clients.openai import content as contents
 from tokenfence_integrations.clients.openai.content import UNKNOWN_WINDOW
+from tokenfence_integrations.clients.openai.reasoning import remember
 from tokenfence_integrations.clients.openai.reported import (
     get,
     members,
@@ -20,6 +21,7 @@ from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.pricing.images import generated_image_tokens
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import (
+    REQUEST_OVERHEAD,
     byte_bound,
     count_chat,
     count_text,
@@ -45,6 +47,11 @@ def _batch_usage(answer: Any, body: Body) -> Usage | None:
 
 def _usage_field(answer: Any, body: Body) -> Usage | None:
     return token_usage(members(answer).get("usage"))
+
+
+def _responses_usage(answer: Any, body: Body) -> Usage | None:
+    remember(answer)
+    return _usage_field(answer, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,10 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
         request.choices = _positive(body["n"])
     if "service_tier" in body:
         request.service_tier = _tier(body)
+    if body.get("prediction") is not None:
+        # What the answer does not use of it is billed as output, beside the answer's maximum.
+        unused = byte_bound(contents.plain(body["prediction"]))
+        request.extra_price = lambda card: unused * card.rates().output
     return request
 
 
@@ -130,29 +141,32 @@ def _count_responses(body: Body) -> Callable[[Card], int | None] | None:
 
 
 def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    prompt = body.get("prompt")
-    prompts = 1
-    if isinstance(prompt, list | tuple) and prompt and not isinstance(prompt[0], int):
-        prompts = len(prompt)
-    choices = prompts * max(_positive(body.get("n")), _positive(body.get("best_of")))
+    prompt, suffix = body.get("prompt"), body.get("suffix")
+    prompts = _bounds_of_each(prompt)
+    if suffix is not None:
+        prompts = [into + byte_bound(suffix) for into in prompts]
+    choices = len(prompts) * max(_positive(body.get("n")), _positive(body.get("best_of")))
     wanted = body.get("max_tokens")
     return CallRequest(
         str(body.get("model", "")),
-        _tokens_or_bytes(prompt),
-        _text_count(prompt) if exact else None,
+        lambda card: _sum_of_windows(prompts, card),
+        _text_count(prompt) if exact and suffix is None else None,
         wanted if isinstance(wanted, int) else COMPLETIONS_DEFAULT_MAX,
         choices,
+        whole_window=False,
     )
 
 
 def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     given = body.get("input")
+    inputs = _bounds_of_each(given)
     return CallRequest(
         str(body.get("model", "")),
-        _tokens_or_bytes(given),
+        lambda card: _sum_of_windows(inputs, card),
         _text_count(given) if exact else None,
         0,
         ceiling=0,
+        whole_window=False,
     )
 
 
@@ -257,7 +271,9 @@ _ENDPOINTS = {
         reply="chat",
         streams_usage=True,
     ),
-    "/responses": Endpoint("responses", _responses, ("max_output_tokens",), reply="responses"),
+    "/responses": Endpoint(
+        "responses", _responses, ("max_output_tokens",), _responses_usage, reply="responses"
+    ),
     "/completions": Endpoint(
         "completions", _completions, ("max_tokens",), reply="completions", streams_usage=True
     ),
@@ -271,13 +287,27 @@ _ENDPOINTS = {
 }
 
 
-def _tokens_or_bytes(given: Any) -> int:
-    """Tokens given as numbers are counted, text is bounded by its bytes."""
-    if isinstance(given, list | tuple):
-        if given and isinstance(given[0], int):
-            return len(given)
-        return sum(_tokens_or_bytes(item) for item in given)
-    return byte_bound(given)
+def _bounds_of_each(given: Any) -> list[int]:
+    """The most tokens in each of the inputs that one request may bring.
+
+    Tokens given as numbers are counted, text is bounded by its bytes.
+    """
+    several = isinstance(given, list | tuple) and not (given and isinstance(given[0], int))
+    bounds: list[int] = []
+    once = REQUEST_OVERHEAD
+    for one in given if several else (given,):
+        if isinstance(one, list | tuple):
+            bounds.append(len(one))
+        else:
+            bounds.append(byte_bound(one) - REQUEST_OVERHEAD + once)
+            once = 0
+    return bounds
+
+
+def _sum_of_windows(inputs: Sequence[int], card: Card) -> int:
+    """The most input tokens of all: each has the model's context window to itself."""
+    window = card.context_window
+    return sum(inputs) if window is None else sum(min(into, window) for into in inputs)
 
 
 def _text_count(given: Any) -> Callable[[Card], int | None] | None:

@@ -10,8 +10,8 @@ from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
 from tokenfence_integrations.clients.openai.reported import get, members, usage_in_bytes
 from tokenfence_integrations.clients.openai.streams import (
     EventMeter,
-    MeteredIterator,
     StreamMeter,
+    read_through,
     was_cut,
     watch_response,
 )
@@ -240,7 +240,7 @@ class Exchange:
         if meter is None:
             pass
         elif hasattr(parsed, "_iterator"):
-            parsed._iterator = MeteredIterator(parsed._iterator, meter)
+            read_through(parsed, meter)
         else:
             meter.see_answer(parsed)
         return parse(parsed) if callable(parse) else parsed
@@ -249,7 +249,7 @@ class Exchange:
         """Settle by a whole answer, or go on metering a stream."""
         if self._meter is not None:
             if not self.raw and hasattr(answer, "_iterator"):
-                answer._iterator = MeteredIterator(answer._iterator, self._meter)
+                read_through(answer, self._meter)
         elif self.raw:
             self._settle(self._parsed(answer))
         else:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from copy import copy
 from operator import attrgetter
 from typing import Any
 
@@ -16,7 +17,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["EventMeter", "MeteredIterator", "StreamMeter", "watch_response"]
+__all__ = ["EventMeter", "StreamMeter", "read_through", "watch_response"]
 
 SPARE_TOKENS = 16
 """Output tokens that never show: end markers, the frame of a tool call."""
@@ -264,6 +265,18 @@ class MeteredIterator:
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def read_through(stream: Any, meter: StreamMeter) -> None:
+    """Have the meter see what is read from one of the SDK's streams.
+
+    The SDK's stream and the generator that reads for it refer to each other, so one that is dropped
+    would hold its reservation, while others wait for it, until the garbage collector comes by. Here
+    the generator is that of a copy: it, and so the call, ends as soon as the stream is dropped.
+    """
+    reader = copy(stream)
+    reader._iterator = None
+    stream._iterator = MeteredIterator(reader.__stream__(), meter)
 
 
 def watch_response(response: Any, meter: StreamMeter) -> None:
