@@ -81,7 +81,7 @@ def change_by(command: Notable | Reserve, reserved: Amount = NOTHING) -> Change:
     """What a command adds to the accounts that it names.
 
     Args:
-        command: The command; all but these five kinds add nothing.
+        command: The command; all but `Reserve`, `Draw`, `End` and `Book` add nothing.
         reserved: What was reserved before a `Draw` or an `End`.
     """
     kind = type(command)
