@@ -64,7 +64,7 @@ def build_index(embed_model: Any, project: Budget) -> VectorStoreIndex:
         index = VectorStoreIndex.from_documents(
             documents, transformations=[splitter], embed_model=embed_model
         )
-    print(f"indexing: {project.calls} calls, ${project.spent:.6f}")
+    print(f"indexing: {project.calls} calls, ${project.spent:.9f}")
     return index
 
 
@@ -100,9 +100,9 @@ def ask(name: str, engine: Any) -> None:
     try:
         cost = engine.query(QUESTION).metadata["tokenfence"]
     except BudgetExceeded as refusal:
-        print(f"{name}: over its budget, ${refusal.spent:.6f} of ${refusal.limit} spent")
+        print(f"{name}: over its budget, ${refusal.spent:.9f} of ${refusal.limit} spent")
     else:
-        print(f"{name}: {cost['calls']} calls, ${cost['spent']:.6f}")
+        print(f"{name}: {cost['calls']} calls, ${cost['spent']:.9f}")
 
 
 def chat(index: VectorStoreIndex, llm: Any, budget: Budget) -> None:
@@ -111,7 +111,7 @@ def chat(index: VectorStoreIndex, llm: Any, budget: Budget) -> None:
     with budget.scope():
         for question in ("What did the boards cost?", "And the nails?", "Why so much?"):
             engine.chat(question)
-    print(f"chat: {budget.calls} calls, ${budget.spent:.6f}")
+    print(f"chat: {budget.calls} calls, ${budget.spent:.9f}")
 
 
 async def work(index: VectorStoreIndex, llm: Any, budget: Budget) -> None:
@@ -121,7 +121,7 @@ async def work(index: VectorStoreIndex, llm: Any, budget: Budget) -> None:
     with budget.scope():
         agent = FunctionAgent(tools=[search], llm=llm)
         await agent.run("How deep is the pond, in metres?", memory=memory())
-    print(f"agent: {budget.calls} calls, ${budget.spent:.6f}")
+    print(f"agent: {budget.calls} calls, ${budget.spent:.9f}")
 
 
 def memory() -> ChatMemoryBuffer:
