@@ -220,7 +220,7 @@ class Fleet(RuleBasedStateMachine):
     def a_worker_sees_its_own_calls_as_they_are(self) -> None:
         for worker in self.workers:
             others = [w for w in self.workers if w is not worker]
-            if any(other._purses for other in others):
+            if any(other._held.purses for other in others):
                 continue
             for account in self.limits:
                 [state] = worker.execute(Read((account,))).states
@@ -244,7 +244,7 @@ class Fleet(RuleBasedStateMachine):
             assert state.uncertain == self.uncertain[account]
         charged = NOTHING.plus(*[charge.amount for charge in self.base.charges(ROOT)])
         assert charged == self.uncertain.get(ROOT, NOTHING)
-        assert not any(worker._purses or worker._calls for worker in self.workers)
+        assert not any(worker._held.purses or worker._held._calls for worker in self.workers)
 
 
 @pytest.mark.parametrize("on_store_error", ["raise", "local"])
@@ -364,7 +364,7 @@ def test_the_less_is_left_the_smaller_are_slices() -> None:
     worker.give_back()
     worker.execute(Adjust(TEAM, Amount(-9_700)))
     use(worker, keys, 10)
-    assert not worker._purses
+    assert not worker._held.purses
 
 
 def test_what_a_call_costs_above_its_bound_is_told_at_once() -> None:
@@ -519,17 +519,17 @@ from tokenfence_integrations import Budget
 budget = Budget(nano(100_000), name="team", store=sys.argv[1], slice="2%")
 for _ in range(50):
     spend(budget, 10)
-assert budget._tree.store._purses
+assert budget._tree.store._held.purses
 if sys.argv[2] == "fork":
     child = os.fork()
     if not child:
-        assert not budget._tree.store._purses
+        assert not budget._tree.store._held.purses
         spend(budget, 10)
         spend(budget, 10)
         sys.exit()
     assert os.waitpid(child, 0)[1] == 0
 elif sys.argv[2] == "kill":
-    [purse] = budget._tree.store._purses.values()
+    [purse] = budget._tree.store._held.purses.values()
     while purse.spare is None:  # borrowed by the thread when the first half is used up by half
         spend(budget, 1)
     os.kill(os.getpid(), 9)

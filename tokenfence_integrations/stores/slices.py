@@ -2,11 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
 from itertools import count
 from math import inf
-from threading import RLock
 from typing import TypeAlias
 from weakref import WeakSet
 
@@ -31,7 +29,6 @@ from tokenfence_integrations.stores.base import (
     Waiting,
 )
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.mirror import Mirror
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import parse_slice, room_for, slice_of
 from tokenfence_integrations.stores.tending import Tender
@@ -120,26 +117,19 @@ class SlicedStore(Store):
         self._share = share if self._local else share / 2
         self._linger = LINGER_LOCAL if self._local else LINGER
         self._clock = clock
+        self._troubles = Troubles()
         self._begin_life()
         store.on_trouble(self._heed)
         _stores.add(self)
 
     def _begin_life(self) -> None:
         """All that a process must not share with the one that it was forked from."""
-        # Reentrant, as that of the memory store: a finalizer may end a call in the midst of this.
-        self._lock = RLock()
-        self._mirror = Mirror(self._lock)
-        self._purses: dict[Path, Purse] = {}
-        self._holders: dict[str, set[Purse]] = {}  # the same, by account
-        self._asked: dict[int, tuple[Path, Amount]] = {}  # slices of which no answer has come yet
-        self._calls: dict[int, tuple[Purse, Amount, str]] = {}
-        self._direct: dict[int, Amount] = {}  # reserved in the store itself
+        self._held = Holdings(self._store)
         self._seen: dict[Path, float] = {}
         self._borrowing: set[Path] = set()
-        self._changes = 0  # of what this process holds or has reported
         self._look_at = 0.0
         self._claim_until = self._claim_again = -inf
-        self._troubles = Troubles()
+        self._troubles.now = None
         self._tender = Tender(self)
 
     def __repr__(self) -> str:
@@ -147,9 +137,7 @@ class SlicedStore(Store):
 
     def give_back(self) -> None:
         """Report all that was spent, and give back all that calls in flight do not hold."""
-        with self._lock:
-            for purse in list(self._purses.values()):
-                self._empty(purse)
+        self._held.empty_all()
 
     def close(self) -> None:
         """The same, and close the store; the next command opens it again.
@@ -179,24 +167,7 @@ class SlicedStore(Store):
         return self._run(self._steps(Reserve(path, key, amount, force, times, what, idle)))
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
-        with self._lock:
-            call = self._calls.pop(key, None)
-            if call is not None:
-                purse, amount, what = call
-                purse.put_back(amount, spent)
-                if uncertain != NOTHING:
-                    purse.lose(uncertain, what)
-                self._mirror.end(path, key, spent, uncertain)
-                if purse.is_overdrawn:
-                    self._report(purse)
-                elif purse.closed:  # others may wait for what this one leaves
-                    self._empty(purse)
-                return DONE
-            reserved = self._direct.pop(key, None)
-            if reserved is not None:
-                minus = reserved.negative()
-                self._mirror.change(path, spent=spent, reserved=minus, uncertain=uncertain)
-        return self._store.end(path, key, spent, uncertain)
+        return self._held.end(path, key, spent, uncertain)
 
     def execute(self, command: Command) -> Reply:
         if type(command) is Reserve:
@@ -244,25 +215,24 @@ class SlicedStore(Store):
             self.end(*command)
             return
         self._make_way(command)
-        if type(command) is not Draw or not self._draw(command):
+        if type(command) is not Draw or not self._held.draw(command):
             self._store.note(command)
         self._doubt(command)
 
     def peek(self, path: Path) -> tuple[AccountState, ...] | None:
-        with self._lock:
-            if self._mirror.knows(path):
-                return self._within_reach(path, self._mirror.peek(path))
+        held = self._held
+        with held.lock:
+            if held.mirror.knows(path):
+                return self._within_reach(path, held.mirror.peek(path))
         states = self._store.peek(path)
-        return None if states is None else self._as_they_are(path, states)
+        return None if states is None else held.as_they_are(path, states)
 
     def refresh(self, path: Path) -> None:
-        if not self._mirror.knows(path):  # else it was looked at a moment ago
+        if not self._held.mirror.knows(path):  # else it was looked at a moment ago
             self._store.refresh(path)
 
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
-        with self._lock:
-            for purse in self._purses.values():
-                self._report(purse)
+        self._held.report_all()
         return self._store.charges(account)
 
     def watch(self, line: Waiting) -> None:
@@ -279,31 +249,30 @@ class SlicedStore(Store):
         if type(command) is Read:
             return (yield from self._read_steps(command))
         self._make_way(command)
-        if type(command) is Draw and self._draw(command):
+        if type(command) is Draw and self._held.draw(command):
             return DONE
         reply = yield command
         self._doubt(command)
         if reply.states:
             path = command.accounts if type(command) is Reset else command.path  # type: ignore[union-attr]
-            return reply._replace(states=self._as_they_are(path, reply.states))
+            return reply._replace(states=self._held.as_they_are(path, reply.states))
         return reply
 
     def _read_steps(self, command: Read) -> Steps:
-        path = command.path
+        path, held = command.path, self._held
         for _ in range(AGAIN):
-            before = self._changes
+            before = held.changes
             reply = yield command
-            with self._lock:
-                states = self._as_they_are(path, reply.states)
-                if path in self._purses:
-                    self._learn(path, reply.states, before)
-                if self._is_as_of(before):
+            with held.lock:
+                states = held.as_they_are(path, reply.states)
+                held.learn(path, reply.states, before)
+                if held.is_as_of(before):
                     break
         return Reply(reply.done, states)
 
     def _reserve_steps(self, command: Reserve) -> Steps:
         path = command.path
-        if command.times > 1 and self._troubles.now is not None and self._mirror.knows(path):
+        if command.times > 1 and self._troubles.now is not None and self._held.mirror.knows(path):
             return Reply(False, self.peek(path) or ())  # that cannot be asked now
         try:
             if (
@@ -312,7 +281,7 @@ class SlicedStore(Store):
             ):
                 return DONE
             reply = yield command
-            if not reply.done and self._is_enough_here(path, reply.states, command.amount):
+            if not reply.done and self._held.empty_for(path, reply.states, command.amount):
                 reply = yield command
         except StoreError as error:
             if not self._local:
@@ -320,27 +289,11 @@ class SlicedStore(Store):
             less = "; what this process has borrowed has too little left for this call"
             raise StoreError(error.where, error.reason + less) from error
         if reply.done:
-            with self._lock:
-                self._direct[command.id] = command.amount
-                self._mirror.change(path, reserved=command.amount)
+            self._held.went_past(command)
             return DONE
-        states = self._as_they_are(path, reply.states)
+        states = self._held.as_they_are(path, reply.states)
         yield from self._claim_steps(command, reply.states)
         return Reply(False, states)
-
-    def _is_enough_here(self, path: Path, states: Sequence[AccountState], asked: Amount) -> bool:
-        """Give back what this process holds unused of accounts that are short, if that suffices."""
-        short = {a: s for a, s in zip(path, states, strict=True) if room_for([s], asked) != asked}
-        with self._lock:
-            holders = [p for p in self._purses.values() if not short.keys().isdisjoint(p.path)]
-            for account, state in short.items():
-                unused = NOTHING.plus(*[p.unused for p in holders if account in p.path])
-                left = state.plus(NOTHING, unused.negative())
-                if room_for([left], asked) != asked:
-                    return False
-            for purse in holders:
-                self._empty(purse)
-        return bool(holders)
 
     def _claim_steps(self, command: Reserve, states: Sequence[AccountState]) -> Steps:
         """Hold what is left for a call that needs more, so that others see that nothing is.
@@ -358,28 +311,28 @@ class SlicedStore(Store):
         if piece == NOTHING or not any(state.reserved_calls for state in states):
             return NOT_DONE
         reply = yield from self._add_steps(path, piece, amount)
-        if (purse := self._purses.get(path)) is not None:
+        if (purse := self._held.purses.get(path)) is not None:
             purse.until = self._claim_until
         return reply
 
     def _borrow_steps(self, command: Reserve) -> Steps:
         """Have the call take what it needs of a slice, old or new, if it is worth one."""
         path, key, amount, _, times, what, _ = command
-        purse = self._purses.get(path)
+        purse = self._held.purses.get(path)
         if not self._is_busy(path) and purse is None:
             return NOT_DONE
-        with self._lock:
+        with self._held.lock:
             if path in self._borrowing:  # others need not: they go along in the same round trip
                 return NOT_DONE
             self._borrowing.add(path)
         try:
-            before = self._changes
+            before = self._held.changes
             states = self._store.peek(path)
             if states is None:
                 if purse is None and not self._local:
                     return NOT_DONE  # it will be known next time
                 states = (yield Read(path)).states
-            self._learn(path, states, before)
+            self._held.learn(path, states, before)
             if purse is not None and purse.spare is not None:
                 yield from self._unseal_steps(purse)
             if self._take(path, key, amount, times, what):
@@ -390,8 +343,8 @@ class SlicedStore(Store):
             if not (yield from self._add_steps(path, wanted, amount)).done:
                 return NOT_DONE
             if purse is not None:  # what was left was too little, of one quantity at least
-                with self._lock:
-                    self._report(purse, wanted)
+                with self._held.lock:
+                    self._held.report(purse, wanted)
         finally:
             self._borrowing.discard(path)
         return DONE if self._take(path, key, amount, times, what) else NOT_DONE
@@ -399,18 +352,20 @@ class SlicedStore(Store):
     def _add_steps(self, path: Path, amount: Amount, asked: Amount, spare: bool = False) -> Steps:
         """Borrow one more slice, for calls like the one that is asked for."""
         number = next(_numbers)
-        with self._lock:
-            self._asked[number] = path, amount
-            self._changes += 1
-        reply = NOT_DONE
+        held, reply = self._held, NOT_DONE
+        held.asks(number, path, amount)
         try:
             reply = yield Reserve(path, number, amount, what=SLICE, idle=spare)
         finally:
-            with self._lock:
-                del self._asked[number]
-                self._changes += 1
+            with held.lock:
+                held.is_answered(number)
                 if reply.done:
-                    self._add(path, number, amount, asked, spare=spare)
+                    purse = held.purse(path)
+                    purse.asked = asked
+                    if spare:
+                        purse.spare = number, amount
+                    else:
+                        purse.add(number, amount)
                 else:
                     # It may have been applied although no reply came; else this changes nothing.
                     self._store.end(path, number, NOTHING, NOTHING)
@@ -418,138 +373,52 @@ class SlicedStore(Store):
             return NOT_DONE
         at_exit(_give_back_all)
         _lending.add(self)
-        before = self._changes
+        before = self._held.changes
         states = self._store.peek(path)
         if states is not None:
-            self._learn(path, states, before)
+            self._held.learn(path, states, before)
         self._wake()
         return DONE
 
-    def _add(self, path: Path, number: int, amount: Amount, asked: Amount, *, spare: bool) -> None:
-        purse = self._purses.get(path)
-        if purse is None:
-            purse = self._purses[path] = Purse(path)
-            purse.used = True
-            for account in path:
-                self._holders.setdefault(account, set()).add(purse)
-            self._mirror.doubt([name for name in path if not self._mirror.knows((name,))])
-        purse.asked = asked
-        if spare:
-            purse.spare = number, amount
-        else:
-            purse.add(number, amount)
-
     def _unseal_steps(self, purse: Purse) -> Steps:
         """Have the slice in reserve be one that is used; the store has to know before it is."""
-        path, reply = purse.path, NOT_DONE
-        with self._lock:
+        path, held, reply = purse.path, self._held, NOT_DONE
+        with held.lock:
             spare, purse.spare = purse.spare, None
             if spare is None:
                 return NOT_DONE
             number, amount = spare
-            self._asked[number] = path, amount
+            held.asks(number, path, amount)
         try:
             reply = yield Draw(path, number, NOTHING, NOTHING, amount)
         finally:
-            with self._lock:
-                del self._asked[number]
-                self._changes += 1
-                if reply.done and self._purses.get(path) is purse:
+            with held.lock:
+                held.is_answered(number)
+                if reply.done and held.purses.get(path) is purse:
                     purse.add(number, amount)
                 else:  # its lease was over, or the purse was emptied meanwhile
                     self._store.end(path, number, NOTHING, NOTHING)
         return reply
 
-    # Slices; all of it by whoever holds the lock
+    # What this process holds
 
     def _take(self, path: Path, key: int, amount: Amount, times: int, what: str) -> bool:
         """Have a call take what it needs of what this process holds, if it is there."""
-        purse = self._purses.get(path)
-        if purse is None or (self._troubles.now is not None and not self._local):
+        if self._troubles.now is not None and not self._local:
             return False
-        with self._lock:
-            if not purse.take(amount):
-                return False
-            mirror = self._mirror
-            doubted = mirror.doubtful and not mirror.knows(path)
-            if doubted or not mirror.reserve(path, key, amount, False, times)[0]:
-                purse.put_back(amount, NOTHING)
-                return False
-            self._calls[key] = purse, amount, what
-            purse.used = True
-            if purse.is_low and not purse.asks:
-                purse.asks = True
-                self._wake()
+        purse = self._held.take(path, key, amount, times, what)
+        if purse is None:
+            return False
+        if purse.is_low and not purse.asks:
+            purse.asks = True
+            self._wake()
         return True
-
-    def _draw(self, command: Draw) -> bool:
-        """As `Draw`, of what a call has taken here; whether it has."""
-        path, key, spent, uncertain, kept, what = command
-        with self._lock:
-            call = self._calls.get(key)
-            if call is None:
-                if key in self._direct:
-                    self._direct[key] = kept
-                return False
-            purse, _, taken_for = call
-            self.end(path, key, spent, NOTHING)
-            if uncertain != NOTHING:
-                purse.lose(uncertain, what)
-            purse.keep(kept)
-            self._calls[key] = purse, kept, taken_for
-            self._mirror.reserve(path, key, kept, True)
-            self._mirror.change(path, uncertain=uncertain)
-        return True
-
-    def _report(self, purse: Purse, keep: Amount | None = None) -> None:
-        """Tell the store what was spent, and give back what is free, but for so much."""
-        for command in purse.report(keep=keep):
-            self._changes += 1
-            if type(command) is Draw:
-                self._store.draw(command, partial(self._told, purse, command))
-            else:
-                self._store.note(command)
-
-    def _told(self, purse: Purse, command: Draw, done: bool) -> None:
-        """Whether the store had the slice that was reported.
-
-        If not, somebody took this process for dead, and has resolved what was charged for it. Then
-        nothing more is taken from it, and what calls have spent is booked without it.
-        """
-        if done:
-            return
-        path, key, spent, uncertain, *_ = command
-        with self._lock:
-            purse.lose_slice(key)
-            self._changes += 1
-            self._mirror.doubt(path)
-        if spent.plus(uncertain) != NOTHING:
-            self._store.note(Book(path, spent.plus(uncertain)))
-
-    def _empty(self, purse: Purse) -> None:
-        """Give back all that is not held by calls, and what these leave, until there is more."""
-        purse.closed = True
-        spare, purse.spare = purse.spare, None
-        if spare is not None:
-            self._changes += 1
-            self._store.end(purse.path, spare[0], NOTHING, NOTHING)
-        self._report(purse, NOTHING)
-        if not purse.calls and self._purses.get(purse.path) is purse:
-            del self._purses[purse.path]
-            for account in purse.path:
-                self._holders[account].discard(purse)
-                if not self._holders[account]:
-                    del self._holders[account]
-                    self._mirror.forget(account)
 
     def _make_way(self, command: Command) -> None:
         """Report what has to be known before a command."""
         accounts = _ends(command)
         if accounts:
-            with self._lock:
-                for purse in list(self._purses.values()):
-                    if _share(accounts, purse.path):
-                        self._empty(purse)
+            self._held.empty_all(accounts)
 
     def _doubt(self, command: Command) -> None:
         """Have accounts looked at that a command may have changed."""
@@ -559,46 +428,8 @@ class SlicedStore(Store):
             accounts = command.accounts
         else:
             accounts = getattr(command, "path", None)
-        with self._lock:
-            self._mirror.doubt(accounts)
-
-    # What is known of accounts
-
-    def _is_as_of(self, change: int) -> bool:
-        """Whether nothing that the store counts as reserved has changed since, or is about to."""
-        return change == self._changes and not self._asked
-
-    def _learn(self, path: Path, states: Sequence[AccountState], since: int) -> None:
-        """Take over how accounts are in the store, unless more is known by now.
-
-        Args:
-            path: The accounts.
-            states: How they are.
-            since: The number of changes before the store was asked.
-        """
-        with self._lock:
-            if path in self._purses and self._is_as_of(since):
-                self._mirror.learn(path, self._as_they_are(path, states))
-
-    def _as_they_are(self, path: Path, states: Iterable[AccountState]) -> tuple[AccountState, ...]:
-        """Accounts with what slices hold counted as what it is, which are so in the store."""
-        with self._lock:
-            return tuple(
-                [self._as_it_is(name, state) for name, state in zip(path, states, strict=True)]
-            )
-
-    def _as_it_is(self, account: str, state: AccountState) -> AccountState:
-        spent = uncertain = idle = NOTHING
-        for purse in self._holders.get(account, ()):
-            spent = spent.plus(purse.spent)
-            uncertain = uncertain.plus(purse.uncertain)
-            idle = idle.plus(purse.idle)
-        # As if it were there already: what is known then may lack it, but never counts it as used.
-        idle = idle.plus(*[amount for path, amount in self._asked.values() if account in path])
-        if idle == spent == uncertain == NOTHING:
-            return state
-        state = state.plus(spent, idle.plus(spent, uncertain).negative(), uncertain)
-        return AccountState._make([*state[:9], *[max(0, n) for n in state[9:13]], *state[13:]])
+        with self._held.lock:
+            self._held.mirror.doubt(accounts)
 
     def _is_busy(self, path: Path) -> bool:
         """Whether this path was used a moment ago."""
@@ -617,7 +448,7 @@ class SlicedStore(Store):
         The rest counts as uncertain, not as in flight: it is not to be waited for, so that calls
         are cut short, or go to a fallback.
         """
-        purse = self._purses.get(path)
+        purse = self._held.purses.get(path)
         if self._troubles.now is None or purse is None:
             return states
         return tuple([_with_room(state, purse.free) for state in states])
@@ -634,15 +465,15 @@ class SlicedStore(Store):
         due = now >= self._look_at
         if due:
             self._look_at = now + LOOK
-        with self._lock:
-            for purse in list(self._purses.values()):
+        with self._held.lock:
+            for purse in list(self._held.purses.values()):
                 if purse.used:
                     purse.used, purse.used_at = False, now
                 if now >= max(purse.used_at + self._linger, purse.until):
-                    self._empty(purse)
+                    self._held.empty(purse)
                 elif due:
-                    self._report(purse)
-            purses = list(self._purses.values())
+                    self._held.report(purse)
+            purses = list(self._held.purses.values())
         try:
             if due:
                 self._look(purses, now)
@@ -655,50 +486,52 @@ class SlicedStore(Store):
             self._heed(error)
         except KeyError:  # an account is not there any more; calls will be told
             self.give_back()
-        if self._purses:
+        if self._held.purses:
             return LOOK
         _lending.discard(self)
-        if self._purses:  # since we looked
+        if self._held.purses:  # since we looked
             _lending.add(self)
         return None
 
     def _look(self, purses: Sequence[Purse], now: float) -> None:
         """See what is left of the accounts, and keep no more of it than is to be borrowed."""
-        before = self._changes
+        before = self._held.changes
         replies = self._store.execute_all([Read(purse.path) for purse in purses])
-        with self._lock:
-            if self._is_as_of(before):
+        with self._held.lock:
+            if self._held.is_as_of(before):
                 accounts = dict(
                     pair
                     for purse, reply in zip(purses, replies, strict=True)
                     for pair in zip(purse.path, reply.states, strict=True)
                 )
                 path = tuple(accounts)
-                self._mirror.learn(path, self._as_they_are(path, accounts.values()))
+                self._held.mirror.learn(path, self._held.as_they_are(path, accounts.values()))
             for purse, reply in zip(purses, replies, strict=True):
                 if now < purse.until:
                     continue
                 wanted = slice_of(reply.states, purse.asked, self._share)
                 if wanted is None:  # others may wait for what is unused here
-                    self._empty(purse)
+                    self._held.empty(purse)
                 else:
-                    self._report(purse, wanted)
+                    self._held.report(purse, wanted)
 
     def _refill(self, purse: Purse) -> None:
         """Take the half in reserve, and borrow another."""
-        with self._lock:
+        with self._held.lock:
             if purse.path in self._borrowing:
                 return
             self._borrowing.add(purse.path)
-            self._report(purse)  # should this process die, no more than what is left is uncertain
+            self._held.report(
+                purse
+            )  # should this process die, no more than what is left is uncertain
         try:
             if purse.spare is not None:
                 self._run(self._unseal_steps(purse))
-            before = self._changes
+            before = self._held.changes
             states = self._store.peek(purse.path)
             if states is None:
                 return
-            self._learn(purse.path, states, before)
+            self._held.learn(purse.path, states, before)
             wanted = slice_of(states, purse.asked, self._share)
             if wanted is not None and purse.spare is None:
                 self._run(self._add_steps(purse.path, wanted, purse.asked, not self._local))
@@ -728,10 +561,6 @@ def _with_room(state: AccountState, room: Amount) -> AccountState:
         left = limits.tokens - used.tokens - more[2] - more[3]
         more[2] += max(0, left - max(0, room.tokens))
     return state.plus(NOTHING, NOTHING, Amount(*more))
-
-
-def _share(accounts: Iterable[str], path: Path) -> bool:
-    return any(account in path for account in accounts)
 
 
 def _ends(command: Command) -> Path:
