@@ -114,6 +114,7 @@ class RemoteStore(Store):
         self._wire = wire
         self._lease = lease
         self._timeout = timeout
+        self._troubles = Troubles()
         self._begin_life()
         _stores.add(self)
 
@@ -126,7 +127,7 @@ class RemoteStore(Store):
         self._numbered = 0
         self._try_at = 0.0
         self._tries = 0
-        self._troubles = Troubles()
+        self._troubles.now = None
         self._held: dict[int, Held] = {}
         self._active = False  # whether anything was reserved since the thread looked
         self._renew_at = 0.0

@@ -29,6 +29,7 @@ from tokenfence_integrations.stores.base import (
     Waiting,
 )
 from tokenfence_integrations.stores.exits import at_exit
+from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import parse_slice, room_for, slice_of
 from tokenfence_integrations.stores.tending import Tender
@@ -46,11 +47,11 @@ LOOK = 1.0
 LINGER = 1.0
 """Seconds after which a slice that is not used is given back."""
 
-CLAIM, CLAIM_EVERY = 3.0, 20.0
-"""Seconds for which what is left is held for a call that needs more; and how often, at most."""
-
 LINGER_LOCAL = 60.0
 """The same where slices are kept for the time that the store may be away."""
+
+CLAIM, CLAIM_EVERY = 3.0, 20.0
+"""Seconds for which what is left is held for a call that needs more; and how often, at most."""
 
 REMEMBERED = 10_000
 """Paths of which is known when they were last used."""
@@ -521,9 +522,8 @@ class SlicedStore(Store):
             if purse.path in self._borrowing:
                 return
             self._borrowing.add(purse.path)
-            self._held.report(
-                purse
-            )  # should this process die, no more than what is left is uncertain
+            # Should this process die, no more than what is left is uncertain.
+            self._held.report(purse)
         try:
             if purse.spare is not None:
                 self._run(self._unseal_steps(purse))
