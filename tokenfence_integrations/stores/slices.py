@@ -31,7 +31,7 @@ from tokenfence_integrations.stores.base import (
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
-from tokenfence_integrations.stores.slicing import parse_slice, room_for, slice_of
+from tokenfence_integrations.stores.slicing import is_large, parse_slice, room_for, slice_of
 from tokenfence_integrations.stores.tending import Tender
 from tokenfence_integrations.stores.troubles import TroubleListener, Troubles
 from tokenfence_integrations.stores.urls import OnStoreError
@@ -297,19 +297,19 @@ class SlicedStore(Store):
         return Reply(False, states)
 
     def _claim_steps(self, command: Reserve, states: Sequence[AccountState]) -> Steps:
-        """Hold what is left for a call that needs more, so that others see that nothing is.
+        """Hold what is left for a large call that needs more, so that others see that nothing is.
 
         Then they give back what they hold unused. It is held for a moment only, so that a call that
         waits for long does not hold up smaller ones.
         """
         now = self._clock()
-        if self._claim_until <= now < self._claim_again:
+        if self._claim_until <= now < self._claim_again or not is_large(states, command.amount):
             return NOT_DONE
         if self._claim_until <= now:
             self._claim_until, self._claim_again = now + CLAIM, now + CLAIM_EVERY
         path, amount = command.path, command.amount
         piece = room_for(states, amount)
-        if piece == NOTHING or not any(state.reserved_calls for state in states):
+        if piece == NOTHING:
             return NOT_DONE
         reply = yield from self._add_steps(path, piece, amount)
         if (purse := self._held.purses.get(path)) is not None:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from tokenfence_integrations.stores.base import AccountState, Amount
 
-__all__ = ["parse_slice", "room_for", "slice_of"]
+__all__ = ["is_large", "parse_slice", "room_for", "slice_of"]
 
 LEFT_TO_OTHERS = 8
 """A slice is at most one part in so many of what is free: the less there is, the smaller it is."""
@@ -110,6 +110,30 @@ def room_for(states: Sequence[AccountState], asked: Amount) -> Amount:
         into = _at_most(into, limits.tokens, used.tokens)
         out = _at_most(out, limits.tokens, used.tokens + into)
     return Amount(usd, calls, into, out)
+
+
+def is_large(states: Sequence[AccountState], asked: Amount) -> bool:
+    """Whether a call needs so much that those who hold slices may not see that it waits.
+
+    They give back what they hold unused when less is free than is worth ``LEFT_TO_OTHERS *
+    LEAST_CALLS`` of their own calls. Of those, what is reserved gives the mean.
+
+    Args:
+        states: The states of a path that has no room for it.
+        asked: What it needs.
+
+    Example:
+        >>> busy = AccountState(1_000, *[None] * 4, *[0] * 4, 900, 90, *[0] * 6)
+        >>> is_large([busy], Amount(usd=120, calls=1)), is_large([busy], Amount(usd=400, calls=1))
+        (False, True)
+    """
+    most = LEFT_TO_OTHERS * LEAST_CALLS
+    for state in states:
+        room, reserved = room_for([state], asked), state.reserved
+        for part, there, held in zip(asked, room, reserved, strict=True):
+            if there < part and part * reserved.calls > most * held:
+                return True
+    return False
 
 
 def _at_most(asked: int, limit: int | None, used: int) -> int:
