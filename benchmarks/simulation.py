@@ -10,12 +10,13 @@ it, and each second. It is refused after a minute, or once it would not fit even
 flight settled at nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
+from benchmarks.hindsight import Hindsight
 from benchmarks.traffic import Planned, Traffic
 from tokenfence_integrations.stores.base import (
     NOTHING,
@@ -46,9 +47,9 @@ PATIENCE = 60.0  # seconds that a call waits, at most
 LOOK = 1.0  # seconds between two looks of a waiting line
 AT_ONCE = 0.001  # seconds within which what is noted leaves, alone or with a command
 HEARD = 0.001  # seconds after which others hear of room
+AT_A_TIME = 8  # workers, of those that hear of the same room
 TAKEN = 0.005  # seconds after which room that nobody took counts as room
 SAMPLE = 0.25  # seconds between two looks at what is idle
-RESERVED = slice(9, 13)
 
 
 class Events:
@@ -211,7 +212,7 @@ class Slices(SlicedStore):
 class Call:
     """One that has come, and what became of it."""
 
-    __slots__ = ("ended", "fitted_at", "path", "planned", "short", "since", "worker")
+    __slots__ = ("ended", "path", "planned", "short", "since", "worker")
 
     def __init__(self, planned: Planned, worker: "Worker", path: Path, now: float) -> None:
         self.planned = planned
@@ -219,7 +220,6 @@ class Call:
         self.path = path
         self.since = now
         self.short = path[0]  # the account that has no room for it
-        self.fitted_at: float | None = None  # when there was room for it, whatever its worker knew
         self.ended = False
 
 
@@ -244,7 +244,9 @@ class Outcome:
     admitted: int = 0
     refused: int = 0
     refused_although: int = 0
-    """Refused, although at some moment while they waited there was room that nobody took."""
+    """Refused, although there was room while they waited, for all of these calls together."""
+    refused_after: int = 0
+    """Refused, although at some moment while they waited there was room for each, by itself."""
     overspent: int = 0
     """The most that any account was above its limit, at any moment."""
     round_trips: int = 0
@@ -253,14 +255,16 @@ class Outcome:
     waited: list[float] = field(default_factory=list)
     """Of each call that was admitted."""
     waited_although: list[float] = field(default_factory=list)
-    """Of each call that was admitted: for how long it waited while there was room."""
+    """Of each call that was admitted: for how long it waited since there was room."""
     run_out: int = 0
     """Tenants that a call was refused for."""
     spent: int = 0
-    idle: list[float] = field(default_factory=list)
-    """What was held unused, as a share of what was left, at each look."""
+    left: list[int] = field(default_factory=list)
+    """What was left, in all accounts, at each look: the lesser of the root's and the tenants'."""
+    idle: list[int] = field(default_factory=list)
+    """What of it was held unused."""
     at_stake: list[float] = field(default_factory=list)
-    """The same for one worker: what stays charged for nothing should it die."""
+    """What of it would have stayed charged for nothing, had one worker died; the mean of all."""
     idle_at_end: int = 0
 
 
@@ -281,14 +285,15 @@ class Fleet:
         self.limits = {ROOT: root, **dict(zip(self.names, of_tenants, strict=True))}
         for account, limit in self.limits.items():
             self.shared.execute(Open(account, Limits(usd=limit)))
-        self.used = dict.fromkeys(self.limits, 0)  # the truth
+        self.used = dict.fromkeys(self.limits, 0)  # the truth: spent, uncertain, in flight
+        self.settled = dict.fromkeys(self.limits, 0)  # of that, what is not in flight
         self.left_to_tenants = sum(of_tenants)
         self.hearing: dict[str, dict[Worker, None]] = {}
+        self.freed: set[str] = set()
         self.run_out: set[str] = set()
-        # Calls that wait, by the account that was full when it was last looked at.
-        self.root_is_full: list[tuple[int, int, Call]] = []
-        self.tenant_is_full: dict[str, list[Call]] = {}
-        self.to_check: set[str] = set()
+        accounts = self.limits, self.used, ROOT, self.events
+        self.own_room: Hindsight[Call] = Hindsight(*accounts, each=False)
+        self.any_room: Hindsight[Call] = Hindsight(*accounts, each=True)
         self.busy = 0
         self.coming = traffic.plan()
         self.keys = count(1)
@@ -331,10 +336,11 @@ class Fleet:
         self.outcome.calls += 1
         self.busy += 1
         reply = self._try(call)
-        if reply.done or self._is_hopeless(call, reply.states):
+        if reply.done or self._is_hopeless(call, dict(zip(call.path, reply.states, strict=True))):
             return
         worker.line.append(call)
-        self._await_room(call)
+        self.own_room.wait(call, call.path[0], planned.bound.usd)
+        self.any_room.wait(call, call.path[0], planned.bound.usd)
         self._hear(worker, call.short)
         if not worker.looks:
             worker.looks = True
@@ -349,11 +355,11 @@ class Fleet:
             for account in call.path:
                 over = self.used[account] - self.limits[account]
                 self.outcome.overspent = max(self.outcome.overspent, over)
-            self._leave(call)
+            fitted, _ = self._leave(call)
+            now = self.events.now
             self.outcome.admitted += 1
-            self.outcome.waited.append(self.events.now - call.since)
-            fitted_at = self.events.now if call.fitted_at is None else call.fitted_at
-            self.outcome.waited_although.append(self.events.now - fitted_at)
+            self.outcome.waited.append(now - call.since)
+            self.outcome.waited_although.append(0.0 if fitted is None else now - fitted)
             self.busy += 1
             self.events.after(call.planned.lasts, self._end, (call, key))
         else:
@@ -362,26 +368,28 @@ class Fleet:
                     call.short = account
         return reply
 
-    def _is_hopeless(self, call: Call, states: tuple[AccountState, ...]) -> bool:
+    def _is_hopeless(self, call: Call, states: Mapping[str, AccountState]) -> bool:
         """Refuse a call that would not fit whatever becomes of those in flight."""
         needs = call.planned.bound.usd
-        for account, state in zip(call.path, states, strict=True):
-            if _most(state) < needs:
-                self.run_out.add(account)
-                self._refuse(call)
-                return True
-        return False
+        full = [account for account, state in states.items() if _most(state) < needs]
+        if full:
+            self.run_out.update(full)
+            self._refuse(call)
+        return bool(full)
 
     def _refuse(self, call: Call) -> None:
-        if call.fitted_at is None and self._fits(call):
-            call.fitted_at = self.events.now
-        self._leave(call)
+        own, at_all = self._leave(call)
         self.outcome.refused += 1
-        self.outcome.refused_although += call.fitted_at is not None
+        needs, has_waited = call.planned.bound.usd, self.events.now - call.since >= PATIENCE
+        may_fit = all(self.settled[a] + needs <= self.limits[a] for a in call.path)
+        self.outcome.refused_although += own is not None or (may_fit and not has_waited)
+        self.outcome.refused_after += at_all is not None
 
-    def _leave(self, call: Call) -> None:
+    def _leave(self, call: Call) -> tuple[float | None, float | None]:
+        """It waits no more; since when there was room for it, of its own and at all."""
         call.ended = True
         self.busy -= 1
+        return self.own_room.leave(call), self.any_room.leave(call)
 
     def _end(self, of: tuple[Call, int]) -> None:
         call, key = of
@@ -389,13 +397,15 @@ class Fleet:
         worker = call.worker
         self.busy -= 1
         self._use(call, spent.usd - bound.usd)
+        for account in call.path:
+            self.settled[account] += spent.usd
         parts = (spent, NOTHING) if known else (NOTHING, spent)
         assert worker.store.end(call.path, key, *parts).done
         if worker.line:
             self._look(worker, frozenset(call.path))
-        if not self.to_check:
-            self.events.after(TAKEN, self._check)
-        self.to_check.add(call.path[0])
+        tenant = call.path[0]
+        if self.own_room.ended(tenant) | self.any_room.ended(tenant):
+            self.events.after(TAKEN, self._look_back)
 
     def _use(self, call: Call, usd: int) -> None:
         for account in call.path:
@@ -419,13 +429,15 @@ class Fleet:
                 continue
             needs = call.planned.bound.usd
             if any(account in told and _room(told[account]) < needs for account in call.path):
-                known = [(account, told[account]) for account in call.path if account in told]
-                if any(_most(state) < needs for _, state in known):
-                    self._refuse(call)
+                known = {account: told[account] for account in call.path if account in told}
+                self._is_hopeless(call, known)
                 continue
             reply = self._try(call)
-            if not reply.done and not self._is_hopeless(call, reply.states):
-                told.update(zip(call.path, reply.states, strict=True))
+            if reply.done:
+                continue
+            states = dict(zip(call.path, reply.states, strict=True))
+            told.update(states)
+            if not self._is_hopeless(call, states):
                 self._hear(worker, call.short)
         worker.line = [call for call in worker.line if not call.ended]
 
@@ -439,59 +451,41 @@ class Fleet:
         self.hearing.setdefault(account, {})[worker] = None
 
     def _tell(self, path: Path) -> None:
-        """There is room in the shared store: whoever would be first to take it hears of it."""
+        """There is room in the shared store: those who wait for it will hear of that."""
         for account in path:
-            hearing = self.hearing.get(account)
-            if hearing:
-                worker = next(iter(hearing))
-                del hearing[worker]
-                if worker.line:
-                    self.events.after(HEARD, self._on_heard, (worker, account))
+            if self.hearing.get(account) and account not in self.freed:
+                self.freed.add(account)
+                self.events.after(HEARD, self._on_freed, account)
 
-    def _on_heard(self, of: tuple[Worker, str]) -> None:
-        worker, account = of
-        if worker.line:
-            self._look(worker, frozenset((account,)))
-        if any(call.short == account for call in worker.line):
-            self._hear(worker, account)
+    def _on_freed(self, account: str) -> None:
+        """Have some of those look who wait for room in an account, and could take it."""
+        self.freed.discard(account)
+        hearing = self.hearing[account]
+        for worker in list(hearing)[:AT_A_TIME]:
+            del hearing[worker]
+            waiting = [c.planned.bound.usd for c in worker.line if c.short == account]
+            if not waiting:
+                continue
+            [state] = self.shared.peek((account,))
+            if min(waiting) <= _room(state):
+                self._look(worker, frozenset((account,)))
+            if any(call.short == account for call in worker.line):
+                self._hear(worker, account)  # behind the others
 
-    # Whether there was room, whatever a worker knew
-
-    def _fits(self, call: Call) -> bool:
-        needs = call.planned.bound.usd
-        return all(self.used[account] + needs <= self.limits[account] for account in call.path)
-
-    def _await_room(self, call: Call) -> None:
-        """Have a call that waits known for one that would have fitted, as soon as it would."""
-        needs, tenant = call.planned.bound.usd, call.path[0]
-        if self.used[tenant] + needs > self.limits[tenant]:
-            self.tenant_is_full.setdefault(tenant, []).append(call)
-        elif self.used[ROOT] + needs > self.limits[ROOT]:
-            heappush(self.root_is_full, (needs, next(self.keys), call))
-        else:
-            call.fitted_at = self.events.now
-
-    def _check(self, _: None) -> None:
+    def _look_back(self, _: None) -> None:
         """What is left by now of the room that was made, nobody has taken."""
-        calls = [call for tenant in self.to_check for call in self.tenant_is_full.pop(tenant, ())]
-        self.to_check.clear()
-        room = self.limits[ROOT] - self.used[ROOT]
-        while self.root_is_full and self.root_is_full[0][0] <= room:
-            calls.append(heappop(self.root_is_full)[2])
-        for call in calls:
-            if not call.ended:
-                self._await_room(call)
+        self.own_room.look()
+        self.any_room.look()
 
     # What is idle
 
     def _sample(self, _: None) -> None:
         used, limit = self.used[ROOT], self.limits[ROOT]
         [root] = self.shared.peek((ROOT,))
-        idle = limit - _room(root) - used
-        left = min(limit - used, self.left_to_tenants)
-        self.outcome.idle.append(idle / max(1, left))
+        self.outcome.left.append(min(limit - used, self.left_to_tenants))
+        self.outcome.idle.append(limit - _room(root) - used)
         stakes = [worker.connection.charged - worker.used for worker in self.workers]
-        self.outcome.at_stake.append(sum(stakes) / len(stakes) / max(1, left))
+        self.outcome.at_stake.append(sum(stakes) / len(stakes))
         if self.busy:
             self.events.after(SAMPLE, self._sample)
 
