@@ -8,6 +8,7 @@ The same calls are made with slices and without, balanced in two ways: any worke
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from benchmarks.simulation import Outcome, simulate
@@ -17,15 +18,17 @@ from benchmarks.traffic import Traffic
 __all__ = ["fleet_figures", "main", "scenarios"]
 
 REFUSED_BAR = 0.1  # % of calls
+SCARCE = 0.4  # of what all calls would cost
 
 
 def scenarios(workers: int, tenants: int, calls: int, seed: int) -> dict[str, Traffic]:
     """What is simulated, by name."""
-    sizes = {"workers": workers, "tenants": tenants, "calls": calls, "seed": seed}
+    any_worker = Traffic(workers, tenants, calls, seed=seed)
+    sticky = replace(any_worker, sticky=True)
     return {
-        "any worker": Traffic(**sizes),
-        "sticky": Traffic(**sizes, sticky=True),
-        "sticky, the common limit runs out": Traffic(**sizes, sticky=True, root=0.4),
+        "any worker": any_worker,
+        "sticky": sticky,
+        "sticky, the common limit runs out": replace(sticky, root=SCARCE),
     }
 
 

@@ -135,7 +135,9 @@ class Connection(Store):
 
     def _apply(self, command: Command) -> Reply:
         kind = type(command)
-        held = self._held.get(command.id, (NOTHING, True)) if kind in (Draw, End) else None  # type: ignore[union-attr]
+        held = None
+        if isinstance(command, Draw | End):
+            held = self._held.get(command.id, (NOTHING, True))
         reply = self._shared.execute(command)
         path: Path = command.path  # type: ignore[union-attr]
         if reply.states:
