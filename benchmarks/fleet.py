@@ -7,7 +7,7 @@ The same calls are made with slices and without, balanced in two ways: any worke
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -15,7 +15,7 @@ from benchmarks.simulation import Outcome, simulate
 from benchmarks.table import Figure, failures, figures_table, machine, table
 from benchmarks.traffic import Traffic
 
-__all__ = ["fleet_figures", "main", "scenarios"]
+__all__ = ["counts_table", "fleet_figures", "main", "scenarios"]
 
 REFUSED_BAR = 0.1  # % of calls
 SCARCE = 0.4  # of what all calls would cost
@@ -32,45 +32,52 @@ def scenarios(workers: int, tenants: int, calls: int, seed: int) -> dict[str, Tr
     }
 
 
-def fleet_figures(name: str, without: Outcome, sliced: Outcome) -> list[Figure]:
+def fleet_figures(without: Outcome, sliced: Outcome) -> list[Figure]:
     """What slices keep and what they cost, held against the bars."""
     calls, declined = sliced.calls, sliced.refused_although
     return [
         Figure(
-            f"{name}: overspent",
+            "overspent",
             max(without.overspent, sliced.overspent) / 1e9,
             " $",
             at_most=0.0,
-            detail=f"${sliced.spent / 1e9:,.2f} spent; {sliced.run_out:,} budgets ran out",
+            detail="of all accounts at all moments, the most",
         ),
         Figure(
-            f"{name}: refused though affordable",
+            "refused while it might have fitted",
+            sliced.refused_with_room,
+            " calls",
+            at_most=0.0,
+            detail=f"without {without.refused_with_room:,}",
+        ),
+        Figure(
+            "refused though affordable",
             declined / calls * 100,
             " %",
             at_most=REFUSED_BAR,
             detail=f"{declined:,} of {calls:,} calls; without {without.refused_although:,}",
         ),
         Figure(
-            f"{name}: round trips per call",
+            "round trips per call",
             sliced.round_trips / calls,
             detail=f"{sliced.round_trips_of_calls / calls:.2f} by calls; "
             f"without {without.round_trips / calls:.2f}",
         ),
         Figure(
-            f"{name}: held unused",
+            "held unused",
             fmean(map(_share, sliced.idle, sliced.left)) * 100,
             " %",
             detail="of what is left, on average; of the money "
             f"{_share(sum(sliced.idle), sum(sliced.left)) * 100:.1f} %",
         ),
         Figure(
-            f"{name}: held unused at the end",
+            "held unused at the end",
             sliced.idle_at_end / 1e9,
             " $",
             at_most=0.0,
         ),
         Figure(
-            f"{name}: waiting since there was room, per call",
+            "waiting since there was room, per call",
             sum(sliced.waited_although) / calls * 1e3,
             " ms",
             detail=f"longest {max(sliced.waited_although):.1f} s; "
@@ -83,20 +90,21 @@ def _share(part: int, whole: int) -> float:
     return part / max(1, whole)
 
 
-def _counts(outcomes: Mapping[str, tuple[Outcome, Outcome]]) -> str:
+def counts_table(without: Outcome, sliced: Outcome) -> str:
+    """What became of the calls."""
     rows = [
         (
-            f"{name}, {kind}",
+            kind,
             f"{outcome.admitted:,}",
             f"{outcome.refused:,}",
             f"{outcome.refused_after:,}",
+            f"{outcome.run_out:,}",
             f"{outcome.spent / 1e9:,.2f}",
             f"{sum(outcome.waited) / outcome.calls * 1e3:.0f}",
         )
-        for name, pair in outcomes.items()
-        for kind, outcome in zip(("without", "slices"), pair, strict=True)
+        for kind, outcome in (("without slices", without), ("with slices", sliced))
     ]
-    heads = ("calls", "admitted", "refused", "of these, room once", "$ spent", "waited, ms a call")
+    heads = ("", "admitted", "refused", "room once", "budgets run out", "$", "waited, ms a call")
     return table("What became of the calls", heads, rows)
 
 
@@ -114,18 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slice", default="2%", help="share of a limit that a worker may borrow")
     options = parser.parse_args(arguments)
     sizes = options.workers, options.tenants, options.calls, options.seed
-    outcomes: dict[str, tuple[Outcome, Outcome]] = {}
-    figures: list[Figure] = []
-    for name, traffic in scenarios(*sizes).items():
-        pair = simulate(traffic, None), simulate(traffic, options.slice)
-        outcomes[name] = pair
-        figures += fleet_figures(name, *pair)
-    title = (
+    print(
         f"{options.workers:,} workers, {options.tenants:,} tenants, {options.calls:,} calls, "
         f"slices of {options.slice} ({machine()})"
     )
-    print(figures_table(title, figures))
-    print(_counts(outcomes))
+    figures: list[Figure] = []
+    for name, traffic in scenarios(*sizes).items():
+        outcomes = simulate(traffic, None), simulate(traffic, options.slice)
+        of_this = fleet_figures(*outcomes)
+        print(figures_table(name, of_this), counts_table(*outcomes), sep="", flush=True)
+        figures += of_this
     return 1 if failures(figures) else 0
 
 

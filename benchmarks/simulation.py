@@ -10,7 +10,7 @@ it, and each second. It is refused after a minute, or once it would not fit even
 flight settled at nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -100,10 +100,15 @@ class Connection(Store):
         """What stays charged should this worker die: all but what is idle."""
 
     def execute(self, command: Command) -> Reply:
+        [reply] = self.execute_all([command])
+        return reply
+
+    def execute_all(self, commands: Sequence[Command]) -> list[Reply]:
+        """Apply commands in one round trip, which takes along what was noted just before."""
         if self._noted_until < self._clock.now:
             self._round_trip()
         self._noted_until = -1.0
-        return self._apply(command)
+        return [self._apply(command) for command in commands]
 
     def note(self, command: Open | Draw | End | Book | Drop) -> None:
         self._note(command)
@@ -245,8 +250,11 @@ class Outcome:
     calls: int = 0
     admitted: int = 0
     refused: int = 0
+    refused_with_room: int = 0
+    """Refused while there was room, or might have been once those in flight had settled."""
     refused_although: int = 0
-    """Refused, although there was room while they waited, for all of these calls together."""
+    """Refused, although there was room while they waited, for all of these calls together. Others,
+    which came later, have taken it."""
     refused_after: int = 0
     """Refused, although at some moment while they waited there was room for each, by itself."""
     overspent: int = 0
@@ -381,10 +389,13 @@ class Fleet:
 
     def _refuse(self, call: Call) -> None:
         own, at_all = self._leave(call)
+        needs, was_patient = call.planned.bound.usd, self.events.now - call.since >= PATIENCE
+        sums = self.used if was_patient else self.settled
         self.outcome.refused += 1
-        needs, has_waited = call.planned.bound.usd, self.events.now - call.since >= PATIENCE
-        may_fit = all(self.settled[a] + needs <= self.limits[a] for a in call.path)
-        self.outcome.refused_although += own is not None or (may_fit and not has_waited)
+        self.outcome.refused_with_room += all(
+            sums[account] + needs <= self.limits[account] for account in call.path
+        )
+        self.outcome.refused_although += own is not None
         self.outcome.refused_after += at_all is not None
 
     def _leave(self, call: Call) -> tuple[float | None, float | None]:
