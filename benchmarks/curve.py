@@ -1,6 +1,7 @@
 """The trade-off of slices: the larger they are, the fewer round trips, and the more is held unused.
 
-From the simulation of `simulation`, with few tenants, whose calls go to any worker.
+From the simulation of `simulation`, with few tenants, whose calls go to any worker. Their limits
+are the same whatever the number of workers, and are not used up: near a limit there are no slices.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ SHARES = ("0.1%", "0.2%", "0.5%", "1%", "2%", "5%", "10%", "20%")
 WORKERS = (4, 16, 64)
 TENANTS = 4
 RATE = 20.0  # calls a second that each worker gets
+WORTH = 100_000  # calls that the common limit pays for
 BLACK, GREY = "#222222", "#888888"
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # told apart also by who sees no red or no green
 
@@ -58,7 +60,16 @@ def curve(
 
 
 def _curve(calls: int, shares: Sequence[str], workers: int) -> list[Point]:
-    traffic = Traffic(workers, TENANTS, calls * workers, rate=RATE)
+    of_all = calls * workers
+    share_of_cost = WORTH / of_all
+    traffic = Traffic(
+        workers,
+        TENANTS,
+        of_all,
+        rate=RATE,
+        root=share_of_cost,
+        scarce=(share_of_cost, share_of_cost),
+    )
     without = simulate(traffic, None)
     points = []
     for share in shares:

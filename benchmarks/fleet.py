@@ -2,7 +2,8 @@
 
 1,000 workers and 10,000 tenants share one budget, in a simulation: see `simulation` and `traffic`.
 The same calls are made with slices and without, balanced in two ways: any worker gets any call, and
-*sticky*, where a tenant goes to a few. Many tenants run out of money; in the third run, all do.
+*sticky*, where a tenant goes to a few. In two runs many tenants run out of money, in a third the
+common limit does, and in one nothing does.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from benchmarks.traffic import Traffic
 __all__ = ["counts_table", "fleet_figures", "main", "scenarios"]
 
 REFUSED_BAR = 0.1  # % of calls
-SCARCE = 0.4  # of what all calls would cost
+SCARCE, RICH = 0.4, 30.0  # times what all calls would cost
 
 
 def scenarios(workers: int, tenants: int, calls: int, seed: int) -> dict[str, Traffic]:
@@ -26,6 +27,7 @@ def scenarios(workers: int, tenants: int, calls: int, seed: int) -> dict[str, Tr
     any_worker = Traffic(workers, tenants, calls, seed=seed)
     sticky = replace(any_worker, sticky=True)
     return {
+        "sticky, nothing runs out": replace(sticky, root=RICH, scarce=(RICH, RICH)),
         "any worker": any_worker,
         "sticky": sticky,
         "sticky, the common limit runs out": replace(sticky, root=SCARCE),
@@ -119,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tenants", type=int, default=10_000, help="each with a limit")
     parser.add_argument("--calls", type=int, default=100_000, help="of all tenants together")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn")
+    parser.add_argument("--only", default="", help="runs whose names have this in them")
     parser.add_argument("--slice", default="2%", help="share of a limit that a worker may borrow")
     options = parser.parse_args(arguments)
     sizes = options.workers, options.tenants, options.calls, options.seed
@@ -128,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     figures: list[Figure] = []
     for name, traffic in scenarios(*sizes).items():
+        if options.only not in name:
+            continue
         outcomes = simulate(traffic, None), simulate(traffic, options.slice)
         of_this = fleet_figures(*outcomes)
         print(figures_table(name, of_this), counts_table(*outcomes), sep="", flush=True)
