@@ -156,6 +156,7 @@ def _label(axes: Any, of_y: str) -> None:
     axes.set_xticks([0.1, 1, 10], ["0.1 %", "1 %", "10 %"])
     axes.set_xlabel("slice: share of the limit", color=BLACK)
     axes.set_ylabel(of_y, color=BLACK)
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.grid(color=GREY, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

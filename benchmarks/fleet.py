@@ -79,13 +79,18 @@ def fleet_figures(without: Outcome, sliced: Outcome) -> list[Figure]:
             at_most=0.0,
         ),
         Figure(
-            "waiting since there was room, per call",
-            sum(sliced.waited_although) / calls * 1e3,
+            "waiting added, per call",
+            _milliseconds(sliced.waited, calls) - _milliseconds(without.waited, calls),
             " ms",
-            detail=f"longest {max(sliced.waited_although):.1f} s; "
-            f"without {sum(without.waited_although) / calls * 1e3:.1f} ms",
+            detail=f"since there was room {_milliseconds(sliced.waited_although, calls):.1f} ms, "
+            f"at most {max(sliced.waited_although, default=0.0):.1f} s; "
+            f"without {_milliseconds(without.waited_although, calls):.1f} ms",
         ),
     ]
+
+
+def _milliseconds(waited: Sequence[float], calls: int) -> float:
+    return sum(waited) / calls * 1e3
 
 
 def _share(part: int, whole: int) -> float:
@@ -102,7 +107,7 @@ def counts_table(without: Outcome, sliced: Outcome) -> str:
             f"{outcome.refused_after:,}",
             f"{outcome.run_out:,}",
             f"{outcome.spent / 1e9:,.2f}",
-            f"{sum(outcome.waited) / outcome.calls * 1e3:.0f}",
+            f"{_milliseconds(outcome.waited, outcome.calls):.0f}",
         )
         for kind, outcome in (("without slices", without), ("with slices", sliced))
     ]

@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slices", description=__doc__)
     parser.add_argument("--pairs", type=int, default=4_000, help="of each kind without slices")
-    parser.add_argument("--calls", type=int, default=400, help="of each simulated worker")
+    parser.add_argument("--calls", type=int, default=600, help="of each simulated worker")
     parser.add_argument("--plot", type=Path, help="a file to draw the curves in, such as a .svg")
     options = parser.parse_args(arguments)
     figures = [figure for name in STORES for figure in slice_figures(name, options.pairs)]
