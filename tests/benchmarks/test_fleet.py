@@ -1,0 +1,130 @@
+"""The simulated fleet, run small: that it counts what it says, and would see what is wrong."""
+
+import statistics
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks import fleet, simulation, traffic
+from benchmarks.hindsight import Hindsight
+from benchmarks.traffic import Traffic
+from tests.engine.helpers import FakeClock
+from tokenfence_integrations.stores.base import NOTHING, Amount, Limits, Open, Path, Read, Reply
+from tokenfence_integrations.stores.memory import MemoryStore
+
+SMALL = Traffic(workers=5, tenants=20, calls=300)
+RICH = replace(SMALL, tenants=3, calls=600, rate=60.0, root=30.0, scarce=(20.0, 20.0))
+PATH = ("org/0", "org")
+
+
+@pytest.mark.parametrize("slice", [None, "2%", "20%"])
+@pytest.mark.parametrize("kind", [SMALL, replace(SMALL, sticky=True, root=0.4)])
+def test_a_fleet_keeps_the_limits_and_gives_all_back(slice: str | None, kind: Traffic) -> None:
+    outcome = simulation.simulate(kind, slice)
+    assert outcome.calls == kind.calls == outcome.admitted + outcome.refused
+    assert outcome.refused > 0
+    assert outcome.run_out > 0
+    assert outcome.overspent == outcome.idle_at_end == outcome.refused_with_room == 0
+    assert outcome.refused_although <= outcome.refused_after <= outcome.refused
+
+
+def test_without_slices_nothing_is_idle_and_two_round_trips_make_a_call() -> None:
+    outcome = simulation.simulate(RICH, None)
+    assert not any(outcome.idle)
+    assert not any(outcome.at_stake)
+    assert outcome.admitted == RICH.calls
+    assert 1.7 * RICH.calls < outcome.round_trips <= 2 * RICH.calls
+
+
+def test_slices_save_round_trips_and_hold_money() -> None:
+    without, sliced = (simulation.simulate(RICH, slice) for slice in (None, "2%"))
+    assert sliced.admitted == without.admitted
+    assert sliced.round_trips < without.round_trips / 2
+    assert max(sliced.idle) > max(sliced.at_stake) > 0
+
+
+def test_a_store_that_lets_too_much_pass_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lax(MemoryStore):
+        def reserve(self, path: Path, key: int, amount: Amount, *more: Any) -> Reply:
+            return super().reserve(path, key, amount, True)
+
+    monkeypatch.setattr(simulation, "MemoryStore", Lax)
+    outcome = simulation.simulate(SMALL, None)
+    assert outcome.overspent > 0
+    assert any(figure.passed is False for figure in fleet.fleet_figures(outcome, outcome))
+
+
+def test_a_store_that_declines_what_fits_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strict(MemoryStore):
+        def reserve(self, path: Path, key: int, amount: Amount, *more: Any) -> Reply:
+            if key % 10 == 0:
+                full = [state._replace(spent_usd=state.limit_usd) for state in self.peek(path)]
+                return Reply(False, tuple(full))
+            return super().reserve(path, key, amount, *more)
+
+    monkeypatch.setattr(simulation, "MemoryStore", Strict)
+    assert simulation.simulate(RICH, None).refused_with_room == RICH.calls // 10
+
+
+def test_what_is_noted_leaves_with_the_next_command_or_after_a_millisecond() -> None:
+    events, shared = simulation.Events(), MemoryStore()
+    for account in PATH:
+        shared.execute(Open(account, Limits(usd=100)))
+    connection = simulation.Connection(shared, events, lambda path: None)
+
+    def at(seconds: float, act: Any) -> None:
+        events.after(seconds, lambda _: act())
+
+    trips: list[int] = []
+    at(1.0, lambda: connection.reserve(PATH, 1, Amount(10, 1)))
+    at(2.0, lambda: connection.end(PATH, 1, Amount(5, 1), NOTHING))
+    at(2.0005, lambda: connection.reserve(PATH, 2, Amount(10, 1)))  # takes it along
+    at(2.0006, lambda: connection.reserve(PATH, 3, Amount(10, 1)))
+    at(2.5, lambda: trips.append(connection.round_trips))
+    at(3.0, lambda: connection.end(PATH, 2, Amount(5, 1), NOTHING))
+    at(3.0005, lambda: connection.end(PATH, 3, Amount(5, 1), NOTHING))  # with the other one
+    at(4.0, lambda: connection.execute_all([Read(PATH), Read(PATH)]))
+    events.run()
+    assert trips == [3]
+    assert connection.round_trips == 5
+    assert connection.charged == 15
+    assert connection.peek(PATH) == shared.peek(PATH)
+
+
+def test_the_same_room_is_promised_to_one_call_alone_or_counts_for_each() -> None:
+    limits, used = {"org": 100, "org/0": 50, "org/1": 50}, {"org": 95, "org/0": 45, "org/1": 0}
+    clock = FakeClock(0.0)
+    own, each = (
+        Hindsight[str](limits, used, "org", clock, each=several) for several in (False, True)
+    )
+    for hindsight in (own, each):
+        for call, tenant in (("a", "org/0"), ("b", "org/1"), ("c", "org/1")):
+            hindsight.wait(call, tenant, 10)
+        assert not hindsight.fitted
+    clock.advance(1.0)
+    used["org"], used["org/0"] = 85, 35
+    for hindsight in (own, each):
+        hindsight.ended("org/0")
+        hindsight.look()
+    assert set(each.fitted) == {"a", "b", "c"}
+    assert set(own.fitted) == {"a"}
+    assert own.leave("a") == 1.0  # it is refused
+    own.look()
+    assert set(own.fitted) == {"b"}  # what was promised to it is there for the next
+
+
+def test_traffic_is_drawn_as_it_says() -> None:
+    kind = Traffic(workers=50, tenants=200, calls=20_000, sticky=True, seed=7)
+    calls = list(kind.plan())
+    assert calls == list(kind.plan())
+    assert calls[-1].at == pytest.approx(kind.calls / kind.rate / kind.workers, rel=0.05)
+    assert statistics.fmean(c.bound.usd for c in calls) == pytest.approx(
+        traffic.MEAN_BOUND, rel=0.05
+    )
+    assert statistics.fmean(c.spent.usd for c in calls) == pytest.approx(
+        traffic.MEAN_COST, rel=0.05
+    )
+    assert all(call.spent.usd <= call.bound.usd for call in calls)
+    assert len({call.worker for call in calls if call.tenant == 150}) <= traffic.STICKY_TO
+    assert sum(call.tenant == 0 for call in calls) > 50 * sum(call.tenant == 199 for call in calls)
