@@ -1,9 +1,11 @@
 """Budgets: amounts, children, top-ups, resets, and what can be read of them."""
 
 import math
+import re
 import threading
 from dataclasses import FrozenInstanceError
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +120,37 @@ def test_a_child_inherits_the_threshold_and_may_not_choose_the_store() -> None:
     assert team.child("a").threshold == 0.3
     with pytest.raises(ValueError, match="belong to the root budget"):
         Budget(1, parent=team, store=MemoryStore())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"store": Path("budgets.db")}, "store must be a Store or its URL, such as 'sqlite:///"),
+        ({"parent": "team"}, "parent must be a Budget, got 'team'"),
+        ({"sink": "ledger.jsonl"}, "sink must be a function of a ledger record"),
+    ],
+)
+def test_what_is_of_a_wrong_kind_is_told(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Budget("$5", **wrong)
+
+
+def test_children_without_a_name_are_given_one_each_in_threads_too() -> None:
+    team = Budget("$5")
+    team.child("budget-3")
+    together = threading.Barrier(4)
+
+    def make() -> None:
+        together.wait()
+        for _ in range(25):
+            Budget("$1", parent=team)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(team.children) == {f"budget-{number}" for number in range(1, 102)}
 
 
 def test_what_a_child_spends_its_ancestors_have_spent() -> None:

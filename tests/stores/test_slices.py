@@ -259,7 +259,7 @@ def test_a_fleet_keeps_the_promises(
         pass
 
     ThisFleet.on_store_error = on_store_error
-    longer = settings(max_examples=4 * settings.default.max_examples, report_multiple_bugs=False)
+    longer = settings(max_examples=2 * settings.default.max_examples, report_multiple_bugs=False)
     run_state_machine_as_test(ThisFleet, settings=longer)
 
 

@@ -122,6 +122,10 @@ class Budget:
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if parent is not None and not isinstance(parent, Budget):
+            raise ValueError(f"parent must be a Budget, got {parent!r}")
+        if sink is not None and not callable(sink):
+            raise ValueError(f"sink must be a function of a ledger record, got {sink!r}")
         terms = agreed(
             usd,
             None if parent is None else parent._quota,
@@ -140,6 +144,11 @@ class Budget:
         self._children = Children()
         if parent is None:
             if not isinstance(store, Store):
+                if store is not None and not isinstance(store, str):
+                    raise ValueError(
+                        f"store must be a Store or its URL, such as 'sqlite:///budgets.db', got "
+                        f"{store!r}"
+                    )
                 store = MemoryStore() if store is None else open_store(store)
             store = sliced(store, slice, on_store_error)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
@@ -156,7 +165,8 @@ class Budget:
             self._tree = parent._tree
             self._tree.settle_orphans()
             if name is None:
-                name = parent._children.free_name() if kept else unique_name()
+                with parent._children.making:
+                    name = parent._children.free_name() if kept else unique_name()
                 self._passes = not kept
             self._passes = self._passes or parent._passes  # its name is below one that passes
             self._kept = kept and parent._kept

@@ -22,12 +22,13 @@ class Children:
         making: Held while one is looked for and made, so that two threads get the same.
     """
 
-    __slots__ = ("_kept", "_passing", "making")
+    __slots__ = ("_kept", "_passing", "_taken", "making")
 
     def __init__(self) -> None:
         self.making = RLock()
         self._kept: dict[str, Budget] = {}
         self._passing = _NOBODY
+        self._taken = 0  # up to this number, names without one have been given
 
     def __iter__(self) -> "Iterator[Budget]":
         return iter([*self._kept.values(), *self._there()])
@@ -59,8 +60,10 @@ class Children:
             (self._kept if kept else self._passing)[name] = child
 
     def free_name(self) -> str:
-        """A name that none has."""
-        return next(name for n in count(1) if self.find(name := f"budget-{n}") is None)
+        """A name that none has, and that is given once; `making` is held."""
+        numbers = count(self._taken + 1)
+        self._taken = next(n for n in numbers if self.find(f"budget-{n}") is None)
+        return f"budget-{self._taken}"
 
     def _there(self) -> "list[Budget]":
         """The passing ones that are not gone."""
