@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from tests.engine.helpers import FakeClock, nano, reserve, spend
 from tokenfence_integrations import Budget, Event, StoreError, Usage
-from tokenfence_integrations.stores import slicing
+from tokenfence_integrations.stores import purse, slicing
 from tokenfence_integrations.stores.base import (
     NOTHING,
     AccountState,
@@ -614,3 +614,26 @@ async def test_tasks_take_from_slices_as_threads_do() -> None:
     assert server.asked == before
     worker.give_back()
     assert below(server).spent.usd == 59 * 2 * 5
+
+
+def test_a_call_that_a_finalizer_ends_in_the_midst_of_a_report_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, keys, clock = Server(), count(1), FakeClock()
+    worker = on(server, clock=clock)
+    use(worker, keys, 3)
+    assert worker.reserve(TEAM, 77, CALL).done
+    late = [77]
+
+    def collected(*amounts: Any) -> Amount:
+        if late:
+            worker.end(TEAM, late.pop(), Amount(7, 1, 1, 1), NOTHING)
+        return above_zero(*amounts)
+
+    above_zero = purse._above_zero
+    monkeypatch.setattr(purse, "_above_zero", collected)
+    worker.give_back()
+    assert not late
+    worker.give_back()
+    assert below(server).spent == Amount(22, 4, 7, 4)
+    assert below(server).reserved == NOTHING

@@ -143,12 +143,18 @@ class Holdings:
 
     def report(self, purse: Purse, keep: Amount | None = None) -> None:
         """Tell the store what was spent, and give back what is free, but for so much."""
-        for command in purse.report(keep=keep):
-            self.changes += 1
-            if type(command) is Draw:
-                self._store.draw(command, partial(self._told, purse, command))
-            else:
-                self._store.note(command)
+        if purse.reporting:  # a finalizer has ended a call in the midst of it; the next look tells
+            return
+        purse.reporting = True
+        try:
+            for command in purse.report(keep=keep):
+                self.changes += 1
+                if type(command) is Draw:
+                    self._store.draw(command, partial(self._told, purse, command))
+                else:
+                    self._store.note(command)
+        finally:
+            purse.reporting = False
 
     def report_all(self) -> None:
         """Tell the store all that was spent."""
@@ -180,7 +186,7 @@ class Holdings:
             self.changes += 1
             self._store.end(purse.path, spare[0], NOTHING, NOTHING)
         self.report(purse, NOTHING)
-        if not purse.calls and self.purses.get(purse.path) is purse:
+        if purse.is_empty and self.purses.get(purse.path) is purse:
             del self.purses[purse.path]
             for account in purse.path:
                 self._holders[account].discard(purse)

@@ -11,8 +11,9 @@ __all__ = ["Purse"]
 class Purse:
     """Reservations in a store, called slices, from which the calls of this process take theirs.
 
-    Nothing here waits or locks; whoever uses it holds a lock. ``held = free + calls in flight +
-    spent + uncertain`` at all times, where the last two are what is not reported yet.
+    Nothing here waits or locks; whoever uses it holds a lock, a reentrant one. ``held = free +
+    calls in flight + spent + uncertain`` at all times, where the last two are what is not reported
+    yet.
 
     Args:
         path: The accounts.
@@ -39,6 +40,7 @@ class Purse:
         "asks",
         "closed",
         "path",
+        "reporting",
         "spare",
         "until",
         "used",
@@ -51,6 +53,8 @@ class Purse:
         """One more slice, `Reserve.idle`: nothing is taken of it before the store has agreed."""
         self.asked = NOTHING
         """What a call asked for when the last slice was borrowed."""
+        self.reporting = False
+        """Whether a report is being made, by this very thread."""
         self.closed = False
         """Whether what calls leave is given back at once; until there is another slice."""
         self.asks = False
@@ -72,6 +76,12 @@ class Purse:
     def calls(self) -> int:
         """Calls in flight."""
         return self._calls
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it, and nothing that is to be reported."""
+        used = self._calls or self._lost or any(self._spent)
+        return not (self._slices or self.spare or used)
 
     @property
     def held(self) -> Amount:
@@ -168,15 +178,20 @@ class Purse:
         Args:
             keep: How much of what is free is kept, at most; None: all of it.
         """
-        spent, lost = Amount(*self._spent), self._lost
-        self._spent, self._lost = [0, 0, 0, 0], []
+        # A finalizer may end a call in the midst of this: what that adds counts as of afterwards.
+        total, self._spent = self._spent, [0, 0, 0, 0]
+        lost, self._lost = self._lost, []
+        spent = Amount(*total)
         gone = spent.plus(*[amount for amount, _ in lost])
         if not self._slices:
+            _add(self._free, gone)
             return [] if gone == NOTHING else [Book(self.path, gone)]
-        free = _above_zero(self.free if keep is None else Amount(*map(min, keep, self._free)))
-        in_calls = self.held.minus(gone).minus(self.free)
-        self._free = list(free)
-        self._low = min(self._low, self._free[self._gauge] // 2)  # what is given back is not missed
+        now = self.free
+        free = _above_zero(now if keep is None else Amount(*map(min, keep, now)))
+        in_calls = self.held.minus(gone).minus(now)
+        _add(self._free, free.minus(now))
+        # What is given back is not missed.
+        self._low = min(self._low, self._free[self._gauge] // 2)
         commands: list[Draw | End | Book] = []
         for amount, what in lost:
             key = max(self._slices, key=lambda each: self._slices[each].usd)

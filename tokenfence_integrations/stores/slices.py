@@ -71,7 +71,7 @@ class SlicedStore(Store):
 
     A slice is a reservation in the store below, so limits hold among all processes as without
     slices. Two calls on the same accounts within a second make the process borrow one; it is
-    reported twice a second while it is used, and given back when it was not for a second. The less
+    reported each second while it is used, and given back when it was not for a second. The less
     is left of a limit, the smaller slices are, until near it each call reserves for itself. A call
     that finds no room here has all that this process holds unused given back first; what other
     processes hold unused they give back within a second, and calls wait for that as for calls in
