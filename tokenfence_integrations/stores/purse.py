@@ -73,11 +73,6 @@ class Purse:
         self._lost: list[tuple[Amount, str]] = []
 
     @property
-    def calls(self) -> int:
-        """Calls in flight."""
-        return self._calls
-
-    @property
     def is_empty(self) -> bool:
         """Whether there is nothing in it, and nothing that is to be reported."""
         used = self._calls or self._lost or any(self._spent)
