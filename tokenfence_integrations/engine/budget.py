@@ -32,7 +32,8 @@ from tokenfence_integrations.pricing.book import PriceBook, as_book
 from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.stores.base import Amount, Charge, Limits, Path, Store
 from tokenfence_integrations.stores.memory import MemoryStore
-from tokenfence_integrations.stores.urls import OnStoreError, open_store, sliced
+from tokenfence_integrations.stores.troubles import OnStoreError
+from tokenfence_integrations.stores.urls import open_store, sliced
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Budget", "Dollars", "as_budget"]

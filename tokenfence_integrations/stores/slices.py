@@ -33,8 +33,7 @@ from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import is_large, parse_slice, room_for, slice_of
 from tokenfence_integrations.stores.tending import Tender
-from tokenfence_integrations.stores.troubles import TroubleListener, Troubles
-from tokenfence_integrations.stores.urls import OnStoreError
+from tokenfence_integrations.stores.troubles import OnStoreError, TroubleListener, Troubles
 
 __all__ = ["SLICE", "SlicedStore"]
 

@@ -1,12 +1,15 @@
 """Whether a store can be used, told to those who want to know when that changes."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 from weakref import WeakMethod
 
 from tokenfence_integrations.errors import StoreError
 
-__all__ = ["TroubleListener", "Troubles"]
+__all__ = ["OnStoreError", "TroubleListener", "Troubles"]
+
+OnStoreError: TypeAlias = Literal["raise", "local"]
+"""What is done while a store does not answer: see `SlicedStore`."""
 
 TroubleListener: TypeAlias = Callable[[StoreError | None], object]
 """Called with what is wrong, and with None once nothing is any more."""

@@ -3,16 +3,13 @@
 import os
 from collections.abc import Callable
 from threading import Lock
-from typing import Literal, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
+from tokenfence_integrations.stores.troubles import OnStoreError
 
-__all__ = ["OnStoreError", "open_store", "sliced"]
-
-OnStoreError: TypeAlias = Literal["raise", "local"]
-"""What is done while a store does not answer: see `SlicedStore`."""
+__all__ = ["open_store", "sliced"]
 
 DEFAULT_SLICE = "2%"
 

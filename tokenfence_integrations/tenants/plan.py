@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from tokenfence_integrations.errors import UnknownBudgetError
-from tokenfence_integrations.stores.urls import OnStoreError
+from tokenfence_integrations.stores.troubles import OnStoreError
 
 __all__ = ["Found", "Node", "Plan", "Storage", "Template", "Tier", "TierOf", "segment"]
 
