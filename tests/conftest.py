@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.ending import end_all
+from tokenfence_integrations.engine.handover import offered
 
 # The default draws the same examples on every run, so that a red build is about the change in it.
 # `pytest --hypothesis-profile=explore` searches for new ones. No deadlines: machines are shared.
@@ -45,6 +46,12 @@ def no_paid_api() -> Iterator[None]:
         for name in ("no_proxy", "NO_PROXY"):
             patch.setenv(name, "127.0.0.1,localhost")
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_offered() -> None:
+    """Begin with no call on offer, as in a context of its own: a callback's may never be taken."""
+    offered.set(None)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from tests.clients.helpers import async_client, check_books, check_covered, outc
 from tests.llama_index import models
 from tests.llama_index.models import WAYS, ask
 from tokenfence_integrations import Budget, guard
+from tokenfence_integrations.engine.handover import Handover, offered
 from tokenfence_integrations.stores.base import NOTHING
 from tokenfence_integrations.testing import Behavior, SimulatedProvider, in_turn
 
@@ -139,10 +140,12 @@ async def test_a_timeout_stays_charged(
     await models.close(plain)
 
 
+@pytest.mark.parametrize("leftover", [None, Handover()])
 @pytest.mark.parametrize("way", WAYS)
 async def test_an_error_before_anything_is_sent(
-    way: str, make: Make, budget: Budget, provider: SimulatedProvider
+    way: str, leftover: Handover | None, make: Make, budget: Budget, provider: SimulatedProvider
 ) -> None:
+    offered.set(leftover)  # of an earlier call in this context, whose offer was taken
     with pytest.raises(TypeError):
         await ask(guard(make(models.openai_llm), budget=budget), way, no_such_option=True)
 

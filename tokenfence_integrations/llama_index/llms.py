@@ -20,7 +20,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from tokenfence_integrations.clients.openai.replies import refusal_text
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import offered
+from tokenfence_integrations.engine.handover import is_any_offered, offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
@@ -165,7 +165,7 @@ class BudgetedLLM(_LLM):
             return (yield partial(self._own(method), content, *args, **options))
         terms = self.tokenfence_terms
         try:
-            if terms.client_reserves and offered.get() is None and method in WHOLE:
+            if terms.client_reserves and method in WHOLE and not is_any_offered():
                 return (yield partial(self._own(method), content, *args, **options))
             call = _given(self) or call_for(self, content, options)
             if not call.open:
