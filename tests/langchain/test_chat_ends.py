@@ -117,16 +117,19 @@ def test_a_retry_that_does_not_fit_is_a_refusal(
     check_covered(budget, provider)
 
 
+@pytest.mark.parametrize("fallback", [None, "gpt-4o-mini"])
 def test_an_error_before_anything_is_sent(
-    plain: ChatOpenAI, budget: Budget, provider: SimulatedProvider
+    fallback: str | None, plain: ChatOpenAI, budget: Budget, provider: SimulatedProvider
 ) -> None:
-    model = guard(plain, budget=budget)
+    model = guard(plain, budget=budget, fallback=fallback)
 
     with pytest.raises(TypeError):
         model.invoke("hello", no_such_parameter=True)
 
     assert provider.requests == 0
-    assert outcomes(budget) == ["released"]
+    # Without a fallback its client reserves, which was not asked; with one the model does.
+    assert outcomes(budget) == (["released"] if fallback else [])
+    assert budget.reserved == budget.spent == 0
 
 
 def test_a_stream_that_breaks(
