@@ -491,6 +491,22 @@ def test_listeners_hear_that_the_store_is_lost_and_back() -> None:
     assert told[0].tags == {"reason": "it does not answer"}
 
 
+def test_a_store_that_nobody_asks_is_not_taken_to_be_back() -> None:
+    server, clock = Server(), FakeClock()
+    worker = Worker(server, "2%", clock=clock)
+    budget = Budget(nano(50_000), name="team", store=worker)
+    heard: list[str] = []
+    budget.on_event(lambda event: heard.append(event.kind))
+    for _ in range(3):
+        spend(budget, 10)
+    server.away = True
+    for _ in range(5):  # what is held is given back meanwhile, so there is nothing to look at
+        clock.advance(1.0)
+        worker.tend()
+    assert not worker._held.purses
+    assert [kind for kind in heard if kind.startswith("store")] == ["store_lost"]
+
+
 # Processes that end
 
 
@@ -576,9 +592,10 @@ def test_of_a_killed_process_what_it_drew_on_turns_uncertain_and_what_it_had_in_
 
 
 @pytest.mark.parametrize("share", ["2", "0%", "-1%", "51%", "two%", 2, "1/0%", "nan%"])
-def test_a_slice_is_a_share_of_a_half_at_most(share: Any) -> None:
+def test_a_slice_is_a_share_of_a_half_at_most(share: Any, tmp_path: File) -> None:
     with pytest.raises(ValueError, match="a slice is a share of the limit, from above 0% to 50%"):
-        Budget("$5", store="sqlite:///never.db", slice=share)
+        Budget("$5", store=f"sqlite:///{tmp_path}/never.db", slice=share)
+    assert not [*tmp_path.iterdir()], "a file was made although nothing can be done with it"
 
 
 def test_a_budget_in_memory_has_no_slices(tmp_path: File) -> None:

@@ -33,7 +33,7 @@ from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.stores.base import Amount, Charge, Limits, Path, Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
-from tokenfence_integrations.stores.urls import open_store, sliced
+from tokenfence_integrations.stores.urls import check_slices, open_store, sliced
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Budget", "Dollars", "as_budget"]
@@ -150,6 +150,7 @@ class Budget:
                         f"store must be a Store or its URL, such as 'sqlite:///budgets.db', got "
                         f"{store!r}"
                     )
+                check_slices(slice, on_store_error)
                 store = MemoryStore() if store is None else open_store(store)
             store = sliced(store, slice, on_store_error)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())

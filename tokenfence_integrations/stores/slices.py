@@ -31,7 +31,13 @@ from tokenfence_integrations.stores.base import (
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
-from tokenfence_integrations.stores.slicing import is_large, parse_slice, room_for, slice_of
+from tokenfence_integrations.stores.slicing import (
+    is_large,
+    parse_slice,
+    room_for,
+    slice_of,
+    with_room,
+)
 from tokenfence_integrations.stores.tending import Tender
 from tokenfence_integrations.stores.troubles import OnStoreError, TroubleListener, Troubles
 
@@ -451,7 +457,7 @@ class SlicedStore(Store):
         purse = self._held.purses.get(path)
         if self._troubles.now is None or purse is None:
             return states
-        return tuple([_with_room(state, purse.free) for state in states])
+        return tuple([with_room(state, purse.free) for state in states])
 
     # What is done by the thread
 
@@ -475,7 +481,7 @@ class SlicedStore(Store):
                     self._held.report(purse)
             purses = list(self._held.purses.values())
         try:
-            if due:
+            if due and purses:
                 self._look(purses, now)
                 self._heed(None)
             for purse in purses:
@@ -539,27 +545,6 @@ class SlicedStore(Store):
 
     def _heed(self, trouble: StoreError | None) -> None:
         self._troubles.are(trouble)
-
-
-def _with_room(state: AccountState, room: Amount) -> AccountState:
-    """A state in which no more is left of anything than so much."""
-    used = state.spent.plus(state.reserved, state.uncertain)
-    limits = state.limits
-    more = [0, 0, 0, 0]
-    for index, (limit, taken, left) in enumerate(
-        [
-            (limits.usd, used.usd, room.usd),
-            (limits.calls, used.calls, room.calls),
-            (limits.input_tokens, used.input_tokens, room.input_tokens),
-            (limits.output_tokens, used.output_tokens, room.output_tokens),
-        ]
-    ):
-        if limit is not None:
-            more[index] = max(0, limit - taken - max(0, left))
-    if limits.tokens is not None:
-        left = limits.tokens - used.tokens - more[2] - more[3]
-        more[2] += max(0, left - max(0, room.tokens))
-    return state.plus(NOTHING, NOTHING, Amount(*more))
 
 
 def _ends(command: Command) -> Path:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from fractions import Fraction
 
-from tokenfence_integrations.stores.base import AccountState, Amount
+from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount
 
-__all__ = ["is_large", "parse_slice", "room_for", "slice_of"]
+__all__ = ["is_large", "parse_slice", "room_for", "slice_of", "with_room"]
 
 LEFT_TO_OTHERS = 8
 """A slice is at most one part in so many of what is free: the less there is, the smaller it is."""
@@ -110,6 +110,33 @@ def room_for(states: Sequence[AccountState], asked: Amount) -> Amount:
         into = _at_most(into, limits.tokens, used.tokens)
         out = _at_most(out, limits.tokens, used.tokens + into)
     return Amount(usd, calls, into, out)
+
+
+def with_room(state: AccountState, room: Amount) -> AccountState:
+    """A state in which no more is left of anything than so much; the rest counts as uncertain.
+
+    Example:
+        >>> team = AccountState(100, None, None, None, None, *[0] * 12)
+        >>> with_room(team, Amount(usd=30)).uncertain
+        Amount(usd=70, calls=0, input_tokens=0, output_tokens=0)
+    """
+    used = state.spent.plus(state.reserved, state.uncertain)
+    limits = state.limits
+    more = [0, 0, 0, 0]
+    for index, (limit, taken, left) in enumerate(
+        [
+            (limits.usd, used.usd, room.usd),
+            (limits.calls, used.calls, room.calls),
+            (limits.input_tokens, used.input_tokens, room.input_tokens),
+            (limits.output_tokens, used.output_tokens, room.output_tokens),
+        ]
+    ):
+        if limit is not None:
+            more[index] = max(0, limit - taken - max(0, left))
+    if limits.tokens is not None:
+        left = limits.tokens - used.tokens - more[2] - more[3]
+        more[2] += max(0, left - max(0, room.tokens))
+    return state.plus(NOTHING, NOTHING, Amount(*more))
 
 
 def is_large(states: Sequence[AccountState], asked: Amount) -> bool:

@@ -9,7 +9,7 @@ from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
 
-__all__ = ["open_store", "sliced"]
+__all__ = ["check_slices", "open_store", "sliced"]
 
 DEFAULT_SLICE = "2%"
 
@@ -83,8 +83,7 @@ def sliced(store: Store, slice: str | None, on_store_error: OnStoreError = "rais
     Raises:
         ValueError: An argument is not valid, or the store is one in memory.
     """
-    if on_store_error not in ("raise", "local"):
-        raise ValueError(f"on_store_error must be 'raise' or 'local', got {on_store_error!r}")
+    check_slices(slice, on_store_error)
     if slice is None and on_store_error == "raise":
         return store
     if store.instant:
@@ -102,6 +101,20 @@ def sliced(store: Store, slice: str | None, on_store_error: OnStoreError = "rais
             found = SlicedStore(store, share, on_store_error=on_store_error)
             slices[share, on_store_error] = found
         return found
+
+
+def check_slices(slice: str | None, on_store_error: OnStoreError) -> None:
+    """Check what is asked for before a store is opened.
+
+    Raises:
+        ValueError: An argument is not valid, as for `sliced`.
+    """
+    if on_store_error not in ("raise", "local"):
+        raise ValueError(f"on_store_error must be 'raise' or 'local', got {on_store_error!r}")
+    if slice is not None:
+        from tokenfence_integrations.stores.slicing import parse_slice
+
+        parse_slice(slice)
 
 
 def _once(name: str, make: Callable[[str], Store]) -> Store:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
-from tokenfence_integrations.stores.urls import open_store, sliced
+from tokenfence_integrations.stores.urls import check_slices, open_store, sliced
 from tokenfence_integrations.tenants.plan import PLACE, Node, Plan, Storage, Template, Tier
 
 __all__ = ["opened", "read"]
@@ -235,9 +235,12 @@ def opened(plan: Plan) -> Store:
         StoreError: It cannot be used.
     """
     try:
-        at = "store"
-        store = open_store(plan.storage.store or "memory:")
+        url, slice, on_store_error = plan.storage
         at = "slice"
-        return sliced(store, plan.storage.slice, plan.storage.on_store_error)
+        check_slices(slice, on_store_error)
+        at = "store"
+        store = open_store(url or "memory:")
+        at = "slice"
+        return sliced(store, slice, on_store_error)
     except ValueError as error:
         raise ValueError(f"{plan.source}: {at}: {error}") from error
