@@ -7,7 +7,7 @@ from statistics import NormalDist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenfence_integrations.engine.forecast import Forecast, OutputForecast
+from tokenfence_integrations.engine.forecast import UNREAD, Forecast, Forecasts, OutputForecast
 
 
 def lognormal(median: float, p99: float, count: int) -> list[int]:
@@ -66,3 +66,21 @@ def test_an_answer_that_was_cut_short_raises_the_forecast_more_than_one_that_end
 def test_whatever_it_sees_it_stays_a_forecast(lengths: list[int]) -> None:
     typical, tail = learned(lengths)
     assert 1 <= typical <= tail
+
+
+def test_each_model_is_forecast_by_its_own_answers() -> None:
+    forecasts, terse = Forecasts(), OutputForecast()
+    for _ in range(50):
+        forecasts.answers.append(("terse", 10, False))
+        forecasts.answers.append(("cut", 10, True))
+        terse.observe(10)
+    assert forecasts.of("terse") == terse.forecast
+    assert forecasts.of("terse").typical < forecasts.of("cut").typical
+    assert forecasts.of("never seen") == OutputForecast().forecast
+
+
+def test_answers_that_nobody_asks_about_do_not_pile_up() -> None:
+    forecasts = Forecasts()
+    for length in range(UNREAD * 3):
+        forecasts.answers.append(("any", length, False))
+    assert len(forecasts.answers) == UNREAD

@@ -175,7 +175,7 @@ class TestUnknown:
             with pytest.raises(UnknownModelError):
                 book.card(f"#{number}")
         assert book._list is not None
-        assert book._list.find.cache_info().currsize <= 1024
+        assert len(book._list.found) <= 1024
         assert len(snapshot._lookup_cache) + len(snapshot._provider_misses) == remembered
 
 

@@ -322,8 +322,11 @@ class Budget:
             ...     reply = await ask(call.model, max_tokens=call.max_output_tokens)
             ...     call.settle(Usage(input_tokens=reply.prompt, output_tokens=reply.completion))
         """
-        into = whole("input_tokens", input_tokens) or 0
-        whole("max_output_tokens", max_output_tokens)
+        into = input_tokens
+        if type(into) is not int or into < 0:
+            into = whole("input_tokens", input_tokens) or 0
+        if max_output_tokens is not None:
+            whole("max_output_tokens", max_output_tokens)
         if type(choices) is not int or choices < 1:
             raise ValueError(f"choices must be 1 or more, got {choices!r}")
         if on_limit == "stop":

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Call"]
 
 Wish: TypeAlias = tuple[Reserve, Card, int]
-"""What to reserve, and the model and output maximum that it is for."""
+"""What to ask a store for, and the model and output maximum that it is for."""
 
 new = tuple.__new__
 """Makes a named tuple in a third of the time; used for those that every call makes."""
@@ -136,12 +136,12 @@ class Call:
             UnknownModelError: A model has no known price.
             TokenFenceError: It was admitted already.
         """
-        wish = self._wish_at_once()
+        wish = self._at_once()
+        if self._key:
+            return self
         if wish is not None:
             command, card, output = wish
-            tree = self.tree
-            reply = tree.store.reserve(*command) if tree.instant else execute(tree.store, command)
-            if reply[0]:
+            if execute(self.tree.store, command)[0]:
                 self.admitted(current_owner(), command, card, output)
                 return self
         run(self._admission, self.tree.store)
@@ -149,26 +149,26 @@ class Call:
 
     async def aadmit(self) -> Self:
         """Reserve, without blocking the event loop; as `admit`."""
-        wish = self._wish_at_once()
+        wish = self._at_once()
+        if self._key:
+            return self
         if wish is not None:
             command, card, output = wish
-            tree = self.tree
-            if tree.instant:
-                reply = tree.store.reserve(*command)
-            else:
-                reply = await aexecute(tree.store, command)
-            if reply[0]:
+            if (await aexecute(self.tree.store, command))[0]:
                 self.admitted(current_owner(), command, card, output)
                 return self
         await arun(self._admission, self.tree.store)
         return self
 
-    def _wish_at_once(self) -> Wish | None:
-        """Rule 1 of admission, to be asked of the store; all the rest is for `Admission`.
+    def _at_once(self) -> Wish | None:
+        """Rule 1 of admission, by the store's own check; all the rest is for `Admission`.
 
         Nobody waits, no fallback has begun, and the output is the caller's own maximum, or the
         model's ceiling in a budget that is rich beside it: then the wanted model is admitted if it
         fits, and whether it fits is what the store checks anyway.
+
+        Returns:
+            What to ask a store that has to be waited for. One in memory is asked right here.
         """
         if self._key:
             raise TokenFenceError("this call was admitted already: reserve a new one")
@@ -195,8 +195,12 @@ class Call:
             # Elsewhere than in memory others may be in flight of which nothing is known here.
             times = SPREAD if tree.live or not tree.instant else LONE_SHARE
         amount = request.amount(card, output)
-        wanted = (path, next(tree.numbers), amount, False, times, card.model, False)
-        return new(Reserve, wanted), card, output
+        key = next(tree.numbers)
+        if not tree.instant:
+            return new(Reserve, (path, key, amount, False, times, card.model, False)), card, output
+        if tree.store.reserve(path, key, amount, False, times, card.model)[0]:
+            self._admitted(current_owner(), path, key, amount, card, output)
+        return None
 
     def _stages_begun(self, path: Path) -> bool:
         states = self.tree.store.peek(path)
@@ -211,35 +215,35 @@ class Call:
         """The models that could answer it, at this settled share of the budget."""
         begun = self.policy.stages_begun(settled)
         models = [self.request.model, *[stage.model for stage in self.policy.stages]][begun:]
-        return Options(
-            self.request, models, self.book, lambda m: self.tree.forecast(m).forecast, exact=exact
-        )
+        return Options(self.request, models, self.book, self.tree.forecasts.of, exact=exact)
 
     def _admission(self, make_waiter: WaiterFactory) -> Flow[None]:
         return Admission(self, make_waiter).flow()
 
     def admitted(self, owner: Owner, command: Reserve, card: Card, output_tokens: int) -> None:
         """Take note of what was reserved, for whom, for which model, with what output maximum."""
+        path, key, amount, *_ = command
+        for sublimit in self.request.sublimits:
+            sublimit.admitted(key, amount)
+        self._admitted(owner, path, key, amount, card, output_tokens)
+
+    def _admitted(
+        self, owner: Owner, path: Path, key: int, amount: Amount, card: Card, output_tokens: int
+    ) -> None:
         tree, request = self.tree, self.request
-        key, amount = command[1], command[2]
-        tree.live[key] = owner, command[0], amount
+        tree.live[key] = owner, path, amount
         self._key = key
         self.bound = amount
         self.card = card
         self.model = card.model
         wish = request.max_output_tokens
-        if request.ceiling == 0:
-            self.max_output_tokens = None
-        elif wish is not None:
-            self.capped = output_tokens < wish
-            self.max_output_tokens = output_tokens
-        else:
-            known = request.ceiling or card.max_output_tokens
-            if known is None or output_tokens < known:
+        if output_tokens != wish:
+            most = (request.ceiling or card.max_output_tokens) if wish is None else wish
+            if most is None or output_tokens < most:
                 self.capped = True
                 self.max_output_tokens = output_tokens
-        for sublimit in request.sublimits:
-            sublimit.admitted(key, amount)
+        elif request.ceiling == 0:
+            self.max_output_tokens = None
         if tree.listeners:
             if self.waited:
                 self._tell("waited")
@@ -378,8 +382,7 @@ class Call:
             tree.line.freed()
         if usage is not None:
             if request.max_output_tokens is None:
-                length = out // request.choices
-                tree.forecast(self.model).observe(length, cut_short=cut_short)
+                tree.forecasts.answers.append((self.model, out // request.choices, cut_short))
             if cost > bound[0] or into > bound[2] or out > bound[3]:
                 self._exceeded_bound(spent, usage)
         if tree.listeners:
@@ -393,8 +396,8 @@ class Call:
 
     # Context managers
 
-    def __enter__(self) -> Self:
-        return self.admit()
+    __enter__ = admit
+    __aenter__ = aadmit
 
     def __exit__(
         self,
@@ -406,9 +409,6 @@ class Call:
             self.fail(error)
         elif self.outcome is None:
             self.lose()
-
-    async def __aenter__(self) -> Self:
-        return await self.aadmit()
 
     async def __aexit__(
         self,

@@ -83,7 +83,10 @@ class CallRequest:
 
     def amount(self, card: Card, output_tokens: int) -> Amount:
         """The bound of this call on one model, with this output maximum per choice."""
-        into = self.most_input(card)
+        into = self.input_tokens
+        window = card.context_window
+        if type(into) is not int or (window is not None and into > window):
+            into = self.most_input(card)
         out = output_tokens * self.choices
         usd = card.bound(into, out, self.service_tier, self.batch)
         if self.extra_price is not None:

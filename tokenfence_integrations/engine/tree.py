@@ -9,7 +9,7 @@ from threading import Lock, RLock
 from typing import NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
-from tokenfence_integrations.engine.forecast import OutputForecast
+from tokenfence_integrations.engine.forecast import Forecasts
 from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
 from tokenfence_integrations.engine.names import budget_of
@@ -78,7 +78,7 @@ class Tree:
         self._to_retire: set[str] = set()
         self.correcting = Lock()
         """Held while books are corrected by hand, so that the ledger tells what was corrected."""
-        self._forecasts: dict[str, OutputForecast] = {}
+        self.forecasts = Forecasts()
         self.name = ""
         """The root's."""
         store.on_trouble(self._heed)
@@ -112,13 +112,6 @@ class Tree:
                 self._to_retire.discard(name)
                 self.store.note(Drop(name))
         self.ledger.retire([name for _, name in due if name not in in_use])
-
-    def forecast(self, model: str) -> OutputForecast:
-        """The running estimate of this model's answer lengths."""
-        try:
-            return self._forecasts[model]
-        except KeyError:
-            return self._forecasts.setdefault(model, OutputForecast())
 
     def stuck(
         self, path: Path, states: Sequence[AccountState], owner: Owner, *, blocks_thread: bool

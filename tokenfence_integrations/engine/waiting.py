@@ -53,22 +53,32 @@ class _Thread(local):
     # Not get_ident() and not id(task): what a stream's maker leaves behind may outlive it, and the
     # next thread or task would get the same number.
     def __init__(self) -> None:
-        self.number = next(_numbers)
+        self.owner: Owner = next(_numbers), None
 
 
 _numbers = itertools.count(1)
 _thread = _Thread()
+_asyncio: Any = None
 
 
 def current_owner() -> Owner:
     """The owner of a call made here and now."""
-    # asyncio takes 30 ms to import; a program that runs no loop never pays for it.
-    asyncio = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()
-    if asyncio is None or loop is None:
-        return _thread.number, None
+    asyncio = _asyncio or _imported_asyncio()
+    if asyncio is None:
+        return _thread.owner
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return _thread.owner
     task = asyncio.current_task(loop)
-    return _thread.number, None if task is None else ref(task)
+    thread = _thread.owner
+    return thread if task is None else (thread[0], ref(task))
+
+
+def _imported_asyncio() -> Any:
+    """It takes 30 ms to import: a program that runs no loop never pays for that."""
+    global _asyncio
+    _asyncio = sys.modules.get("asyncio")
+    return _asyncio
 
 
 parents: "ContextVar[tuple[Owner, ...]]" = ContextVar("tokenfence_parents", default=())

@@ -31,6 +31,9 @@ _OPENAI = ("openai", "azure")
 _FREE = ("omni-moderation", "text-moderation")
 
 
+NEVER_FOUND: "tuple[Card | tuple[str, ...], float]" = ((), 0.0)
+
+
 class Cards(Protocol):
     """Whatever finds the `Card` of a model: a `PriceBook`, or several of them."""
 
@@ -101,12 +104,15 @@ class PriceBook:
         own = self._own.get(model)
         if own is not None:
             return own
-        if len(model) > MAX_NAME_LENGTH:
-            raise UnknownModelError(model[:MAX_NAME_LENGTH], (), self.provider)
         prices = self._list
         if prices is None or prices.snapshot is not prices.get_snapshot():
             prices = self._list = _PriceList(self.provider, tuple(self._own))
-        found = prices.find(model, self._clock() // CARD_SECONDS)
+        now = self._clock()
+        found, until = prices.found.get(model, NEVER_FOUND)
+        if not 0.0 < until - now <= CARD_SECONDS:
+            if len(model) > MAX_NAME_LENGTH:
+                raise UnknownModelError(model[:MAX_NAME_LENGTH], (), self.provider)
+            found = prices.find(model, now)
         if isinstance(found, Card):
             return found
         raise UnknownModelError(model, found, self.provider, prices.elsewhere(model))
@@ -121,7 +127,8 @@ class _PriceList:
 
         self.get_snapshot = get_snapshot
         self.snapshot = get_snapshot()
-        self.find = lru_cache(MAX_CACHED_NAMES)(self._find)
+        # What each name stands for, and until when: a card, or the nearest known names.
+        self.found: dict[str, tuple[Card | tuple[str, ...], float]] = {}
         self.elsewhere = lru_cache(MAX_CACHED_NAMES)(self._elsewhere)
         self._provider = provider
         self._own_names = own_names
@@ -131,8 +138,16 @@ class _PriceList:
             by_id = {maker.id: maker for maker in self.snapshot.providers}
             self._makers = [by_id[maker] for maker in makers if maker in by_id]
 
-    def _find(self, model: str, period: float) -> Card | tuple[str, ...]:
-        """The card of a model in a period of CARD_SECONDS, or the nearest known names."""
+    def find(self, model: str, now: float) -> Card | tuple[str, ...]:
+        """The card of a model, or the nearest known names; remembered until the minute is over."""
+        period = now // CARD_SECONDS
+        if len(self.found) >= MAX_CACHED_NAMES:
+            self.found.clear()
+        found = self._look_up(model, period)
+        self.found[model] = found, (period + 1) * CARD_SECONDS
+        return found
+
+    def _look_up(self, model: str, period: float) -> Card | tuple[str, ...]:
         name = model.removeprefix("openai/") if self._provider in _OPENAI else model
         if self._provider in _OPENAI and name.lower().startswith(_FREE):
             return _card(model, self._provider, [(-1, Rates())], {}, ceiling(model))

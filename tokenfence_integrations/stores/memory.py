@@ -221,8 +221,9 @@ class MemoryStore(Store):
                 return NOT_DONE
             (usd, calls, into, out), what = reservation
             spent_usd, spent_calls, spent_into, spent_out = spent
+            accounts = self._accounts
             for name in path:
-                a = self._accounts[name]
+                a = accounts[name]
                 a.spent_usd += spent_usd
                 a.spent_calls += spent_calls
                 a.spent_input += spent_into

@@ -7,9 +7,9 @@ calls the overridden methods in this order: `request`; and for each attempt `_pr
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import openai
@@ -116,19 +116,23 @@ class _Guarded(_Client):
         terms = self._terms
         request = batch_request(file, terms.book)
         call = terms.call(budget_here(terms.budget), BATCHES, request)
-        return Exchange(terms, BATCHES, call, options.json_data, False, _raw(options))
+        raw = _raw(options.headers)
+        return Exchange(terms, BATCHES, call, options.json_data, False, raw)
 
     def _exchange(self, options: Any, stream: bool) -> Exchange | None:
         """The exchange for a request; None if it costs nothing, or cannot be metered."""
-        if options.method != "post" and options.method.lower() != "post":
+        asked = options.__dict__  # looked up by name, a field of a pydantic model takes far longer
+        if asked["method"] != "post" and asked["method"].lower() != "post":
             return None
-        endpoint = endpoint_of(options.url)
+        endpoint = endpoint_of(asked["url"])
         if endpoint is None:
-            self._check_metered(options.url)
+            self._check_metered(asked["url"])
             return None
-        body = options.json_data if isinstance(options.json_data, dict) else {}
-        if options.extra_json:
-            body = {**body, **options.extra_json}
+        body = asked["json_data"]
+        if not isinstance(body, dict):
+            body = {}
+        if asked["extra_json"]:
+            body = {**body, **asked["extra_json"]}
         if not FEES.isdisjoint(body):
             self._check_fees(endpoint, body)
         terms = self._terms
@@ -137,11 +141,10 @@ class _Guarded(_Client):
         call = None if handover is None else handover.take(budget)
         taken = call is not None
         if call is None:
-            uploaded = uploaded_bytes(options.files) if options.files else 0
+            uploaded = uploaded_bytes(asked["files"]) if asked["files"] else 0
             request = endpoint.request(body, uploaded, terms.exact_input)
             call = terms.call(budget, endpoint, request)
-        raw = _raw(options)
-        return Exchange(terms, endpoint, call, body, stream, raw, taken_over=taken)
+        return Exchange(terms, endpoint, call, body, stream, _raw(asked["headers"]), taken)
 
     def _check_metered(self, path: str) -> None:
         plain = path.split("?", 1)[0].strip("/")
@@ -204,30 +207,36 @@ class _Guarded(_Client):
                 background.pop(path[1], None)
 
 
-class GuardedSync(_Guarded):
+Overrides: TypeAlias = dict[str, Callable[..., Any]]
+"""Methods of one guarded class. They call those of its base by name: `super()` would look through
+the classes anew, three times a request."""
+
+
+def _sync_overrides(cls: Any) -> Overrides:
     """Overrides for `openai.OpenAI` and its subclasses."""
 
     def request(
-        self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
+        self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
     ) -> Any:
         exchange = self._exchange(options, stream)
         if exchange is None and starts_batch(options):
             file = self.files.content(options.json_data["input_file_id"])
             exchange = self._batch_exchange(options, file.content)
         if exchange is None:
-            answer = super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            answer = cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             self._settle_background(options, answer)
             return answer
         token = current.set(exchange)
         try:
             if not exchange.taken_over:
                 exchange.call.admit()
-            answer = super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            answer = cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             exchange.answered(answer)
             return answer
         except BudgetExceeded as refusal:
             response = self._refusal(exchange, refusal, options)
-            return super()._process_response(
+            return cls._process_response(
+                self,
                 cast_to=self._maybe_override_cast_to(cast_to, options),
                 options=options,
                 response=response,
@@ -240,8 +249,8 @@ class GuardedSync(_Guarded):
         finally:
             current.reset(token)
 
-    def _prepare_options(self, options: Any) -> Any:
-        options = super()._prepare_options(options)
+    def _prepare_options(self: Any, options: Any) -> Any:
+        options = cls._prepare_options(self, options)
         exchange = current.get()
         if exchange is None:
             self._check_socket(options)
@@ -250,44 +259,51 @@ class GuardedSync(_Guarded):
             exchange.next_attempt().admit()
         return exchange.rewrite(options)
 
-    def _send_request(self, request: Any, **kwargs: Any) -> Any:
+    def _send_request(self: Any, request: Any, **kwargs: Any) -> Any:
         exchange = current.get()
         if exchange is None:
-            return super()._send_request(request, **kwargs)
+            return cls._send_request(self, request, **kwargs)
         exchange.sent = True
         try:
-            response = super()._send_request(request, **kwargs)
+            response = cls._send_request(self, request, **kwargs)
         except BaseException as error:
             exchange.failed(error)
             raise
         exchange.received(response)
         return response
 
+    return {
+        "request": request,
+        "_prepare_options": _prepare_options,
+        "_send_request": _send_request,
+    }
 
-class GuardedAsync(_Guarded):
-    """Overrides for `openai.AsyncOpenAI` and its subclasses; as `GuardedSync`, awaited."""
+
+def _async_overrides(cls: Any) -> Overrides:
+    """Overrides for `openai.AsyncOpenAI` and its subclasses; as `_sync_overrides`, awaited."""
 
     async def request(
-        self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
+        self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
     ) -> Any:
         exchange = self._exchange(options, stream)
         if exchange is None and starts_batch(options):
             file = await self.files.content(options.json_data["input_file_id"])
             exchange = self._batch_exchange(options, file.content)
         if exchange is None:
-            answer = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            answer = await cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             self._settle_background(options, answer)
             return answer
         token = current.set(exchange)
         try:
             if not exchange.taken_over:
                 await exchange.call.aadmit()
-            answer = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
+            answer = await cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
             exchange.answered(answer)
             return answer
         except BudgetExceeded as refusal:
             response = self._refusal(exchange, refusal, options)
-            return await super()._process_response(
+            return await cls._process_response(
+                self,
                 cast_to=self._maybe_override_cast_to(cast_to, options),
                 options=options,
                 response=response,
@@ -300,8 +316,8 @@ class GuardedAsync(_Guarded):
         finally:
             current.reset(token)
 
-    async def _prepare_options(self, options: Any) -> Any:
-        options = await super()._prepare_options(options)
+    async def _prepare_options(self: Any, options: Any) -> Any:
+        options = await cls._prepare_options(self, options)
         exchange = current.get()
         if exchange is None:
             self._check_socket(options)
@@ -310,18 +326,24 @@ class GuardedAsync(_Guarded):
             await exchange.next_attempt().aadmit()
         return exchange.rewrite(options)
 
-    async def _send_request(self, request: Any, **kwargs: Any) -> Any:
+    async def _send_request(self: Any, request: Any, **kwargs: Any) -> Any:
         exchange = current.get()
         if exchange is None:
-            return await super()._send_request(request, **kwargs)
+            return await cls._send_request(self, request, **kwargs)
         exchange.sent = True
         try:
-            response = await super()._send_request(request, **kwargs)
+            response = await cls._send_request(self, request, **kwargs)
         except BaseException as error:
             exchange.failed(error)
             raise
         exchange.received(response)
         return response
+
+    return {
+        "request": request,
+        "_prepare_options": _prepare_options,
+        "_send_request": _send_request,
+    }
 
 
 def counts_as_openai(base_url: str) -> bool:
@@ -415,19 +437,19 @@ def _guarded_class(cls: type) -> Any:
     """The guarded subclass of a client class; made once, and named as the class itself."""
     guarded = _CLASSES.get(cls)
     if guarded is None:
-        mixin = GuardedAsync if issubclass(cls, AsyncOpenAI) else GuardedSync
+        overrides = _async_overrides if issubclass(cls, AsyncOpenAI) else _sync_overrides
         names = {
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
             "__doc__": cls.__doc__,
         }
-        guarded = _CLASSES[cls] = type(cls.__name__, (mixin, cls), names)
+        guarded = _CLASSES[cls] = type(cls.__name__, (_Guarded, cls), {**names, **overrides(cls)})
     return guarded
 
 
-def _raw(options: Any) -> str:
+def _raw(headers: Any) -> str:
     """How the caller wants the response: "true" as it is, "stream" unread, or else parsed."""
-    return str(options.headers.get(RAW, "")) if isinstance(options.headers, dict) else ""
+    return str(headers.get(RAW, "")) if isinstance(headers, dict) else ""
 
 
 def _wants_object(body: Mapping[str, Any]) -> bool:

@@ -33,7 +33,9 @@ __all__ = ["BATCHES", "Body", "Endpoint", "endpoint_of"]
 
 Body = Mapping[str, Any]
 
-CHAT_CAPS = frozenset({"max_completion_tokens", "max_tokens"})
+CHAT_CAPS = ("max_completion_tokens", "max_tokens")
+CHAT_CHANGES = frozenset({*CHAT_CAPS, "n", "service_tier", "prediction"})
+"""Keys of a chat that change its bound or its price, beside what the model reads."""
 
 COMPLETIONS_DEFAULT_MAX = 16
 """The legacy completions endpoint's own default of ``max_tokens``."""
@@ -88,26 +90,23 @@ def endpoint_of(path: str) -> Endpoint | None:
 
 
 def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    messages, wish = body.get("messages"), None
-    if not CHAT_CAPS.isdisjoint(body):
-        wish = _larger(*map(body.get, CHAT_CAPS))
+    model, messages = body.get("model", ""), body.get("messages")
     # Nothing but texts is the commonest chat by far, and has a short way of its own.
     texts = text_messages_bound(messages) if type(messages) is list else None
     if texts is None or not contents.CHAT_KEYS.isdisjoint(body):
-        content = contents.chat_content(body)
-        request = CallRequest(str(body.get("model", "")), content.bound, None, wish)
+        request = CallRequest(str(model), contents.chat_content(body).bound)
+    elif exact:
+        request = CallRequest(str(model), texts, lambda card: count_chat(messages, card.model))  # type: ignore[arg-type]
     else:
-        request = CallRequest(str(body.get("model", "")), texts, None, wish)
-        if exact:
-            request.exact_tokens = lambda card: count_chat(messages, card.model)  # type: ignore[arg-type]
-    if "n" in body:
-        request.choices = _positive(body["n"])
-    if "service_tier" in body:
+        request = CallRequest(str(model), texts)
+    if not CHAT_CHANGES.isdisjoint(body):
+        request.max_output_tokens = _larger(*map(body.get, CHAT_CAPS))
+        request.choices = _positive(body.get("n"))
         request.service_tier = _tier(body)
-    if body.get("prediction") is not None:
-        # What the answer does not use of it is billed as output, beside the answer's maximum.
-        unused = byte_bound(contents.plain(body["prediction"]))
-        request.extra_price = lambda card: unused * card.rates().output
+        if body.get("prediction") is not None:
+            # What the answer does not use of it is billed as output, beside the answer's maximum.
+            unused = byte_bound(contents.plain(body["prediction"]))
+            request.extra_price = lambda card: unused * card.rates().output
     return request
 
 

@@ -129,7 +129,6 @@ class Exchange:
         body: Body,
         stream: bool,
         raw: str,
-        *,
         taken_over: bool = False,
     ) -> None:
         self.terms = terms

@@ -14,13 +14,6 @@ __all__ = ["get", "members", "response_usage", "token_usage", "usage_in_bytes"]
 NO_MEMBERS: Mapping[str, Any] = {}
 MEMBERS = attrgetter("__dict__", "__pydantic_extra__")
 
-# Of the SDK's model of a chat's usage, and of its two parts.
-CHAT = attrgetter(
-    "prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"
-)
-GIVEN = attrgetter("cached_tokens", "audio_tokens", "__pydantic_extra__", "cache_write_tokens")
-MADE = attrgetter("reasoning_tokens", "audio_tokens", "__pydantic_extra__")
-
 new = tuple.__new__
 
 TEXT_ALONE = (0,) * (len(Usage._fields) - 2)
@@ -61,16 +54,18 @@ def token_usage(usage: Any) -> Usage | None:
     if usage is None:
         return None
     try:
-        # Mostly it is the SDK's, and of nothing but plain text.
-        into, out, given, made = CHAT(usage)
-        plain = not (given and any(GIVEN(given))) and not (made and any(MADE(made)))
+        # Mostly it is the SDK's of a chat, and of nothing but plain text.
+        told = usage.__dict__
+        into, out = told["prompt_tokens"], told["completion_tokens"]
+        plain = _is_empty(told["prompt_tokens_details"])
+        plain = plain and _is_empty(told["completion_tokens_details"])
         if plain and type(into) is int and type(out) is int and into >= 0 and out >= 0:
             return new(Usage, (into, out) + TEXT_ALONE)  # noqa: RUF005 - in half the time
-    except AttributeError:  # of another form: JSON, for one
+    except (AttributeError, KeyError):  # of another form: JSON, for one
         pass
     reported = members(usage)
     into = reported.get("prompt_tokens")
-    if into is not None:
+    if into is not None:  # chat, completions, embeddings
         out = reported.get("completion_tokens") or 0
         given = reported.get("prompt_tokens_details")
         made = reported.get("completion_tokens_details")
@@ -87,7 +82,12 @@ def token_usage(usage: Any) -> Usage | None:
     # Counts at all? The SDK does not validate its answers.
     if details is None or type(into) is not int or type(out) is not int or into < 0 or out < 0:
         return None
-    return new(Usage, (into, out, *details))
+    return new(Usage, (into, out) + details)  # noqa: RUF005 - in half the time
+
+
+def _is_empty(details: Any) -> bool:
+    """Whether an SDK model has nothing but zeros in it; AttributeError if it is none."""
+    return details is None or not (any(details.__dict__.values()) or details.__pydantic_extra__)
 
 
 def _details(given: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -107,8 +107,6 @@ def _details(given: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[int, ..
     reasoning = made.get("reasoning_tokens") or 0
     audio_out = made.get("audio_tokens") or 0
     image_out = made.get("image_tokens") or 0
-    if not (cached or written or audio_in or image_in or reasoning or audio_out or image_out):
-        return TEXT_ALONE
     counts = (cached, written, reasoning, audio_in, 0, audio_out, image_in, 0, image_out)
     if set(map(type, counts)) == {int} and min(counts) >= 0:
         return (*counts, 0, 0, 0, 0)
