@@ -162,6 +162,10 @@ class UnknownModelError(TokenFenceError, LookupError):
             f"no price is known for model {model!r} of provider {provider!r}, so it cannot be kept "
             f"within a budget; nothing was sent.{known} Give its price: "
             f'prices={{{model!r}: Price(input="$1/M", output="$2/M", max_output_tokens=8192)}}'
+            if model
+            else "the call names no model, so its price cannot be known, and it cannot be kept "
+            "within a budget; nothing was sent. Give model=, also beside a stored prompt that has "
+            "a model of its own."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

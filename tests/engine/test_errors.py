@@ -89,3 +89,8 @@ def test_an_unknown_model_shows_what_is_near_and_how_to_give_a_price() -> None:
 def test_the_tree_of_errors(kind: type, also: type) -> None:
     assert issubclass(kind, TokenFenceError)
     assert issubclass(kind, also)
+
+
+def test_a_call_without_a_model_is_told_to_name_one() -> None:
+    assert "Give model=" in str(UnknownModelError(""))
+    assert "prices=" not in str(UnknownModelError(""))

@@ -6,6 +6,7 @@ One `Endpoint` per path. Everything else of a call is the same for all of them, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from tokenfence_integrations.clients.openai import content as contents
@@ -170,6 +171,10 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
+def _picture_model(body: Body) -> str:
+    return str(body.get("model") or "gpt-image-1")
+
+
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     each = generated_image_tokens(
         str(body.get("size") or "auto"),
@@ -184,7 +189,7 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
         return prompt + min(uploaded, card.context_window or UNKNOWN_WINDOW)
 
     return CallRequest(
-        str(body.get("model") or "gpt-image-1"),
+        _picture_model(body),
         into,
         max_output_tokens=each,
         choices=pictures,
@@ -193,11 +198,16 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
+BILLED_BY_TOKENS = ("gpt-image", "chatgpt-image")
+"""How models begin whose pictures have no price each: without usage nobody knows what they cost."""
+
+
 def _images_usage(answer: Any, body: Body) -> Usage | None:
     reported = response_usage(answer)
     pictures = len(get(answer, "data") or ())
     if reported is None:
-        return Usage(images=pictures) if pictures else None
+        by_tokens = _picture_model(body).removeprefix("openai/").startswith(BILLED_BY_TOKENS)
+        return Usage(images=pictures) if pictures and not by_tokens else None
     details = get(get(answer, "usage"), "input_tokens_details")
     return reported._replace(
         images=pictures,
@@ -330,7 +340,13 @@ def _larger(first: Any, second: Any) -> int | None:
 
 
 def _positive(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 1
+    """How many are asked for; also as "3" or 3.0, which many a compatible server takes for 3."""
+    if type(value) is not int:
+        try:
+            value = ceil(float(value))
+        except (TypeError, ValueError, OverflowError):
+            return 1
+    return value if value > 0 else 1
 
 
 def _tier(body: Body) -> str | None:
