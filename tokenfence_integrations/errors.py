@@ -34,6 +34,15 @@ class TokenFenceError(Exception):
     """Base of every exception that this library raises on its own account."""
 
 
+_SHORTER = "ask for a shorter answer (max_tokens)"
+_ADVICE = {
+    "usd": f"Raise the limit with budget.top_up(), {_SHORTER}, or give a cheaper fallback.",
+    "tokens": f"Raise the limit with budget.top_up(), {_SHORTER}, or send a shorter prompt.",
+    "input_tokens": "Raise the limit with budget.top_up(), or send a shorter prompt.",
+    "output_tokens": f"Raise the limit with budget.top_up(), or {_SHORTER}.",
+}
+
+
 class BudgetExceeded(TokenFenceError, RuntimeError):
     """A call was refused because it would not fit, even after everything in flight has settled.
 
@@ -112,8 +121,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
             f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
             f"{', '.join(parts)}.",
             self.renewal,
-            "Raise the limit with budget.top_up(), ask for a shorter answer (max_tokens), or give "
-            "a cheaper fallback.",
+            _ADVICE.get(self.quantity, "Raise the limit with budget.top_up()."),
         )
         return " ".join(filter(None, sentences))
 
