@@ -99,6 +99,75 @@ class TestPictures:
         assert outcomes(budget) == ["uncertain", "uncertain"]
         check_covered(budget, provider)
 
+    # What OpenAI's own calculator says of gpt-image-2, and the tables of its guide of the others.
+    @pytest.mark.parametrize(
+        ("model", "size", "quality", "tokens"),
+        [
+            ("gpt-image-2", "1024x1024", "high", 7_024),
+            ("gpt-image-2", "1536x1024", "high", 5_488),
+            ("gpt-image-2-2026-04-21", "1792x1024", "high", 5_063),
+            ("gpt-image-2", "3584x2048", "high", 12_329),
+            ("gpt-image-2", "auto", "auto", 12_329),
+            ("gpt-image-1", "1024x1536", "high", 6_240),
+            ("gpt-image-1-mini", "1024x1024", "low", 272),
+            ("gpt-image-1.5", "auto", "auto", 6_240),
+        ],
+    )
+    def test_is_within_its_bound(
+        self, budget: Budget, model: str, size: Any, quality: Any, tokens: int
+    ) -> None:
+        usage = {
+            "input_tokens": 5,
+            "input_tokens_details": {"text_tokens": 5, "image_tokens": 0},
+            "output_tokens": 2 * tokens,
+            "total_tokens": 5 + 2 * tokens,
+        }
+        answer = {"created": 1, "data": [{"b64_json": ""}] * 2, "usage": usage}
+        with scripted_client(answer) as client:
+            guard(client, budget=budget).images.generate(
+                model=model, prompt="A cat", size=size, quality=quality, n=2
+            )
+        [record] = budget.ledger
+        assert 0 < record.cost <= record.bound
+
+    @pytest.mark.parametrize("size", [70, 2_000_000])
+    def test_pictures_to_edit_count_by_their_pixels(self, budget: Budget, size: int) -> None:
+        """An icon has fewer bytes than tokens, and a photograph many more."""
+        tokens = 65 + 4 * 129 + 6_240  # of gpt-image-1, at a high fidelity: the most there are
+        usage = {
+            "input_tokens": 3 * tokens + 5,
+            "input_tokens_details": {"text_tokens": 5, "image_tokens": 3 * tokens},
+            "output_tokens": 272,
+            "total_tokens": 3 * tokens + 277,
+        }
+        with scripted_client({"created": 1, "data": [{"b64_json": ""}], "usage": usage}) as client:
+            guard(client, budget=budget).images.edit(
+                model="gpt-image-1",
+                prompt="A cat",
+                image=[("a.png", bytes(size)), ("b.png", bytes(size))],
+                mask=("mask.png", bytes(size)),
+                input_fidelity="high",
+                size="1024x1024",
+                quality="low",
+            )
+        [record] = budget.ledger
+        # At $5, $10 and $40 a million: text, pictures to edit, and drawn ones.
+        assert record.cost == 5 * 5_000 + 3 * tokens * 10_000 + 272 * 40_000
+        assert record.cost <= record.bound <= 2 * record.cost
+
+    def test_text_that_is_made_with_them_has_its_own_price(self, budget: Budget) -> None:
+        usage = {
+            "input_tokens": 5,
+            "input_tokens_details": {"text_tokens": 5, "image_tokens": 0},
+            "output_tokens": 1_156,
+            "output_tokens_details": {"text_tokens": 100, "image_tokens": 1_056},
+            "total_tokens": 1_161,
+        }
+        with scripted_client({"created": 1, "data": [{"b64_json": ""}], "usage": usage}) as client:
+            guard(client, budget=budget).images.generate(model="gpt-image-1.5", prompt="A cat")
+        # At $5, $10 and $32 a million.
+        assert budget.snapshot().spent.usd == 5 * 5_000 + 100 * 10_000 + 1_056 * 32_000
+
     def test_with_a_price_each(self, budget: Budget) -> None:
         prices = {"dall-e-3": Price(per_image="$0.04")}
         with scripted_client({"created": 1, "data": [{"url": "a"}, {"url": "b"}]}) as client:

@@ -19,7 +19,7 @@ from tokenfence_integrations.clients.openai.reported import (
     token_usage,
 )
 from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.pricing.images import generated_image_tokens
+from tokenfence_integrations.pricing.images import EDITED_IMAGE_TOKENS, generated_image_tokens
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import (
     REQUEST_OVERHEAD,
@@ -176,21 +176,19 @@ def _picture_model(body: Body) -> str:
 
 
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    model = _picture_model(body)
     each = generated_image_tokens(
+        model,
         str(body.get("size") or "auto"),
         str(body.get("quality") or "auto"),
         body.get("partial_images") or 0,
     )
     pictures = _positive(body.get("n"))
-    prompt = byte_bound(str(body.get("prompt") or ""))
-
-    def into(card: Card) -> int:
-        # An uploaded picture counts as at most a few thousand tokens, never more than its bytes.
-        return prompt + min(uploaded, card.context_window or UNKNOWN_WINDOW)
-
+    # Pictures to edit are uploaded, or named; each picture that is made pays for them anew.
+    edited = uploaded + EDITED_IMAGE_TOKENS * len(body.get("images") or ())
     return CallRequest(
-        _picture_model(body),
-        into,
+        model,
+        (byte_bound(str(body.get("prompt") or "")) + edited) * pictures,
         max_output_tokens=each,
         choices=pictures,
         ceiling=each,
@@ -208,12 +206,8 @@ def _images_usage(answer: Any, body: Body) -> Usage | None:
     if reported is None:
         by_tokens = _picture_model(body).removeprefix("openai/").startswith(BILLED_BY_TOKENS)
         return Usage(images=pictures) if pictures and not by_tokens else None
-    details = get(get(answer, "usage"), "input_tokens_details")
-    return reported._replace(
-        images=pictures,
-        input_image_tokens=get(details, "image_tokens") or 0,
-        output_image_tokens=reported.output_tokens,
-    )
+    drawn = reported.output_image_tokens or reported.output_tokens  # told apart since gpt-image-1.5
+    return reported._replace(images=pictures, output_image_tokens=drawn)
 
 
 # The lowest bit rate of speech codecs is about 4 kbit/s: 500 bytes hold at most a second.
