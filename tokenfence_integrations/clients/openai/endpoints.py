@@ -96,9 +96,9 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
     texts = text_messages_bound(messages) if type(messages) is list else None
     if texts is None or not contents.CHAT_KEYS.isdisjoint(body):
         content = contents.chat_content(body)
-        request = CallRequest(str(body.get("model", "")), content.bound, None, wish)
+        request = CallRequest(str(body.get("model") or ""), content.bound, None, wish)
     else:
-        request = CallRequest(str(body.get("model", "")), texts, None, wish)
+        request = CallRequest(str(body.get("model") or ""), texts, None, wish)
         if exact:
             request.exact_tokens = lambda card: count_chat(messages, card.model)  # type: ignore[arg-type]
     if "n" in body:
@@ -115,7 +115,7 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
 def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
     found = contents.responses_content(body)
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         found.bound,
         _count_responses(body) if exact and not found.unseen and not found.images else None,
         _larger(body.get("max_output_tokens"), None),
@@ -149,7 +149,7 @@ def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
     choices = len(prompts) * max(_positive(body.get("n")), _positive(body.get("best_of")))
     wanted = body.get("max_tokens")
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         lambda card: _sum_of_windows(prompts, card),
         _text_count(prompt) if exact and suffix is None else None,
         wanted if isinstance(wanted, int) else COMPLETIONS_DEFAULT_MAX,
@@ -162,7 +162,7 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     given = body.get("input")
     inputs = _bounds_of_each(given)
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         lambda card: _sum_of_windows(inputs, card),
         _text_count(given) if exact else None,
         0,
@@ -224,7 +224,7 @@ def _transcription(body: Body, uploaded: int, exact: bool) -> CallRequest:
         return prompt + sound
 
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         into,
         max_output_tokens=TRANSCRIPT_CEILING,
         ceiling=TRANSCRIPT_CEILING,
@@ -251,7 +251,7 @@ def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
         return card.rates().character * len(text)
 
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         lambda card: byte_bound([text, instructions]),
         # Sound has at most 20 tokens a second, and speech at least 4 characters.
         max_output_tokens=min(SPEECH_CEILING, 20 + 20 * len(text) // 4),
@@ -262,7 +262,7 @@ def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
 
 def _speech_usage(answer: Any, body: Body) -> Usage | None:
     # Sound comes without usage; only what is billed by its characters is known.
-    if str(body.get("model", "")).startswith("tts-"):
+    if str(body.get("model") or "").startswith("tts-"):
         return Usage(characters=len(str(body.get("input") or "")))
     return None
 
