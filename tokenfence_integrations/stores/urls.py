@@ -55,8 +55,8 @@ def open_store(url: str) -> Store:
         return _once(url, _postgres)
     if not url.startswith(SQLITE):
         raise ValueError(
-            f"no store is known for {_without_secrets(url)!r}: give 'memory:', 'sqlite:///relative/path.db', "
-            f"'sqlite:////absolute/path.db', 'redis://host:6379/0', "
+            f"no store is known for {_without_secrets(url)!r}: give 'memory:', "
+            f"'sqlite:///relative/path.db', 'sqlite:////absolute/path.db', 'redis://host:6379/0', "
             f"'postgresql://user@host/database', or a Store"
         )
     path = url.removeprefix(SQLITE)
