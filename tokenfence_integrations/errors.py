@@ -34,6 +34,15 @@ class TokenFenceError(Exception):
     """Base of every exception that this library raises on its own account."""
 
 
+_SHORTER = "ask for a shorter answer (max_tokens)"
+_ADVICE = {
+    "usd": f"Raise the limit with budget.top_up(), {_SHORTER}, or give a cheaper fallback.",
+    "tokens": f"Raise the limit with budget.top_up(), {_SHORTER}, or send a shorter prompt.",
+    "input_tokens": "Raise the limit with budget.top_up(), or send a shorter prompt.",
+    "output_tokens": f"Raise the limit with budget.top_up(), or {_SHORTER}.",
+}
+
+
 class BudgetExceeded(TokenFenceError, RuntimeError):
     """A call was refused because it would not fit, even after everything in flight has settled.
 
@@ -112,8 +121,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
             f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
             f"{', '.join(parts)}.",
             self.renewal,
-            "Raise the limit with budget.top_up(), ask for a shorter answer (max_tokens), or give "
-            "a cheaper fallback.",
+            _ADVICE.get(self.quantity, "Raise the limit with budget.top_up()."),
         )
         return " ".join(filter(None, sentences))
 
@@ -162,6 +170,10 @@ class UnknownModelError(TokenFenceError, LookupError):
             f"no price is known for model {model!r} of provider {provider!r}, so it cannot be kept "
             f"within a budget; nothing was sent.{known} Give its price: "
             f'prices={{{model!r}: Price(input="$1/M", output="$2/M", max_output_tokens=8192)}}'
+            if model
+            else "the call names no model, so its price cannot be known, and it cannot be kept "
+            "within a budget; nothing was sent. Give model=, also beside a stored prompt that has "
+            "a model of its own."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,12 +1,13 @@
 """What is billed unlike a plain chat: sound, plain text, background work, tiers, pictures."""
 
+import base64
 from typing import Any
 
 import openai
 import pytest
 
 from tests.clients.helpers import HELLO, check_books, check_covered, outcomes, scripted_client
-from tokenfence_integrations import Budget, async_guard, guard
+from tokenfence_integrations import Budget, Price, async_guard, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
 TOOL: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -78,6 +79,103 @@ class TestAnswersThatAreNoObjects:
         )
         assert isinstance(text, str)
         check_covered(budget, provider)
+
+
+class TestPictures:
+    """Those of gpt-image are billed by tokens: an answer that does not tell them is not free."""
+
+    @pytest.mark.parametrize("model", [{}, {"model": "gpt-image-1"}])
+    def test_without_usage(
+        self,
+        provider: SimulatedProvider,
+        guarded: openai.OpenAI,
+        budget: Budget,
+        model: dict[str, Any],
+    ) -> None:
+        provider.behave(omit_usage=True)
+        guarded.images.generate(prompt="A cat", **model)
+        guarded.images.with_raw_response.generate(prompt="A cat", **model)
+        assert provider.billed > 0
+        assert outcomes(budget) == ["uncertain", "uncertain"]
+        check_covered(budget, provider)
+
+    # What OpenAI's own calculator says of gpt-image-2, and the tables of its guide of the others.
+    @pytest.mark.parametrize(
+        ("model", "size", "quality", "tokens"),
+        [
+            ("gpt-image-2", "1024x1024", "high", 7_024),
+            ("gpt-image-2", "1536x1024", "high", 5_488),
+            ("gpt-image-2-2026-04-21", "1792x1024", "high", 5_063),
+            ("gpt-image-2", "3584x2048", "high", 12_329),
+            ("gpt-image-2", "auto", "auto", 12_329),
+            ("gpt-image-1", "1024x1536", "high", 6_240),
+            ("gpt-image-1-mini", "1024x1024", "low", 272),
+            ("gpt-image-1.5", "auto", "auto", 6_240),
+        ],
+    )
+    def test_is_within_its_bound(
+        self, budget: Budget, model: str, size: Any, quality: Any, tokens: int
+    ) -> None:
+        usage = {
+            "input_tokens": 5,
+            "input_tokens_details": {"text_tokens": 5, "image_tokens": 0},
+            "output_tokens": 2 * tokens,
+            "total_tokens": 5 + 2 * tokens,
+        }
+        answer = {"created": 1, "data": [{"b64_json": ""}] * 2, "usage": usage}
+        with scripted_client(answer) as client:
+            guard(client, budget=budget).images.generate(
+                model=model, prompt="A cat", size=size, quality=quality, n=2
+            )
+        [record] = budget.ledger
+        assert 0 < record.cost <= record.bound
+
+    @pytest.mark.parametrize("size", [70, 2_000_000])
+    def test_pictures_to_edit_count_by_their_pixels(self, budget: Budget, size: int) -> None:
+        """An icon has fewer bytes than tokens, and a photograph many more."""
+        tokens = 65 + 4 * 129 + 6_240  # of gpt-image-1, at a high fidelity: the most there are
+        usage = {
+            "input_tokens": 3 * tokens + 5,
+            "input_tokens_details": {"text_tokens": 5, "image_tokens": 3 * tokens},
+            "output_tokens": 272,
+            "total_tokens": 3 * tokens + 277,
+        }
+        with scripted_client({"created": 1, "data": [{"b64_json": ""}], "usage": usage}) as client:
+            guard(client, budget=budget).images.edit(
+                model="gpt-image-1",
+                prompt="A cat",
+                image=[("a.png", bytes(size)), ("b.png", bytes(size))],
+                mask=("mask.png", bytes(size)),
+                input_fidelity="high",
+                size="1024x1024",
+                quality="low",
+            )
+        [record] = budget.ledger
+        # At $5, $10 and $40 a million: text, pictures to edit, and drawn ones.
+        assert record.cost == 5 * 5_000 + 3 * tokens * 10_000 + 272 * 40_000
+        assert record.cost <= record.bound <= 2 * record.cost
+
+    def test_text_that_is_made_with_them_has_its_own_price(self, budget: Budget) -> None:
+        usage = {
+            "input_tokens": 5,
+            "input_tokens_details": {"text_tokens": 5, "image_tokens": 0},
+            "output_tokens": 1_156,
+            "output_tokens_details": {"text_tokens": 100, "image_tokens": 1_056},
+            "total_tokens": 1_161,
+        }
+        with scripted_client({"created": 1, "data": [{"b64_json": ""}], "usage": usage}) as client:
+            guard(client, budget=budget).images.generate(model="gpt-image-1.5", prompt="A cat")
+        # At $5, $10 and $32 a million.
+        assert budget.snapshot().spent.usd == 5 * 5_000 + 100 * 10_000 + 1_056 * 32_000
+
+    def test_with_a_price_each(self, budget: Budget) -> None:
+        prices = {"dall-e-3": Price(per_image="$0.04")}
+        with scripted_client({"created": 1, "data": [{"url": "a"}, {"url": "b"}]}) as client:
+            guard(client, budget=budget, prices=prices).images.generate(
+                model="dall-e-3", prompt="A cat", n=2
+            )
+        assert budget.spent == pytest.approx(0.08)
+        assert outcomes(budget) == ["settled"]
 
 
 class TestBackground:
@@ -242,6 +340,7 @@ def test_reasoning_of_no_tokens_is_not_unknown(budget: Budget) -> None:
         ({"type": "reasoning", "id": "rs_of_nobody", "summary": []}, True),
         ({"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "x"}, False),
         ({"role": "user", "content": [{"type": "video_url", "video_url": {"url": "a"}}]}, True),
+        ({"type": "image_generation_call", "id": "ig_1"}, True),
     ],
 )
 def test_what_cannot_be_seen_is_bounded_by_the_window(
@@ -271,6 +370,52 @@ def test_pictures_are_within_the_bound(
     check_books(budget, provider)
     [record] = budget.ledger
     assert record.cost <= record.bound
+
+
+def test_the_picture_of_a_screen_counts_as_a_picture(budget: Budget) -> None:
+    shot = {"type": "computer_screenshot", "image_url": "https://example.com/screen.png"}
+    item: Any = {"type": "computer_call_output", "call_id": "call_1", "output": shot}
+    with scripted_client(_answer(5, 1_000)) as client:
+        guard(client, budget=budget).responses.create(
+            model="gpt-5", input=[*HELLO, item], max_output_tokens=16
+        )
+    [record] = budget.ledger
+    # A screen of 1920 x 1080 is six tiles of gpt-5: 70 + 6 x 140 tokens.
+    assert record.bound - 16 * 10_000 >= (70 + 6 * 140) * 1_250
+
+
+@pytest.mark.parametrize("choices", ["3", 3.0, 3])
+def test_choices_as_compatible_servers_take_them(budget: Budget, choices: Any) -> None:
+    usage = {"prompt_tokens": 8, "completion_tokens": 48, "total_tokens": 56}
+    with scripted_client({"id": "a", "choices": [], "usage": usage}) as client:
+        guard(client, budget=budget).chat.completions.create(
+            model="gpt-4o", messages=HELLO, max_tokens=16, n=choices
+        )
+    [record] = budget.ledger
+    assert 0 < record.cost <= record.bound
+
+
+SECONDS = 3
+
+
+@pytest.mark.parametrize(
+    ("coding", "per_second"), [("wav", 8_000), ("wav", 96_000), ("mp3", 1_000), ("mp3", 40_000)]
+)
+def test_a_recording_is_bounded_by_its_length(budget: Budget, coding: str, per_second: int) -> None:
+    """From telephone to studio: a token for each tenth of a second, and not one for each byte."""
+    data = base64.b64encode(bytes(SECONDS * per_second)).decode()
+    heard = {"type": "input_audio", "input_audio": {"data": data, "format": coding}}
+    message: Any = {"role": "user", "content": [heard]}
+    true = {"prompt_tokens": SECONDS * 10 + 8, "completion_tokens": 16, "total_tokens": 54}
+    usage = {**true, "prompt_tokens_details": {"audio_tokens": SECONDS * 10}}
+    with scripted_client({"id": "a", "choices": [], "usage": usage}) as client:
+        guard(client, budget=budget).chat.completions.create(
+            model="gpt-audio", messages=[message], max_tokens=16
+        )
+    [record] = budget.ledger
+    assert 0 < record.cost <= record.bound
+    audio_price = 32_000  # gpt-audio, nano-dollars a token
+    assert record.bound < len(data) * audio_price / 3
 
 
 def test_one_call_of_a_loop_of_tools(

@@ -435,6 +435,15 @@ class TestUnknownModel:
         assert "gpt-4o-mini" in caught.value.nearest
         assert provider.requests == 0
 
+    def test_no_model(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
+        guarded = guard(bare, budget="$1")
+        none: Any = None
+        with pytest.raises(UnknownModelError, match=r"Give model=, also beside a stored prompt"):
+            guarded.responses.create(prompt={"id": "pmpt_1"})
+        with pytest.raises(UnknownModelError, match="names no model"):
+            guarded.chat.completions.create(model=none, messages=[])
+        assert provider.requests == 0
+
     def test_unknown_fallback(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
         """Told when it is given, and not when it is to take over."""
         with pytest.raises(UnknownModelError, match="gpt-9-nano"):

@@ -28,6 +28,23 @@ def test_the_reply_says_when_there_will_be_room(bare: openai.OpenAI) -> None:
     assert client.chat.completions.create(**CALL).model != "tokenfence"
 
 
+def test_the_reply_says_what_is_gone_but_not_spent(
+    provider: SimulatedProvider, bare: openai.OpenAI
+) -> None:
+    client = guard(bare, budget=Budget(calls=2))
+    provider.behave(status=500)
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(**CALL)
+    provider.behave(status=None)
+    with client.chat.completions.create(**CALL, stream=True) as stream:
+        next(stream)
+        reply = client.chat.completions.create(**CALL)
+    assert reply.choices[0].message.content == (
+        "[TokenFence] Budget of 2 calls exceeded (spent 0, uncertain 1, in flight 1). "
+        "Request blocked."
+    )
+
+
 def test_a_guard_takes_a_limit_in_words(bare: openai.OpenAI) -> None:
     assert guard(bare, budget="$5/day").tokenfence.window is not None
 

@@ -1,8 +1,11 @@
 """Budgets: amounts, children, top-ups, resets, and what can be read of them."""
 
+import copy
 import math
+import pickle
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from decimal import Decimal
 from pathlib import Path
@@ -342,3 +345,24 @@ def test_a_listener_hears_its_budget_and_those_below_until_it_is_removed() -> No
     spend(child, 1)
     assert len(below) == 2
     assert [event.budget for event in above] == ["budget"] * 2 + ["budget/child"] * 4
+
+
+# Copies
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda b: copy.deepcopy([b])[0]])
+def test_a_copy_is_the_same_account(copied: Callable[[Budget], Budget]) -> None:
+    team = small(100)
+    for budget in (team, team.child("a"), Budget(parent=team, kept=False)):
+        other = copied(budget)
+        spend(other, 10)
+        assert charged(budget) == (10, 0, 0)
+        del other
+        spend(budget, 10)  # it has not passed because its copy has
+        assert charged(budget) == (20, 0, 0)
+        budget.reset()
+
+
+def test_a_budget_does_not_travel_by_pickle() -> None:
+    with pytest.raises(TypeError, match=r"'team/a' cannot be pickled.*store="):
+        pickle.dumps(Budget("$1", name="team").child("a"))

@@ -89,3 +89,27 @@ def test_an_unknown_model_shows_what_is_near_and_how_to_give_a_price() -> None:
 def test_the_tree_of_errors(kind: type, also: type) -> None:
     assert issubclass(kind, TokenFenceError)
     assert issubclass(kind, also)
+
+
+def test_a_call_without_a_model_is_told_to_name_one() -> None:
+    assert "Give model=" in str(UnknownModelError(""))
+    assert "prices=" not in str(UnknownModelError(""))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "helps", "does_not"),
+    [
+        ("usd", ["max_tokens", "cheaper fallback"], []),
+        ("calls", [], ["max_tokens", "fallback", "prompt"]),
+        ("tokens", ["max_tokens", "shorter prompt"], ["fallback"]),
+        ("input_tokens", ["shorter prompt"], ["max_tokens", "fallback"]),
+        ("output_tokens", ["max_tokens"], ["fallback", "prompt"]),
+    ],
+)
+def test_a_refusal_advises_what_can_help(
+    quantity: str, helps: list[str], does_not: list[str]
+) -> None:
+    advice = str(BudgetExceeded(10, 10, quantity=quantity)).partition(".")[2]
+    assert "top_up()" in advice
+    assert all(word in advice for word in helps)
+    assert not any(word in advice for word in does_not)

@@ -307,6 +307,7 @@ def test_an_unknown_model_is_never_free() -> None:
     ("wrong", "message"),
     [
         ({"input_tokens": -1}, "input_tokens must be a whole number"),
+        ({"input_tokens": None}, "input_tokens must be a whole number"),
         ({"max_output_tokens": 1.5}, "max_output_tokens must be a whole number"),
         ({"choices": 0}, "choices must be 1 or more"),
         ({"wait": -1}, "wait must be a number of seconds"),
@@ -335,6 +336,17 @@ def test_a_usage_that_nobody_could_mean_is_not_settled(usage: Usage) -> None:
     ):
         call.settle(usage)
     assert outcomes(budget) == [("uncertain", 0, 20)]
+
+
+@pytest.mark.parametrize("part", ["cached_tokens", "input_audio_tokens", "images"])
+def test_no_part_of_a_usage_makes_money(part: str) -> None:
+    budget = Budget("$1")
+    with (
+        pytest.raises(ValueError, match=rf"usage\.{part} is -1000000"),
+        budget.reserve(model="gpt-4o", input_tokens=10, max_output_tokens=10) as call,
+    ):
+        call.settle(Usage(10, 10, **{part: -1_000_000}))
+    assert outcomes(budget) == [("uncertain", 0, 10 * 2_500 + 10 * 10_000)]
 
 
 def test_a_batch_pays_the_batch_price() -> None:

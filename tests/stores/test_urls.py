@@ -55,6 +55,21 @@ def test_what_is_no_url_of_a_store_is_an_error_that_shows_some(url: str) -> None
         Budget("$1", store=url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://acme:s3cret@db.example.com/app",
+        "mysql://acme:s3@cret@db.example.com/app",
+        "redis+ssl://db.example.com/0?password=s3cret&db=1",
+        "sqlite://acme:s3cret@db.example.com",
+    ],
+)
+def test_no_error_shows_a_password(url: str) -> None:
+    with pytest.raises(ValueError, match=r"no store is known.*db\.example\.com") as caught:
+        Budget("$1", store=url)
+    assert "cret" not in str(caught.value)
+
+
 def test_a_child_has_no_store_of_its_own() -> None:
     with pytest.raises(ValueError, match="belong to the root"):
         Budget("$1", parent=Budget("$1"), store="memory:")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import tzinfo
 from math import inf
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from tokenfence_integrations.engine import corrections
 from tokenfence_integrations.engine import scope as scopes
@@ -187,6 +187,19 @@ class Budget:
             path = self.path if accounts is None else accounts.latest
             self._tree.passed.append((path, self._passes))
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # what is copied with it goes on to spend the same money
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"budget {self.name!r} cannot be pickled: its books are kept in this process. To share "
+            f"it with another one, make it there too, with a store that both can open: "
+            f"Budget(..., store='sqlite:///budgets.db')"
+        )
+
     def __repr__(self) -> str:
         return f"<Budget {self._described()}>"
 
@@ -324,7 +337,9 @@ class Budget:
         """
         into = input_tokens
         if type(into) is not int or into < 0:
-            into = whole("input_tokens", input_tokens) or 0
+            whole("input_tokens", into)
+            # None, as counters have it that do not know: that is not nothing.
+            raise ValueError("input_tokens must be a whole number, 0 or more, got None")
         if max_output_tokens is not None:
             whole("max_output_tokens", max_output_tokens)
         if type(choices) is not int or choices < 1:

@@ -91,6 +91,10 @@ class Ledger:
         self._left: dict[tuple[str, ...], tuple[int, int]] = {}
         self._open: dict[str, int] = {}
         self._stale = False
+        self.begin_life()
+
+    def begin_life(self) -> None:
+        """All that a process must not share with the one that it was forked from."""
         self._counting = RLock()
         self._leaving = Lock()
 

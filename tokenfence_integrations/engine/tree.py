@@ -2,11 +2,13 @@
 
 import heapq
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock, RLock
 from typing import NamedTuple, Protocol, TypeAlias
+from weakref import WeakSet
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
 from tokenfence_integrations.engine.forecast import Forecasts
@@ -63,25 +65,30 @@ class Tree:
         self.instant = store.instant
         self.ledger = ledger
         self.clock = clock
-        self.line = WaitingLine(clock.monotonic)
         self.leases = Leases(clock.monotonic)
-        self.changing = RLock()  # held while limits change, and those that are shares of them
-        self.live: dict[int, Live] = {}
         self.numbers = NUMBERS
         self.listeners: list[tuple[str, Listener]] = []
         self.orphans = ORPHANS
         self.passed: deque[tuple[Path, bool]] = deque()
-        # Reentrant: a finalizer may end a call, and its listener look at a budget.
-        self.moving = RLock()
         self._latest = 0.0
         self._retiring: list[tuple[float, str]] = []
         self._to_retire: set[str] = set()
-        self.correcting = Lock()
-        """Held while books are corrected by hand, so that the ledger tells what was corrected."""
         self.forecasts = Forecasts()
         self.name = ""
         """The root's."""
+        self._begin_life()
         store.on_trouble(self._heed)
+        _trees.add(self)
+
+    def _begin_life(self) -> None:
+        """All that a process must not share with the one that it was forked from."""
+        self.line = WaitingLine(self.clock.monotonic)
+        self.live: dict[int, Live] = {}
+        self.changing = RLock()  # held while limits change, and those that are shares of them
+        # Reentrant: a finalizer may end a call, and its listener look at a budget.
+        self.moving = RLock()
+        self.correcting = Lock()
+        """Held while books are corrected by hand, so that the ledger tells what was corrected."""
 
     def now(self) -> float:
         """Unix time for windows: it stands still while the clock, set back, catches up."""
@@ -215,6 +222,20 @@ class Tree:
             tags={} if trouble is None else {"reason": trouble.reason},
         )
         tell([listener for _, listener in self.listeners.copy()], event)
+
+
+_trees: "WeakSet[Tree]" = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Threads that held a lock or stood in line are not here, and calls in flight are the parent's.
+    for tree in list(_trees):
+        tree._begin_life()
+        tree.ledger.begin_life()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _more_reserved(path: Path, states: Sequence[AccountState], live: Sequence[Live]) -> bool:

@@ -1,8 +1,9 @@
-"""The most tokens that one picture in a prompt can count as, for each family of models."""
+"""The most tokens that one picture can count as, in a prompt or drawn, by family of models."""
 
+import re
 from typing import NamedTuple
 
-__all__ = ["generated_image_tokens", "image_tokens"]
+__all__ = ["EDITED_IMAGE_TOKENS", "generated_image_tokens", "image_tokens"]
 
 
 class _Pictures(NamedTuple):
@@ -57,7 +58,19 @@ _GENERATED = {
     "medium": {"1024x1024": 1056, "1024x1536": 1584, "1536x1024": 1568},
     "high": {"1024x1024": 4160, "1024x1536": 6240, "1536x1024": 6208},
 }
-_LARGEST_GENERATED = 6240
+_BY_TABLE = "gpt-image-1"
+"""How the models begin whose pictures have the sizes and tokens of that table."""
+
+# OpenAI, "Image generation", the calculator for gpt-image-2, which draws in any size.
+_SIDE = {"low": 16, "medium": 48, "high": 96}
+_LARGEST_SQUARE = 2880  # 8,294,400 pixels are the most
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+EDITED_IMAGE_TOKENS = 65 + 8 * 129 + 6240
+"""The most input tokens of a picture to edit: gpt-image-1's tiles, and its high input fidelity.
+
+gpt-image-2 counts at most 1,536 patches."""
+
 _PER_PARTIAL_IMAGE = 100
 
 
@@ -87,18 +100,35 @@ def image_tokens(model: str, detail: str = "auto") -> int | None:
     return pictures.most
 
 
-def generated_image_tokens(size: str, quality: str, partial_images: int = 0) -> int:
+def generated_image_tokens(model: str, size: str, quality: str, partial_images: int = 0) -> int:
     """The most output tokens of one generated picture.
 
     Args:
-        size: ``"1024x1024"``, ``"1024x1536"``, ``"1536x1024"``; others count as the largest.
+        model: Whose picture.
+        size: Such as ``"1024x1536"``; what is no size counts as the largest.
         quality: ``"low"``, ``"medium"``, ``"high"``; others count as high.
         partial_images: Previews asked for while it is made.
 
     Returns:
         Tokens.
+
+    Example:
+        >>> generated_image_tokens("gpt-image-2", "1536x1024", "high")
+        5488
     """
-    by_size = _GENERATED.get(quality, _GENERATED["high"])
-    return by_size.get(size, max(by_size.values(), default=_LARGEST_GENERATED)) + (
-        _PER_PARTIAL_IMAGE * partial_images
-    )
+    quality = quality if quality in _SIDE else "high"
+    by_size = _GENERATED[quality]
+    by_table = by_size.get(size, max(by_size.values()))
+    name = model.lower().removeprefix("openai/")
+    tokens = by_table if name.startswith(_BY_TABLE) else max(by_table, _drawn(size, quality))
+    return tokens + _PER_PARTIAL_IMAGE * partial_images
+
+
+def _drawn(size: str, quality: str) -> int:
+    """The output tokens of a picture of gpt-image-2."""
+    match = _SIZE.fullmatch(size)
+    width, height = map(int, match.groups()) if match else (_LARGEST_SQUARE, _LARGEST_SQUARE)
+    long, short = max(width, height, 1), min(width, height)
+    side = _SIDE[quality]
+    other = (2 * side * short + long) // (2 * long)  # as the picture's sides are to each other
+    return -(-side * other * (2_000_000 + width * height) // 4_000_000)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from tokenfence_integrations.money import PICO_PER_NANO, parse_decimal, round_half_even
-from tokenfence_integrations.usage import Usage
+from tokenfence_integrations.usage import Usage, check_usage
 
 Amount = str | int | float | Decimal
 
@@ -248,11 +248,16 @@ class Card:
 
         Returns:
             Nano-dollars, rounded half to even.
+
+        Raises:
+            ValueError: A part is negative.
         """
         step = self._flat
         if step is None or service_tier is not None or batch:
             step = _reached(self._steps_for(service_tier, batch), usage[0])
         if usage[2:] != _PLAIN_TEXT:
+            if min(usage) < 0:
+                check_usage(usage)
             return round_half_even(_mixed_cost(usage, step.rates))
         input_rate, output_rate, per_call = step[5]
         return round_half_even(usage[0] * input_rate + usage[1] * output_rate + per_call)

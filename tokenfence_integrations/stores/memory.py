@@ -1,12 +1,15 @@
 """Accounts in this process: exact, thread-safe, and safe to touch from a finalizer."""
 
+import os
 from collections.abc import Callable
 from itertools import count
 from operator import attrgetter
 from threading import RLock
 from time import time
 from typing import Any
+from weakref import WeakSet
 
+from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.base import (
     NOTHING,
     UNLIMITED,
@@ -74,7 +77,7 @@ class Account:
         self.given = limits
         self.limit(limits)
         self.forget()
-        self.reserved_usd = self.reserved_calls = self.reserved_input = self.reserved_output = 0
+        self.hold_nothing()
 
     @property
     def state(self) -> AccountState:
@@ -92,6 +95,10 @@ class Account:
         self.spent_usd = self.spent_calls = self.spent_input = self.spent_output = 0
         self.uncertain_usd = self.uncertain_calls = 0
         self.uncertain_input = self.uncertain_output = 0
+
+    def hold_nothing(self) -> None:
+        """Let nothing be reserved."""
+        self.reserved_usd = self.reserved_calls = self.reserved_input = self.reserved_output = 0
 
     def spend(self, amount: Amount) -> None:
         """Add to what is spent."""
@@ -137,6 +144,9 @@ class MemoryStore(Store):
     holds the lock, so the lock is reentrant. An end is sound in the midst of any other command: all
     that it does is to add to counters, and to note what is uncertain.
 
+    A forked process has a copy, which knows nothing of what others spend from then on, and warns of
+    that when the first call is reserved in it. Calls that were in flight are its parent's alone.
+
     Args:
         clock: Unix time; for tests.
 
@@ -170,6 +180,7 @@ class MemoryStore(Store):
             Resolve: self._resolve,
             Anchor: self._anchor,
         }
+        _stores.add(self)
 
     def execute(self, command: Command) -> Reply:
         return self._handlers[type(command)](command)
@@ -335,3 +346,35 @@ class MemoryStore(Store):
     def _states(self, path: Path) -> tuple[AccountState, ...]:
         accounts = self._accounts
         return tuple([new(AccountState, state_of(accounts[name])) for name in path])
+
+    # In a forked process
+
+    def _begin_life(self) -> None:
+        self._lock = RLock()  # another thread, which is not here, may have held it
+        self._reservations.clear()
+        for account in self._accounts.values():
+            account.hold_nothing()
+        # Instead of a question in the way of every call.
+        vars(self)["reserve"] = self._reserve_first
+
+    def _reserve_first(self, path: Path, *wanted: Any) -> Reply:
+        vars(self).pop("reserve", None)
+        logger().warning(
+            "budget %r is kept in memory, and this is a forked process: it has a copy of the "
+            "budget, with the same limits, and does not see what other processes spend. To share "
+            "it, give it a store, such as Budget(..., store='sqlite:///budgets.db')",
+            path[-1],
+        )
+        return self.reserve(path, *wanted)
+
+
+_stores: "WeakSet[MemoryStore]" = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store._begin_life()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,6 +1,7 @@
 """Stores by URL: ``memory:``, ``sqlite:///budgets.db``, ``redis://...``, ``postgresql://...``."""
 
 import os
+import re
 from collections.abc import Callable
 from threading import Lock
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -54,8 +55,8 @@ def open_store(url: str) -> Store:
         return _once(url, _postgres)
     if not url.startswith(SQLITE):
         raise ValueError(
-            f"no store is known for {url!r}: give 'memory:', 'sqlite:///relative/path.db', "
-            f"'sqlite:////absolute/path.db', 'redis://host:6379/0', "
+            f"no store is known for {_without_secrets(url)!r}: give 'memory:', "
+            f"'sqlite:///relative/path.db', 'sqlite:////absolute/path.db', 'redis://host:6379/0', "
             f"'postgresql://user@host/database', or a Store"
         )
     path = url.removeprefix(SQLITE)
@@ -124,6 +125,11 @@ def _once(name: str, make: Callable[[str], Store]) -> Store:
         if store is None:
             store = _opened[name] = make(name)
         return store
+
+
+def _without_secrets(url: str) -> str:
+    """A URL as errors may show it: such as one of SQLAlchemy's, given where it does not belong."""
+    return re.sub(r"(password=)[^&\s]*", r"\1***", re.sub(r"//.*@", "//***@", url))
 
 
 # Not imported before they are asked for: sqlite3 takes milliseconds, redis-py and psycopg

@@ -26,12 +26,19 @@ UNKNOWN_WINDOW = 2_000_000
 PER_TOOL = 16
 """Tokens that a provider may add for each tool, beside the tool's own JSON."""
 
+BYTES_PER_SOUND_TOKEN = 20
+"""Of MP3 and WAV, which have 1,000 bytes a second or more; models hear 50 tokens a second or less
+(OpenAI's 10, Qwen's 25, Gemini's 32)."""
+
+SPARE_SOUND_TOKENS = 50
+"""For the rest of a second that is begun."""
+
 # Keys of a request body that the model reads.
 CHAT_KEYS = frozenset({"tools", "functions", "response_format", "prediction", "web_search_options"})
 RESPONSES_KEYS = frozenset({"instructions", "tools", "text"})
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
-UNSEEN_ITEMS = frozenset({"item_reference"})
+UNSEEN_ITEMS = frozenset({"item_reference", "image_generation_call"})
 UNSEEN_PARTS = frozenset(
     {"file", "input_file", "document", "video", "video_url", "input_video", "audio_url"}
 )
@@ -122,6 +129,8 @@ def _without_parts(message: Any, content: Content) -> Any:
     kept = dict(message)
     if isinstance(parts, list | tuple):
         kept["content"] = [part for part in map(plain, parts) if is_text(part, content)]
+    if isinstance(output, Mapping):  # the picture of a screen
+        output = [output]
     if isinstance(output, list | tuple):
         kept["output"] = [part for part in map(plain, output) if is_text(part, content)]
     return kept
@@ -142,16 +151,26 @@ def is_text(part: Any, content: Content) -> bool:
         return False
     if kind == "input_audio":
         sound = part.get("input_audio")
-        spoken = sound.get("data") if isinstance(sound, Mapping) else None
-        # A token is a tenth of a second of sound, which no codec brings below one byte.
-        content.other_bytes += len(spoken) if isinstance(spoken, str) else 0
-        content.unseen = content.unseen or not isinstance(spoken, str)
+        sound = sound if isinstance(sound, Mapping) else {}
+        spoken = sound.get("data")
+        if isinstance(spoken, str):
+            content.other_bytes += _sound_tokens(spoken, sound.get("format"))
+        else:
+            content.unseen = True
         return False
     if kind in UNSEEN_PARTS:
         content.unseen = True
         return False
     add_hidden(part, content)
     return True
+
+
+def _sound_tokens(spoken: str, coding: Any) -> int:
+    """The most tokens of a recording in base64."""
+    if coding in ("wav", "mp3"):
+        return len(spoken) // BYTES_PER_SOUND_TOKEN + SPARE_SOUND_TOKENS
+    # A token is a tenth of a second of sound or less, which no codec brings below one byte.
+    return len(spoken)
 
 
 def add_hidden(item: Any, content: Content) -> None:

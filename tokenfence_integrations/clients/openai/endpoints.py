@@ -6,6 +6,7 @@ One `Endpoint` per path. Everything else of a call is the same for all of them, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from tokenfence_integrations.clients.openai import content as contents
@@ -18,7 +19,7 @@ from tokenfence_integrations.clients.openai.reported import (
     token_usage,
 )
 from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.pricing.images import generated_image_tokens
+from tokenfence_integrations.pricing.images import EDITED_IMAGE_TOKENS, generated_image_tokens
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import (
     REQUEST_OVERHEAD,
@@ -90,7 +91,7 @@ def endpoint_of(path: str) -> Endpoint | None:
 
 
 def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    model, messages = body.get("model", ""), body.get("messages")
+    model, messages = body.get("model") or "", body.get("messages")
     # Nothing but texts is the commonest chat by far, and has a short way of its own.
     texts = text_messages_bound(messages) if type(messages) is list else None
     if texts is None or not contents.CHAT_KEYS.isdisjoint(body):
@@ -113,7 +114,7 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
 def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
     found = contents.responses_content(body)
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         found.bound,
         _count_responses(body) if exact and not found.unseen and not found.images else None,
         _larger(body.get("max_output_tokens"), None),
@@ -147,7 +148,7 @@ def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
     choices = len(prompts) * max(_positive(body.get("n")), _positive(body.get("best_of")))
     wanted = body.get("max_tokens")
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         lambda card: _sum_of_windows(prompts, card),
         _text_count(prompt) if exact and suffix is None else None,
         wanted if isinstance(wanted, int) else COMPLETIONS_DEFAULT_MAX,
@@ -160,7 +161,7 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     given = body.get("input")
     inputs = _bounds_of_each(given)
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         lambda card: _sum_of_windows(inputs, card),
         _text_count(given) if exact else None,
         0,
@@ -169,22 +170,24 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
+def _picture_model(body: Body) -> str:
+    return str(body.get("model") or "gpt-image-1")
+
+
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    model = _picture_model(body)
     each = generated_image_tokens(
+        model,
         str(body.get("size") or "auto"),
         str(body.get("quality") or "auto"),
         body.get("partial_images") or 0,
     )
     pictures = _positive(body.get("n"))
-    prompt = byte_bound(str(body.get("prompt") or ""))
-
-    def into(card: Card) -> int:
-        # An uploaded picture counts as at most a few thousand tokens, never more than its bytes.
-        return prompt + min(uploaded, card.context_window or UNKNOWN_WINDOW)
-
+    # Pictures to edit are uploaded, or named; each picture that is made pays for them anew.
+    edited = uploaded + EDITED_IMAGE_TOKENS * len(body.get("images") or ())
     return CallRequest(
-        str(body.get("model") or "gpt-image-1"),
-        into,
+        model,
+        (byte_bound(str(body.get("prompt") or "")) + edited) * pictures,
         max_output_tokens=each,
         choices=pictures,
         ceiling=each,
@@ -192,17 +195,18 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
+BILLED_BY_TOKENS = ("gpt-image", "chatgpt-image")
+"""How models begin whose pictures have no price each: without usage nobody knows what they cost."""
+
+
 def _images_usage(answer: Any, body: Body) -> Usage | None:
     reported = response_usage(answer)
     pictures = len(get(answer, "data") or ())
     if reported is None:
-        return Usage(images=pictures) if pictures else None
-    details = get(get(answer, "usage"), "input_tokens_details")
-    return reported._replace(
-        images=pictures,
-        input_image_tokens=get(details, "image_tokens") or 0,
-        output_image_tokens=reported.output_tokens,
-    )
+        by_tokens = _picture_model(body).removeprefix("openai/").startswith(BILLED_BY_TOKENS)
+        return Usage(images=pictures) if pictures and not by_tokens else None
+    drawn = reported.output_image_tokens or reported.output_tokens  # told apart since gpt-image-1.5
+    return reported._replace(images=pictures, output_image_tokens=drawn)
 
 
 # The lowest bit rate of speech codecs is about 4 kbit/s: 500 bytes hold at most a second.
@@ -219,7 +223,7 @@ def _transcription(body: Body, uploaded: int, exact: bool) -> CallRequest:
         return prompt + sound
 
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         into,
         max_output_tokens=TRANSCRIPT_CEILING,
         ceiling=TRANSCRIPT_CEILING,
@@ -246,7 +250,7 @@ def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
         return card.rates().character * len(text)
 
     return CallRequest(
-        str(body.get("model", "")),
+        str(body.get("model") or ""),
         lambda card: byte_bound([text, instructions]),
         # Sound has at most 20 tokens a second, and speech at least 4 characters.
         max_output_tokens=min(SPEECH_CEILING, 20 + 20 * len(text) // 4),
@@ -257,7 +261,7 @@ def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
 
 def _speech_usage(answer: Any, body: Body) -> Usage | None:
     # Sound comes without usage; only what is billed by its characters is known.
-    if str(body.get("model", "")).startswith("tts-"):
+    if str(body.get("model") or "").startswith("tts-"):
         return Usage(characters=len(str(body.get("input") or "")))
     return None
 
@@ -329,7 +333,13 @@ def _larger(first: Any, second: Any) -> int | None:
 
 
 def _positive(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 1
+    """How many are asked for; also as "3" or 3.0, which many a compatible server takes for 3."""
+    if type(value) is not int:
+        try:
+            value = ceil(float(value))
+        except (TypeError, ValueError, OverflowError):
+            return 1
+    return value if value > 0 else 1
 
 
 def _tier(body: Body) -> str | None:

@@ -29,17 +29,26 @@ NO_RESPONSE_USAGE = {
 
 
 def refusal_text(refusal: BudgetExceeded) -> str:
-    """What a synthetic reply says: the budget, what is spent of it, and when it is renewed."""
+    """What a synthetic reply says: the budget, what is gone of it, and when it is renewed."""
     if refusal.quantity == "usd":
-        limit, spent = (
-            format_usd(round(refusal.budget * NANO)),
-            format_usd(round(refusal.spent * NANO)),
-        )
+        limit, show = _dollars(refusal.budget), _dollars
     else:
-        noun = refusal.quantity.replace("_", " ")
-        limit, spent = f"{refusal.budget:,.0f} {noun}", f"{refusal.spent:,.0f}"
-    text = f"[TokenFence] Budget of {limit} exceeded (spent {spent}). Request blocked."
+        limit, show = f"{refusal.budget:,.0f} {refusal.quantity.replace('_', ' ')}", _count
+    gone = [f"spent {show(refusal.spent)}"]
+    if refusal.uncertain:
+        gone.append(f"uncertain {show(refusal.uncertain)}")
+    if refusal.reserved:
+        gone.append(f"in flight {show(refusal.reserved)}")
+    text = f"[TokenFence] Budget of {limit} exceeded ({', '.join(gone)}). Request blocked."
     return f"{text} {refusal.renewal}".rstrip()
+
+
+def _dollars(amount: float) -> str:
+    return format_usd(round(amount * NANO))
+
+
+def _count(amount: float) -> str:
+    return f"{amount:,.0f}"
 
 
 def reply_json(kind: str, text: str, *, structured: bool = False) -> bytes:
