@@ -266,12 +266,18 @@ class Call:
             truncated: Whether the answer ended at its output maximum.
 
         Raises:
+            TypeError: It is no `Usage`.
             ValueError: A count is negative, or no integer.
             TokenFenceError: The call was never admitted.
         """
         card = self.card
         if card is None:
             raise TokenFenceError("this call was never admitted, so it cannot be settled")
+        if not isinstance(usage, Usage):
+            raise TypeError(
+                f"settle() takes a Usage, such as Usage(input_tokens=12, output_tokens=3), got "
+                f"{usage!r}; the call is not settled. If its usage is not known: call.lose()"
+            )
         into, out = usage[0], usage[1]
         if type(into) is not int or type(out) is not int or into < 0 or out < 0:
             check_usage(usage)

@@ -63,7 +63,7 @@ def counts_exactly(thing: Any) -> bool:
     """Whether the server of an LLM or of embeddings is OpenAI's, and counts text as it does."""
     if not has_clients(type(thing)):
         return False
-    from tokenfence_integrations.clients.openai.client import counts_as_openai
+    from tokenfence_integrations.clients.openai.terms import counts_as_openai
 
     return counts_as_openai(str(getattr(thing, "api_base", None) or ""))
 

@@ -10,42 +10,31 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
 
 import openai
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from tokenfence_integrations.clients.openai.batches import batch_request, starts_batch
 from tokenfence_integrations.clients.openai.endpoints import BATCHES, Endpoint, endpoint_of
-from tokenfence_integrations.clients.openai.exchange import RAW, Exchange, Terms, current
+from tokenfence_integrations.clients.openai.exchange import RAW, Exchange, current
+from tokenfence_integrations.clients.openai.paths import is_free, shape
 from tokenfence_integrations.clients.openai.replies import refusal_text, reply_events, reply_json
+from tokenfence_integrations.clients.openai.terms import Terms
 from tokenfence_integrations.clients.openai.uploads import uploaded_bytes
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
-from tokenfence_integrations.engine.policy import Policy, check_priced
+from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.errors import BudgetExceeded
-from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
 from tokenfence_integrations.pricing.rates import Price
 
-__all__ = ["OpenAIBudgetExceeded", "counts_as_openai", "guard_client", "is_guarded"]
-
-# Paths that cost nothing, whatever is posted to them: storage, files, tokens counted, calls ended.
-FREE = (
-    "batches",  # metered apart: see `starts_batch`
-    "files",
-    "uploads",
-    "moderations",
-    "models",
-    "responses/input_tokens",
-    "conversations",
-)
-FREE_ENDS = ("/cancel", "/search")
+__all__ = ["OpenAIBudgetExceeded", "guard_client", "is_guarded"]
 
 # Keys of a body that may stand for fees beside the tokens.
 FEES = frozenset({"tools", "web_search_options"})
 
-OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".cognitiveservices.azure.com")
+SEARCHES = "-search-"
+"""In the names of models that search the web whenever they are asked: gpt-4o-search-preview."""
 
 
 class OpenAIBudgetExceeded(BudgetExceeded, openai.OpenAIError):
@@ -90,7 +79,7 @@ class _Guarded(_Client):
     def copy(self, *args: Any, **kwargs: Any) -> Any:
         """As the client's own `copy`; the copy is guarded too and shares the budget."""
         copied = super().copy(*args, **kwargs)
-        copied._terms = self._terms
+        copied._terms = self._terms.at(str(copied.base_url))
         return copied
 
     with_options = copy
@@ -133,7 +122,7 @@ class _Guarded(_Client):
             body = {}
         if asked["extra_json"]:
             body = {**body, **asked["extra_json"]}
-        if not FEES.isdisjoint(body):
+        if not FEES.isdisjoint(body) or SEARCHES in str(body.get("model")):
             self._check_fees(endpoint, body)
         terms = self._terms
         budget = budget_here(terms.budget)
@@ -148,11 +137,11 @@ class _Guarded(_Client):
 
     def _check_metered(self, path: str) -> None:
         plain = path.split("?", 1)[0].strip("/")
-        if not plain.startswith(FREE) and not plain.endswith(FREE_ENDS):
-            self._terms.unmetered(f"POST /{plain}")
+        if not is_free(plain):
+            self._terms.unmetered(f"POST /{plain}", shape(plain))
 
     def _check_fees(self, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
-        if body.get("web_search_options") is not None:
+        if body.get("web_search_options") is not None or SEARCHES in str(body.get("model")):
             self._terms.unmetered("the fee of web search")
         hosted = body.get("tools") if endpoint.name == "responses" else None
         for tool in hosted or ():
@@ -346,11 +335,6 @@ def _async_overrides(cls: Any) -> Overrides:
     }
 
 
-def counts_as_openai(base_url: str) -> bool:
-    """Whether the server at this address is OpenAI's or Azure's, and counts text as OpenAI does."""
-    return ("." + (urlsplit(base_url).hostname or "")).endswith(OPENAI_HOSTS)
-
-
 def is_guarded(client: object) -> bool:
     """Whether this client is guarded."""
     return isinstance(client, _Guarded)
@@ -399,27 +383,17 @@ def guard_client(
             "instrumentation?) and would run past the budget; guard the client first, then "
             "instrument it"
         )
-    base_url = str(client.base_url)
-    azure = isinstance(client, AzureOpenAI | AsyncAzureOpenAI)
-    if azure and policy.stages and "/deployments/" in base_url:
-        raise ValueError(
-            f"fallback {policy.stages[0].model!r} cannot work: this client is pinned to one Azure "
-            f"deployment ({base_url}), which answers whatever model is asked for. Make the client "
-            f"with azure_endpoint= alone, so that each call names its deployment as the model"
-        )
-    of_openai = azure or counts_as_openai(base_url)
     terms = Terms(
         budget=budget,
         policy=policy,
-        book=PriceBook(prices, "azure" if azure else provider_of_url(base_url)),
-        error=error,
-        exact_input=of_openai if exact_input is None else exact_input,
+        prices=prices,
+        counts_exactly=exact_input,
         stream_usage=stream_usage,
         strict=strict,
-        cap_key="max_completion_tokens" if of_openai else "max_tokens",
-        bills_refusals=azure,
+        error=error,
+        base_url=str(client.base_url),
+        azure=isinstance(client, AzureOpenAI | AsyncAzureOpenAI),
     )
-    check_priced(policy.stages, terms.book)
     clone = object.__new__(_guarded_class(cls))
     # Resources that were made already (client.chat) are bound to the old client: leave them behind.
     cached = {

@@ -170,12 +170,8 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
-def _picture_model(body: Body) -> str:
-    return str(body.get("model") or "gpt-image-1")
-
-
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    model = _picture_model(body)
+    model = str(body.get("model") or "gpt-image-1")
     each = generated_image_tokens(
         model,
         str(body.get("size") or "auto"),
@@ -195,16 +191,11 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
-BILLED_BY_TOKENS = ("gpt-image", "chatgpt-image")
-"""How models begin whose pictures have no price each: without usage nobody knows what they cost."""
-
-
 def _images_usage(answer: Any, body: Body) -> Usage | None:
     reported = response_usage(answer)
     pictures = len(get(answer, "data") or ())
     if reported is None:
-        by_tokens = _picture_model(body).removeprefix("openai/").startswith(BILLED_BY_TOKENS)
-        return Usage(images=pictures) if pictures and not by_tokens else None
+        return Usage(images=pictures) if pictures else None
     drawn = reported.output_image_tokens or reported.output_tokens  # told apart since gpt-image-1.5
     return reported._replace(images=pictures, output_image_tokens=drawn)
 

@@ -1,7 +1,6 @@
 """One request of a guarded client: its attempts, each with a reservation of its own."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openai._legacy_response import LegacyAPIResponse
@@ -15,78 +14,18 @@ from tokenfence_integrations.clients.openai.streams import (
     was_cut,
     watch_response,
 )
-from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.clients.openai.terms import Terms
 from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_status
 from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
-from tokenfence_integrations.log import logger
-from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import Amount
+from tokenfence_integrations.usage import Usage
 
-__all__ = ["Exchange", "Terms", "current"]
+__all__ = ["Exchange", "current"]
 
 RAW = "X-Stainless-Raw-Response"
 
 UNFINISHED = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling"})
 """States of a background response, or of a batch, in which its usage is still to come."""
-
-
-@dataclass(slots=True)
-class Terms:
-    """What a guarded client was guarded with; its copies share it.
-
-    Args:
-        budget: None: the one in scope at each call.
-        policy: How calls are admitted.
-        book: Prices.
-        error: The class of refusals.
-        exact_input: Whether the server is known to count text as OpenAI does.
-        stream_usage: Whether streams may be asked for their usage.
-        strict: Whether what cannot be metered is refused.
-        cap_key: The key for an output maximum where a chat has none.
-        bills_refusals: Whether answers of status 400 and 408 may be billed, as on Azure.
-    """
-
-    budget: Budget | None
-    policy: Policy
-    book: PriceBook
-    error: type[BudgetExceeded]
-    exact_input: bool
-    stream_usage: bool
-    strict: bool
-    cap_key: str
-    bills_refusals: bool
-    background: dict[str, "Exchange"] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
-    no_fallback: Policy = field(init=False)
-    """The policy where a fallback cannot answer: a chat model makes no embeddings, or pictures."""
-
-    def __post_init__(self) -> None:
-        self.no_fallback = replace(self.policy, stages=())
-
-    def call(self, budget: Budget, endpoint: Endpoint, request: CallRequest) -> Call:
-        """A call to reserve for a request."""
-        policy = self.policy
-        if endpoint.reply is None:
-            policy, request.cappable = self.no_fallback, False
-        return Call(budget, request, policy, self.book, self.error)
-
-    def unmetered(self, what: str) -> None:
-        """Refuse something whose cost cannot be seen, or warn of it once.
-
-        Raises:
-            UnmeteredError: With ``strict=True``.
-        """
-        if self.strict:
-            raise UnmeteredError(
-                f"{what} cannot be metered, and this client was guarded with strict=True; nothing "
-                f"was sent. Use an unguarded client for it, or strict=False to be warned only."
-            )
-        if what not in self.warned:
-            self.warned.add(what)
-            logger().warning("%s cannot be metered: its cost is missing from the budget", what)
 
 
 current: "ContextVar[Exchange | None]" = ContextVar("tokenfence_exchange", default=None)
@@ -198,7 +137,7 @@ class Exchange:
             self._refused(status)
 
     def _refused(self, status: int) -> None:
-        if self.terms.bills_refusals and status in (400, 408):
+        if self.terms.azure and status in (400, 408):
             # Azure bills the prompt of what its filters and limits refuse.
             call = self.call
             card = call.card
@@ -269,9 +208,12 @@ class Exchange:
         call, shown = self.call, members(answer)
         unfinished = shown.get("status") in UNFINISHED
         usage = None if unfinished else self.endpoint.usage(shown, self.body)
-        if usage is not None:
+        if usage is not None and (usage[0] or usage[1] or self._has_price(usage)):
             tier = shown.get("service_tier")
-            tier = None if tier == "default" else tier  # of which there is nothing to look up
+            if tier is None:
+                tier = call.request.service_tier  # what is not told was served as it was asked for
+            elif tier == "default":
+                tier = None  # of which there is nothing to look up
             call.settle(usage, service_tier=tier, truncated=call.capped and was_cut(shown))
         elif unfinished:
             self.terms.background[shown["id"]] = self
@@ -279,6 +221,14 @@ class Exchange:
             self.call.release()  # a batch of which nothing was answered
         else:
             self.call.lose()
+
+    def _has_price(self, usage: Usage) -> bool:
+        """Whether a usage of no tokens is of a kind that this model has a price for.
+
+        If not, it is not free (unless the model is): nobody knows what it costs.
+        """
+        call = self.call
+        return call.bound.usd == 0 or (call.card is not None and call.card.cost(usage) > 0)
 
     def finished_later(self, name: str, answer: Any) -> bool:
         """Settle a background response or a batch by what a later look at it shows.

@@ -158,7 +158,8 @@ class StreamMeter:
         if usage is None and self._finished >= self.call.request.choices:
             usage = token_usage(self._running)
         if usage is not None:
-            self.call.settle(usage, service_tier=self._service_tier, truncated=self._truncated)
+            tier = self._service_tier or self.call.request.service_tier
+            self.call.settle(usage, service_tier=tier, truncated=self._truncated)
         else:
             self.call.lose()
 
