@@ -16,7 +16,11 @@ MEMBERS = attrgetter("__dict__", "__pydantic_extra__")
 
 # Of the SDK's model of a chat's usage, and of its two parts.
 CHAT = attrgetter(
-    "prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "prompt_tokens_details",
+    "completion_tokens_details",
 )
 GIVEN = attrgetter("cached_tokens", "audio_tokens", "__pydantic_extra__", "cache_write_tokens")
 MADE = attrgetter("reasoning_tokens", "audio_tokens", "__pydantic_extra__")
@@ -62,9 +66,9 @@ def token_usage(usage: Any) -> Usage | None:
         return None
     try:
         # Mostly it is the SDK's, and of nothing but plain text.
-        into, out, given, made = CHAT(usage)
+        into, out, total, given, made = CHAT(usage)
         plain = not (given and any(GIVEN(given))) and not (made and any(MADE(made)))
-        if plain and type(into) is int and type(out) is int and into >= 0 and out >= 0:
+        if plain and type(into) is int and type(out) is int and total == into + out >= out >= 0:
             return new(Usage, (into, out) + TEXT_ALONE)  # noqa: RUF005 - in half the time
     except AttributeError:  # of another form: JSON, for one
         pass
@@ -87,6 +91,11 @@ def token_usage(usage: Any) -> Usage | None:
     # Counts at all? The SDK does not validate its answers.
     if details is None or type(into) is not int or type(out) is not int or into < 0 or out < 0:
         return None
+    # What some servers leave out of their output is in their total, and paid for as output: the
+    # reasoning of xAI's models, and that of Google's.
+    total = reported.get("total_tokens")
+    if type(total) is int and total > into + out:
+        out = total - into
     return new(Usage, (into, out, *details))
 
 
