@@ -34,12 +34,12 @@ class TokenFenceError(Exception):
     """Base of every exception that this library raises on its own account."""
 
 
-_SHORTER = "ask for a shorter answer (max_tokens)"
+# A shorter answer would not help: as short a one as is worth paying for was tried.
+_RAISE = "Raise the limit with budget.top_up()"
 _ADVICE = {
-    "usd": f"Raise the limit with budget.top_up(), {_SHORTER}, or give a cheaper fallback.",
-    "tokens": f"Raise the limit with budget.top_up(), {_SHORTER}, or send a shorter prompt.",
-    "input_tokens": "Raise the limit with budget.top_up(), or send a shorter prompt.",
-    "output_tokens": f"Raise the limit with budget.top_up(), or {_SHORTER}.",
+    "usd": f"{_RAISE}, send a shorter prompt, or give a cheaper fallback.",
+    "tokens": f"{_RAISE}, or send a shorter prompt.",
+    "input_tokens": f"{_RAISE}, or send a shorter prompt.",
 }
 
 
@@ -113,7 +113,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         if self.uncertain:
             parts.append(f"uncertain {shown(self.uncertain)}")
         if self.requested:
-            parts.append(f"this call needs up to {shown(self.requested)}")
+            parts.append(f"this call needs at least {shown(self.requested)}")
         if self.waited:
             parts.append(f"waited {self.waited:.1f} s")
         call = f"this call to {self.model}" if self.model else "this call"
@@ -121,7 +121,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
             f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
             f"{', '.join(parts)}.",
             self.renewal,
-            _ADVICE.get(self.quantity, "Raise the limit with budget.top_up()."),
+            _ADVICE.get(self.quantity, f"{_RAISE}."),
         )
         return " ".join(filter(None, sentences))
 

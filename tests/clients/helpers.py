@@ -20,6 +20,12 @@ EXACT: dict[str, Any] = {
     "prompt": [1, 2, 3],
     "max_tokens": 16,
 }
+ANSWER: dict[str, Any] = {
+    "id": "a",
+    "choices": [],
+    "usage": {"prompt_tokens": 8, "completion_tokens": 16, "total_tokens": 24},
+}
+"""The least of an answer to `CALL`, for `scripted_client`."""
 OPENAI_3 = int(openai.__version__.split(".")[0]) >= 3
 HTTP: Any = importlib.import_module("httpx2" if OPENAI_3 else "httpx")
 """The HTTP library of the installed openai."""

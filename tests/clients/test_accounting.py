@@ -6,7 +6,15 @@ from typing import Any
 import openai
 import pytest
 
-from tests.clients.helpers import HELLO, check_books, check_covered, outcomes, scripted_client
+from tests.clients.helpers import (
+    ANSWER,
+    CALL,
+    HELLO,
+    check_books,
+    check_covered,
+    outcomes,
+    scripted_client,
+)
 from tokenfence_integrations import Budget, Price, async_guard, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
@@ -59,6 +67,24 @@ class TestSpeech:
         assert outcomes(budget) == ["uncertain"]
         check_covered(budget, provider)
 
+    def test_as_events_it_tells_its_usage(self, budget: Budget) -> None:
+        usage = {"input_tokens": 5, "output_tokens": 40, "total_tokens": 45}
+        events = [{"type": "speech.audio.delta", "audio": ""}]
+        with scripted_client([*events, {"type": "speech.audio.done", "usage": usage}]) as client:
+            guard(client, budget=budget).audio.speech.create(
+                model="gpt-4o-mini-tts", voice="alloy", input="Hello", stream_format="sse"
+            )
+        # At $0.60 and $12 a million.
+        assert budget.snapshot().spent.usd == 5 * 600 + 40 * 12_000
+
+    def test_characters_of_three_bytes_take_longer(self, budget: Budget) -> None:
+        with scripted_client({}) as client:
+            guard(client, budget=budget).audio.speech.create(
+                model="gpt-4o-mini-tts", voice="alloy", input="\u6c34" * 100
+            )
+        slowly = 100 // 2 * 20  # two characters a second, 20 tokens a second
+        assert budget.snapshot().uncertain.usd >= slowly * 12_000
+
 
 class TestAnswersThatAreNoObjects:
     async def test_async_transcription_as_text(
@@ -79,6 +105,34 @@ class TestAnswersThatAreNoObjects:
         )
         assert isinstance(text, str)
         check_covered(budget, provider)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("details", [{"completion_tokens_details": {"reasoning_tokens": 100}}, {}])
+def test_reasoning_that_is_in_the_total_alone_is_paid(
+    budget: Budget, stream: bool, details: dict[str, Any]
+) -> None:
+    """As xAI and Google report it: 4 tokens are shown, and 104 are billed."""
+    usage = {"prompt_tokens": 8, "completion_tokens": 4, "total_tokens": 112, **details}
+    answer = {"id": "a", "choices": [], "usage": usage}
+    with scripted_client([answer] if stream else answer) as client:
+        reply: Any = guard(client, budget=budget).chat.completions.create(
+            model="gpt-5", messages=HELLO, max_completion_tokens=200, stream=stream
+        )
+        if stream:
+            list(reply)
+    [record] = budget.ledger
+    assert record.usage is not None
+    assert (record.usage.output_tokens, record.outcome) == (104, "settled")
+    assert record.cost == 8 * 1_250 + 104 * 10_000
+
+
+def test_minutes_do_not_settle_what_is_paid_by_tokens(budget: Budget) -> None:
+    with scripted_client({"text": "Hello", "duration": 12.5, "segments": []}) as client:
+        guard(client, budget=budget).audio.transcriptions.create(
+            model="gpt-4o-transcribe-diarize", file=SOUND, response_format="diarized_json"
+        )
+    assert outcomes(budget) == ["uncertain"]
 
 
 class TestPictures:
@@ -430,3 +484,19 @@ def test_one_call_of_a_loop_of_tools(
     )
     check_books(budget, provider)
     assert all(record.cost <= record.bound for record in budget.ledger)
+
+
+def test_pictures_without_usage_are_not_free_by_any_name(budget: Budget) -> None:
+    prices = {"my-deployment": Price(input="$5/M", output="$40/M")}
+    with scripted_client({"created": 1, "data": [{"url": "a"}]}) as client:
+        guard(client, budget=budget, prices=prices).images.generate(
+            model="my-deployment", prompt="A cat"
+        )
+    assert outcomes(budget) == ["uncertain"]
+
+
+def test_a_tier_that_is_asked_for_and_not_told_is_paid(budget: Budget) -> None:
+    with scripted_client(ANSWER) as client:
+        guard(client, budget=budget).chat.completions.create(**CALL, service_tier="priority")
+    # At $4.25 and $17 a million.
+    assert budget.snapshot().spent.usd == 8 * 4_250 + 16 * 17_000

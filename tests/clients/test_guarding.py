@@ -10,7 +10,15 @@ import openai
 import pytest
 from openai._models import FinalRequestOptions
 
-from tests.clients.helpers import CALL, HELLO, check_books, outcomes, sync_client
+from tests.clients.helpers import (
+    ANSWER,
+    CALL,
+    HELLO,
+    check_books,
+    outcomes,
+    scripted_client,
+    sync_client,
+)
 from tokenfence_integrations import (
     Budget,
     NoBudgetError,
@@ -423,3 +431,48 @@ def test_own_prices_are_used(
             guarded = guard(client, budget=budget, prices={"my-model": price})
             guarded.chat.completions.create(model="my-model", messages=HELLO)
         check_books(budget, own)
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-4o-search-preview", "gpt-4o-mini-search-preview", "gpt-5-search-api"]
+)
+def test_strict_refuses_models_that_always_search(budget: Budget, model: str) -> None:
+    with scripted_client(ANSWER) as client, pytest.raises(UnmeteredError, match="web search"):
+        guard(client, budget=budget, strict=True).chat.completions.create(
+            model=model, messages=HELLO, max_tokens=16
+        )
+
+
+@pytest.mark.parametrize("path", ["/models/gemini-2.5-pro:generateContent", "/tools/search"])
+def test_strict_refuses_what_only_looks_free(budget: Budget, path: str) -> None:
+    with scripted_client({}) as client, pytest.raises(UnmeteredError):
+        guard(client, budget=budget, strict=True).post(path, cast_to=object, body={})
+
+
+def test_an_endpoint_is_warned_of_once(
+    bare: openai.OpenAI, budget: Budget, caplog: pytest.LogCaptureFixture
+) -> None:
+    guarded = guard(bare, budget=budget)
+    for thread in ("thread_abc", "thread_def"):
+        with pytest.raises(openai.NotFoundError):
+            guarded.post(f"/threads/{thread}/runs", cast_to=object, body={})
+    assert len([record for record in caplog.records if record.name == "tokenfence"]) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["/chat/completions/chatcmpl-1", "/organization/projects", "/threads/t_1/messages"]
+)
+def test_strict_lets_through_what_is_free(budget: Budget, path: str) -> None:
+    with scripted_client({}) as client:
+        guard(client, budget=budget, strict=True).post(path, cast_to=object, body={})
+
+
+def test_a_copy_with_another_address_has_its_prices(budget: Budget) -> None:
+    with scripted_client(ANSWER) as client:
+        elsewhere = guard(client, budget=budget).with_options(
+            base_url="https://api.groq.com/openai/v1"
+        )
+        elsewhere.chat.completions.create(
+            model="llama-3.1-8b-instant", messages=HELLO, max_tokens=16
+        )
+    assert outcomes(budget) == ["settled"]

@@ -44,15 +44,15 @@ def test_a_refusal_says_the_numbers_and_what_to_do() -> None:
     )
     assert str(error) == (
         "budget 'team' of $1,000.00 has no room for this call to gpt-4o: spent $999.50, in flight "
-        "$0.25, uncertain $0.125, this call needs up to $0.50. Raise the limit with "
-        "budget.top_up(), ask for a shorter answer (max_tokens), or give a cheaper fallback."
+        "$0.25, uncertain $0.125, this call needs at least $0.50. Raise the limit with "
+        "budget.top_up(), send a shorter prompt, or give a cheaper fallback."
     )
 
 
 def test_a_refusal_of_tokens_speaks_of_tokens() -> None:
     error = BudgetExceeded(1_000, 990, quantity="output_tokens", requested=50, waited=2.0)
     assert "budget 'budget' of 1,000 output tokens" in str(error)
-    assert "needs up to 50 output tokens, waited 2.0 s" in str(error)
+    assert "needs at least 50 output tokens, waited 2.0 s" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_a_call_without_a_model_is_told_to_name_one() -> None:
 @pytest.mark.parametrize(
     ("quantity", "helps", "does_not"),
     [
-        ("usd", ["max_tokens", "cheaper fallback"], []),
+        ("usd", ["shorter prompt", "cheaper fallback"], ["max_tokens"]),
         ("calls", [], ["max_tokens", "fallback", "prompt"]),
-        ("tokens", ["max_tokens", "shorter prompt"], ["fallback"]),
+        ("tokens", ["shorter prompt"], ["max_tokens", "fallback"]),
         ("input_tokens", ["shorter prompt"], ["max_tokens", "fallback"]),
-        ("output_tokens", ["max_tokens"], ["fallback", "prompt"]),
+        ("output_tokens", [], ["max_tokens", "fallback", "prompt"]),
     ],
 )
 def test_a_refusal_advises_what_can_help(

@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import threading
+from typing import Any
 
 from tests.engine.helpers import FakeClock, charged, outcomes, reserve, small
 from tokenfence_integrations import BudgetExceeded, Usage
+from tokenfence_integrations.engine.leases import Leases
 
 
 def test_it_turns_uncertain_when_its_lease_is_over() -> None:
@@ -49,6 +51,41 @@ def test_a_call_that_ends_in_time_is_forgotten() -> None:
 
     assert charged(budget) == (50, 0, 0)
     assert not budget._tree.leases.given
+
+
+class SeenByAnother:
+    """A call during whose look another thread ends it, and drops its lease."""
+
+    def __init__(self, leases: Leases) -> None:
+        self.leases = leases
+        self.lost = 0
+
+    @property
+    def open(self) -> bool:
+        was_open = not self.lost
+        if was_open:
+            self.lost += 1
+            self.leases.expire()
+        return was_open
+
+    def lose(self) -> None:
+        self.lost += 1
+
+
+def test_two_that_drop_the_same_lease_leave_the_next_one() -> None:
+    clock = FakeClock()
+    leases = Leases(clock)
+    first: Any = SeenByAnother(leases)
+    budget = small(100)
+    next_one = reserve(budget, 10).admit()
+    leases.add(first, 0.0)
+    leases.add(next_one, 60.0)
+
+    leases.expire()
+    assert leases.seconds_left() == 60.0
+    clock.advance(60.0)
+    leases.expire()
+    assert charged(budget) == (0, 0, 10)
 
 
 def test_an_expired_lease_makes_a_waiting_call_look_again() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 
 from tests.engine.helpers import BOOK, charged, listen, outcomes, reserve, small, spend
@@ -427,3 +428,37 @@ def test_the_input_bound_is_what_the_caller_says() -> None:
         assert call.bound.input_tokens == 100_000
         call.settle(Usage(100_000))
     assert budget.ledger[0].bound >= budget.ledger[0].cost
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        {"input_tokens": 3},
+        openai.types.CompletionUsage(prompt_tokens=3, completion_tokens=1, total_tokens=4),
+    ],
+)
+def test_settle_says_what_it_takes(given: Any) -> None:
+    budget = small(100)
+    with (
+        pytest.raises(TypeError, match="a Usage, "),
+        budget.reserve(model="gpt-4o", input_tokens=9, max_output_tokens=9) as call,
+    ):
+        call.settle(given)
+
+
+def test_a_refusal_tells_the_least_that_would_do() -> None:
+    budget = Budget("$0.0003")
+    with pytest.raises(BudgetExceeded) as caught:
+        budget.reserve(model="gpt-4o", input_tokens=100, max_output_tokens=1_200, wait=0).admit()
+    # With 16 tokens of answer, the least that is worth paying for, it is admitted.
+    assert caught.value.requested == pytest.approx((100 * 2.5 + 16 * 10) / 1e6)
+
+
+def test_a_window_has_room_for_a_call_that_would_be_capped_in_it() -> None:
+    budget = Budget("$0.001/day")
+    with budget.reserve(model="gpt-4o", input_tokens=100, max_output_tokens=60, wait=0) as call:
+        call.settle(Usage(100, 60))
+    with pytest.raises(BudgetExceeded) as caught:
+        budget.reserve(model="gpt-4o", input_tokens=100, max_output_tokens=1_200, wait=0).admit()
+    assert caught.value.retry_after is not None

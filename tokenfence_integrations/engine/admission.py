@@ -34,6 +34,7 @@ __all__ = [
     "bound",
     "decide",
     "headroom",
+    "useful",
 ]
 
 ENOUGH = 1 << 100
@@ -245,7 +246,7 @@ def decide(
     could_grow = False
     for option in options:
         fits = affordable(option, room.now)
-        useful = _useful(option, min_output_tokens)
+        shortest = useful(option, min_output_tokens)
         admitted, least = (
             _fixed(option, fits)
             if option.wish is not None
@@ -257,13 +258,13 @@ def decide(
             fits_later = affordable(option, room.later)
             if fits_later >= least:
                 return WAIT
-            could_grow = could_grow or (fits_later > fits and fits_later >= useful)
-        if room.fresh and not tried and fits >= useful:
+            could_grow = could_grow or (fits_later > fits and fits_later >= shortest)
+        if room.fresh and not tried and fits >= shortest:
             return Admit(option, _at_most(option, fits))
         tried.append((fits, option))
     if could_grow:
         return WAIT
-    capped = [(fits, o) for fits, o in tried if fits >= _useful(o, min_output_tokens)]
+    capped = [(fits, o) for fits, o in tried if fits >= useful(o, min_output_tokens)]
     if not capped:
         return REFUSE
     fits, option = max(capped, key=lambda pair: pair[0])
@@ -305,5 +306,6 @@ def _at_most(option: Option, fits: int) -> int:
     return min(fits, option.ceiling if option.wish is None else option.wish)
 
 
-def _useful(option: Option, min_output_tokens: int) -> int:
+def useful(option: Option, min_output_tokens: int) -> int:
+    """The shortest answer of this model, in tokens per choice, that is worth paying for."""
     return min(min_output_tokens, option.ceiling if option.wish is None else option.wish)

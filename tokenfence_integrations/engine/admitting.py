@@ -16,6 +16,7 @@ from tokenfence_integrations.engine.admission import (
     bound,
     decide,
     headroom,
+    useful,
 )
 from tokenfence_integrations.engine.drivers import Flow, Pause, Sleep, WaiterFactory
 from tokenfence_integrations.engine.request import Options
@@ -74,6 +75,7 @@ class Admission:
         self._owner = current_owner()
         self._patient = call.policy.wait > 0
         self._exact = call.request.exact_tokens is None
+        self._floor = call.policy.min_output_tokens if call.request.cappable else ENOUGH
         self._waiter: Waiter | None = None
         self._begun_at: float | None = None
         self._admitted = False
@@ -233,7 +235,7 @@ class Admission:
             if call.request.max_output_tokens is None
             else 0,
             patient=self._patient,
-            min_output_tokens=call.policy.min_output_tokens if call.request.cappable else ENOUGH,
+            min_output_tokens=self._floor,
         )
         return decision, options
 
@@ -327,9 +329,7 @@ class Admission:
 
     def _exceeded(self, states: States, option: Option) -> BudgetExceeded:
         call = self._call
-        least = option.wish
-        if least is None:
-            least = min(call.policy.min_output_tokens, option.ceiling)
+        least = useful(option, self._floor)
         renewal = self._renewal(states, bound(option, least))
         names, sublimits = self._names, call.request.sublimits
         if sublimits:

@@ -2,11 +2,14 @@
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import ref
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.meter import Call
+
+    Lease: TypeAlias = tuple[float, int, ref[Call]]
 
 __all__ = ["Leases"]
 
@@ -24,41 +27,44 @@ class Leases:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self.given: list[tuple[float, int, ref[Call]]] = []
-        self._added = 0
+        self.given: list[Lease] = []
+        self._numbers = count()
 
     def add(self, call: "Call", seconds: float) -> None:
         """Give a call this long to end."""
-        self._added += 1
-        heapq.heappush(self.given, (self._clock() + seconds, self._added, ref(call)))
+        heapq.heappush(self.given, (self._clock() + seconds, next(self._numbers), ref(call)))
 
     def expire(self) -> None:
         """Book the calls whose time is over as uncertain."""
         now = self._clock()
-        while (first := self._first()) is not None and first[0] <= now:
-            call = first[1]
-            self._drop()
+        while (first := self._first()) is not None and first[0][0] <= now:
+            lease, call = first
+            self._drop(lease)
             call.lose()
 
     def seconds_left(self) -> float | None:
         """Seconds until the next lease is over; None if there is none."""
         first = self._first()
-        return None if first is None else max(0.0, first[0] - self._clock())
+        return None if first is None else max(0.0, first[0][0] - self._clock())
 
-    def _first(self) -> "tuple[float, Call] | None":
-        """The next deadline of a call that is still open, ended ones dropped on the way."""
+    def _first(self) -> "tuple[Lease, Call] | None":
+        """The next lease of a call that is still open, those of ended ones dropped on the way."""
         while self.given:
             try:
-                deadline, _, reference = self.given[0]
+                lease = self.given[0]
             except IndexError:  # another thread was faster
                 return None
-            call = reference()
+            call = lease[2]()
             if call is not None and call.open:
-                return deadline, call
-            self._drop()
+                return lease, call
+            self._drop(lease)
         return None
 
-    def _drop(self) -> None:
-        # One C call, so atomic; what another thread has dropped meanwhile was due as well.
-        if self.given:
-            heapq.heappop(self.given)
+    def _drop(self, lease: "Lease") -> None:
+        """Take a lease away that was the first, unless another thread has done so meanwhile."""
+        try:
+            first = heapq.heappop(self.given)
+        except IndexError:
+            return
+        if first is not lease:
+            heapq.heappush(self.given, first)

@@ -57,6 +57,6 @@ def _detail(error: BudgetExceeded, whose: Whose) -> str:
         return f"{amount:,.0f} {error.quantity.replace('_', ' ')}"
 
     return (
-        f"{budget} of {shown(error.limit)} has no room for a call that needs up to "
+        f"{budget} of {shown(error.limit)} has no room for a call that needs at least "
         f"{shown(error.requested)}: {shown(error.remaining)} are left. {error.renewal}"
     ).rstrip()

@@ -17,6 +17,7 @@ from tokenfence_integrations.clients.openai.reported import (
     members,
     response_usage,
     token_usage,
+    usage_in_bytes,
 )
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.pricing.images import EDITED_IMAGE_TOKENS, generated_image_tokens
@@ -227,7 +228,9 @@ def _transcription_usage(answer: Any, body: Body) -> Usage | None:
     if reported is not None:
         return reported
     duration = get(answer, "duration")  # verbose_json
-    return None if duration is None else token_usage({"seconds": float(duration)})
+    if duration is None or str(body.get("model")).startswith("gpt-"):  # which pay by tokens
+        return None
+    return token_usage({"seconds": float(duration)})
 
 
 SPEECH_CEILING = 20 * 60 * 10  # ten minutes of sound at 20 tokens a second
@@ -243,15 +246,23 @@ def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
     return CallRequest(
         str(body.get("model") or ""),
         lambda card: byte_bound([text, instructions]),
-        # Sound has at most 20 tokens a second, and speech at least 4 characters.
-        max_output_tokens=min(SPEECH_CEILING, 20 + 20 * len(text) // 4),
+        # Sound has at most 20 tokens a second, and speech at least 4 letters (or a character that
+        # takes three bytes, and as much time).
+        max_output_tokens=min(SPEECH_CEILING, 20 + 20 * len(text.encode(errors="replace")) // 4),
         ceiling=SPEECH_CEILING,
         extra_price=price,
     )
 
 
 def _speech_usage(answer: Any, body: Body) -> Usage | None:
-    # Sound comes without usage; only what is billed by its characters is known.
+    # Sound comes without usage, unless it comes as events.
+    response = get(answer, "response")
+    if response is not None and "event-stream" in response.headers.get("content-type", ""):
+        answer = usage_in_bytes(response.content, "text/event-stream")
+    reported = response_usage(answer)
+    if reported is not None:
+        return reported
+    # Else only what is billed by its characters is known.
     if str(body.get("model") or "").startswith("tts-"):
         return Usage(characters=len(str(body.get("input") or "")))
     return None

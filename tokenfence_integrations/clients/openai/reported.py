@@ -59,7 +59,8 @@ def token_usage(usage: Any) -> Usage | None:
         into, out = told["prompt_tokens"], told["completion_tokens"]
         plain = _is_empty(told["prompt_tokens_details"])
         plain = plain and _is_empty(told["completion_tokens_details"])
-        if plain and type(into) is int and type(out) is int and into >= 0 and out >= 0:
+        counted = type(into) is int and type(out) is int and told["total_tokens"] == into + out
+        if plain and counted and into >= 0 and out >= 0:
             return new(Usage, (into, out) + TEXT_ALONE)  # noqa: RUF005 - in half the time
     except (AttributeError, KeyError):  # of another form: JSON, for one
         pass
@@ -82,6 +83,11 @@ def token_usage(usage: Any) -> Usage | None:
     # Counts at all? The SDK does not validate its answers.
     if details is None or type(into) is not int or type(out) is not int or into < 0 or out < 0:
         return None
+    # What some servers leave out of their output is in their total, and paid for as output: the
+    # reasoning of xAI's models, and that of Google's.
+    total = reported.get("total_tokens")
+    if type(total) is int and total > into + out:
+        out = total - into
     return new(Usage, (into, out) + details)  # noqa: RUF005 - in half the time
 
 
