@@ -32,7 +32,7 @@ def limit(budget: Budget) -> int | None:
 
 
 def test_only_limits_that_are_named_change(store: Store) -> None:
-    budget = Budget("$5", calls=10, tokens=1_000, store=store)
+    budget = Budget("$5", calls=10, tokens=1_000, name="budget", store=store)
     budget.set_limits("$7", calls=None, output_tokens=3)
     assert budget.snapshot().limits == Limits(
         usd=7 * 10**9, calls=None, tokens=1_000, output_tokens=3

@@ -340,6 +340,9 @@ class Store(ABC):
     instant: bool = False
     """True if `execute` never waits for anything, so that an event loop may call it directly."""
 
+    shared: bool = True
+    """False if its accounts live in this object alone, so that no other process can name them."""
+
     @abstractmethod
     def execute(self, command: Command) -> Reply:
         """Apply one command in one step.

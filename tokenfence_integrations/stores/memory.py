@@ -147,6 +147,7 @@ class MemoryStore(Store):
     """
 
     instant = True
+    shared = False
 
     def __init__(self, clock: Callable[[], float] = time) -> None:
         self._lock = RLock()
