@@ -522,7 +522,9 @@ class Budget:
     ) -> None:
         """Have it be as if it were made with these: what has changed in a file of budgets, say.
 
-        Limits that are the same as it was made with change nothing, as when it is made again.
+        Limits that are the same as it was made with change nothing, as when it is made again. Where
+        the only limit ends that stops a budget below that may overflow, its own stops it from then
+        on.
 
         Args:
             usd: Its dollar limit; None: no such limit.
