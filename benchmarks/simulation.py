@@ -128,6 +128,9 @@ class Connection(Store):
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
         return self._shared.charges(account)
 
+    def accounts(self, budget: str | None = None) -> tuple[str, ...]:
+        return self._shared.accounts(budget)
+
     def _note(self, command: Command) -> Reply:
         if self._noted_until < self._clock.now:
             self._round_trip()

@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import json
 import os
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 
+from tests.engine.helpers import FakeClock
+from tokenfence_integrations import Budget, Usage
 from tokenfence_integrations.cli import main
+from tokenfence_integrations.stores.urls import open_store
 
 SUMMARY = re.compile(r"spent \$(\S+) of \$(\S+); bare would have spent \$(\S+)")
 
@@ -176,6 +182,105 @@ class TestDemo:
             main(["demo", *arguments])
         assert exit_info.value.code == 2
         assert message in capsys.readouterr().err
+
+
+class TestBudgets:
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> Iterator[str]:
+        """A store with a tree; what each call does cost, and may cost, is worked out by hand."""
+        url = f"sqlite:///{tmp_path}/budgets.db"
+        acme = Budget("$50", name="acme", store=url)
+        writer = acme.child("writer", "$5", calls=100)
+        clock = FakeClock(1_795_500_000)  # 2026-11-24
+        daily = Budget("2M tokens/day", name="daily", store=url, clock=clock.clock)
+        for budget in (writer, daily):
+            with budget.reserve(model="gpt-4o", input_tokens=1000, max_output_tokens=500) as call:
+                call.settle(Usage(1000, 200))  # 1,000 at $2.50 and 200 at $10 a million
+        clock.now += 86_400
+        with writer.reserve(model="gpt-4o", input_tokens=1000, max_output_tokens=500):
+            pass  # $0.0075, uncertain
+        in_flight = daily.reserve(model="gpt-4o", input_tokens=1000, max_output_tokens=500)
+        in_flight.admit()
+        acme.child("spare", "10%", overflow=True)
+        Budget(name="acme2", store=url)
+        yield url
+        in_flight.release()
+
+    def test_the_tree_with_all_that_is_used(
+        self, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["budgets", "--store", url]) == 0
+        output = capsys.readouterr().out
+        left = "$49.988"
+        assert row(output, "acme") == ["acme", "", "$50.00", "$0.0045", "$0.00", "$0.0075", left]
+        assert row(output, "spare") == ["spare", "", "–", "$0.00", "$0.00", "$0.00", "–"]
+        writer = ["writer", "", "$5.00", "$0.0045", "$0.00", "$0.0075", "$4.988"]
+        assert row(output, "writer") == writer
+        assert row(output, "")[2:] == ["100 calls", "1", "0", "1", "98"]
+        first = [cell for cell in re.split("[│┃\n]", output) if cell.strip()]
+        names = [cell for cell in first if cell.strip() in ("acme", "spare", "writer", "acme2")]
+        assert [name.rstrip() for name in names] == [" acme", "   spare", "   writer", " acme2"]
+
+    def test_each_window_is_an_account(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["budgets", "daily", "--store", url]) == 0
+        output = capsys.readouterr().out
+        windows = [line for line in output.splitlines() if "2026" in line]
+        tokens = [line for line in output.splitlines() if "2,000,000 tokens" in line]
+        assert ["2026-11-24" in windows[0], "2026-11-25" in windows[1]] == [True, True]
+        used = [row(line, "")[2:] for line in tokens]
+        assert used[0] == ["2,000,000 tokens", "1,200", "0", "0", "1,998,800"]
+        assert used[1] == ["2,000,000 tokens", "0", "1,500", "0", "1,998,500"]
+        assert "acme" not in output
+
+    def test_as_json(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["budgets", "acme/writer", "--store", url, "--json"]) == 0
+        [told] = json.loads(capsys.readouterr().out)
+        assert told == {
+            "budget": "acme/writer",
+            "window": None,
+            "limits": {"usd": 5, "calls": 100},
+            "spent": {"usd": 0.0045, "calls": 1, "input_tokens": 1000, "output_tokens": 200},
+            "reserved": {"usd": 0, "calls": 0, "input_tokens": 0, "output_tokens": 0},
+            "uncertain": {"usd": 0.0075, "calls": 1, "input_tokens": 1000, "output_tokens": 500},
+            "remaining": {"usd": 4.988, "calls": 98},
+        }
+        assert main(["budgets", "--store", url, "--json"]) == 0
+        names = [(each["budget"], each["window"]) for each in json.loads(capsys.readouterr().out)]
+        assert names == [
+            ("acme", None),
+            ("acme/spare", None),
+            ("acme/writer", None),
+            ("acme2", None),
+            ("daily", "2026-11-24"),
+            ("daily", "2026-11-25"),
+        ]
+
+    def test_a_budget_that_is_not_there(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["budgets", "acme/writter", "--store", url]) == 2
+        error = capsys.readouterr().err
+        assert "there is no budget 'acme/writter' in this store; near are 'acme/writer'" in error
+
+    @pytest.mark.parametrize(
+        ("store", "said"),
+        [
+            ("memory:", "'memory:' lives in its process alone"),
+            ("sqlite:///no/such/file.db", "there is no file no/such/file.db"),
+            ("budgets.db", "no store is known for 'budgets.db'"),
+        ],
+    )
+    def test_a_store_that_cannot_be_read(
+        self, store: str, said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["budgets", "--store", store]) == 2
+        assert said in capsys.readouterr().err
+
+    def test_an_empty_store(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        url = f"sqlite:///{tmp_path}/budgets.db"
+        open_store(url)
+        assert main(["budgets", "--store", url]) == 0
+        assert "no budgets" in capsys.readouterr().out
+        assert main(["budgets", "--store", url, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == []
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

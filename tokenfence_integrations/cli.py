@@ -1,20 +1,24 @@
-"""The command line: ``tokenfence demo``, ``tokenfence prices`` and ``tokenfence reconcile``."""
+"""The command line: ``tokenfence demo``, ``prices``, ``budgets`` and ``reconcile``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tokenfence_integrations.engine.listing import Listed, listed, remaining
+from tokenfence_integrations.engine.names import budget_of
 from tokenfence_integrations.errors import TokenFenceError, UnknownModelError
-from tokenfence_integrations.money import format_usd, parse_usd
+from tokenfence_integrations.money import format_usd, parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card, Rates
 
@@ -135,6 +139,23 @@ def _parser() -> argparse.ArgumentParser:
         help="whose models they are, such as azure, anthropic or google (default: %(default)s)",
     )
 
+    budgets = commands.add_parser(
+        "budgets",
+        help="the budgets of a store: limits, spent, reserved, uncertain, remaining",
+        description="List the budgets that a store keeps, as a tree, each with its limits and what "
+        "is used of them. Nothing is changed.",
+    )
+    budgets.add_argument(
+        "budget",
+        nargs="?",
+        metavar="NAME",
+        help="only this budget, such as acme/writer, and those below it",
+    )
+    budgets.add_argument(
+        "--store", required=True, metavar="URL", help="such as sqlite:///budgets.db"
+    )
+    budgets.add_argument("--json", action="store_true", help="for programs: dollars, and counts")
+
     reconcile = commands.add_parser(
         "reconcile",
         help="list uncertain charges, and settle those whose cost is known",
@@ -233,6 +254,86 @@ def _without_a_price(error: UnknownModelError) -> str:
     return told
 
 
+def _budgets(arguments: argparse.Namespace) -> int:
+    try:
+        store = _open_store(arguments.store)
+        found = listed(store, arguments.budget)
+        if arguments.budget is not None and not found:
+            return _fail(_unknown_budget(arguments.budget, store))
+    except (TokenFenceError, ValueError) as error:
+        return _fail(str(error))
+    if arguments.json:
+        print(json.dumps([_as_json(each) for each in found], indent=2))
+    elif found:
+        _console().print(_budget_table(found))
+    else:
+        print("there are no budgets in it")
+    return 0
+
+
+def _unknown_budget(name: str, store: Store) -> str:
+    names = sorted({budget_of(account) for account in store.accounts()})
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    told = f"there is no budget {name!r} in this store"
+    return f"{told}; near are {', '.join(map(repr, near))}" if near else told
+
+
+def _as_json(found: Listed) -> dict[str, Any]:
+    state = found.state
+
+    def told(parts: dict[str, int | None]) -> dict[str, float]:
+        return {
+            quantity: to_float(part) if quantity == "usd" else part
+            for quantity, part in parts.items()
+            if part is not None
+        }
+
+    return {
+        "budget": found.budget,
+        "window": found.window,
+        "limits": told(state.limits._asdict()),
+        "spent": told(state.spent._asdict()),
+        "reserved": told(state.reserved._asdict()),
+        "uncertain": told(state.uncertain._asdict()),
+        "remaining": told(remaining(state)._asdict()),
+    }
+
+
+def _budget_table(found: Sequence[Listed]) -> Table:
+    from rich.table import Table
+
+    windows = any(each.window is not None for each in found)
+    table = Table("budget", *(["window"] if windows else []))
+    for header in ("limit", "spent", "reserved", "uncertain", "remaining"):
+        table.add_column(header, justify="right")
+    shown: list[str] = []
+    for name, window, state in found:
+        # The nearest of those above that is in the table, below which it is shown.
+        while shown and name != shown[-1] and not name.startswith(f"{shown[-1]}/"):
+            shown.pop()
+        if not shown or name != shown[-1]:
+            shown.append(name)
+        above = f"{shown[-2]}/" if len(shown) > 1 else ""
+        label = "  " * (len(shown) - 1) + name.removeprefix(above)
+        parts = (state.limits, state.spent, state.reserved, state.uncertain, remaining(state))
+        limited = [q for q, limit in state.limits._asdict().items() if limit is not None]
+        quantities = dict.fromkeys(["usd", *limited])
+        limits, *cells = [[_shown(q, getattr(part, q)) for q in quantities] for part in parts]
+        limits = [
+            text if quantity == "usd" else f"{text} {quantity.replace('_', ' ')}"
+            for quantity, text in zip(quantities, limits, strict=True)
+        ]
+        texts = ["\n".join(lines) for lines in (limits, *cells)]
+        table.add_row(label, *([window or ""] if windows else []), *texts)
+    return table
+
+
+def _shown(quantity: str, part: int | None) -> str:
+    if part is None:
+        return "–"
+    return format_usd(part) if quantity == "usd" else f"{part:,}"
+
+
 def _reconcile(arguments: argparse.Namespace) -> int:
     from tokenfence_integrations.reconcile import command
 
@@ -266,7 +367,9 @@ def _open_store(url: str) -> Store:
     from tokenfence_integrations.stores.urls import SQLITE, open_store
 
     if url == "memory:":
-        raise ValueError("'memory:' lives in its process alone: use budget.charges() there")
+        raise ValueError(
+            "'memory:' lives in its process alone: use budget.tree() and budget.charges() there"
+        )
     if url.startswith(SQLITE) and not os.path.isfile(url.removeprefix(SQLITE)):
         raise ValueError(f"there is no file {url.removeprefix(SQLITE)}")
     return open_store(url)
@@ -306,7 +409,7 @@ def _outcome(report: Report, gone: Sequence[Match], *, applied: bool) -> str:
     return "; ".join(parts)
 
 
-_COMMANDS = {"demo": _demo, "prices": _prices, "reconcile": _reconcile}
+_COMMANDS = {"demo": _demo, "prices": _prices, "budgets": _budgets, "reconcile": _reconcile}
 
 
 def _price_table(card: Card) -> Table | str:

@@ -25,6 +25,8 @@ def nano(amount: int) -> Decimal:
 
 def small(amount: int, **options: Any) -> Budget:
     """A budget of so many nano-dollars."""
+    if "store" in options:
+        options.setdefault("name", "budget")
     return Budget(nano(amount), **options)
 
 

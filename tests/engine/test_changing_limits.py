@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.helpers import FakeClock, charged, nano, reserve, small, spend
+from tests.engine.helpers import BOOK, FakeClock, charged, nano, reserve, small, spend
 from tests.engine.waiters import Worker, idle
 from tests.stores.factories import STORES
 from tokenfence_integrations import Budget, BudgetExceeded, Price, PriceBook, Usage
@@ -32,7 +32,7 @@ def limit(budget: Budget) -> int | None:
 
 
 def test_only_limits_that_are_named_change(store: Store) -> None:
-    budget = Budget("$5", calls=10, tokens=1_000, store=store)
+    budget = Budget("$5", calls=10, tokens=1_000, name="budget", store=store)
     budget.set_limits("$7", calls=None, output_tokens=3)
     assert budget.snapshot().limits == Limits(
         usd=7 * 10**9, calls=None, tokens=1_000, output_tokens=3
@@ -448,6 +448,69 @@ def test_what_alone_stops_a_borrower_cannot_end() -> None:
     team.set_limits(None)
     borrower.set_limits(calls=None)
     team.set_limits(calls=None)
+
+
+def test_a_borrower_is_stopped_by_its_own_limit_when_that_above_it_has_ended(
+    store: Store,
+) -> None:
+    team = Budget(nano(100), name="team", store=store)
+    group = team.child("group", calls=9)
+    borrower = group.child("borrower", nano(40), calls=2, overflow=True)
+    spend(borrower, 60)
+    team.configure(None, threshold=0.8, tokens=9_000)
+    with pytest.raises(BudgetExceeded, match="'team/group/borrower'"):
+        reserve(borrower, 1, wait=0).admit()
+    assert limit(borrower) == 40
+    spend(group, 50)  # which it does not stop
+    team.configure(nano(200), threshold=0.8)
+    spend(borrower, 20)
+    spend(borrower, 20)  # its third call, of two: the group has a limit of these
+    # Made again, with a limit above it, it may overflow again.
+    team.configure(None, threshold=0.8, tokens=9_000)
+    again = Budget(nano(300), name="team", store=store).child("group", calls=9)
+    spend(again.child("borrower", nano(40), calls=2, overflow=True), 40)
+
+
+def test_a_share_that_may_overflow_keeps_its_last_amount_as_a_wall(store: Store) -> None:
+    team = Budget(nano(100), name="team", store=store)
+    borrower = team.child("borrower", "40%", overflow=True)
+    team.configure(None, threshold=0.8, calls=99)
+    spend(borrower, 40)
+    with pytest.raises(BudgetExceeded, match="'team/borrower'"):
+        reserve(borrower, 1, wait=0).admit()
+    team.configure(nano(1_000), threshold=0.8)
+    assert limit(borrower) == 400
+    spend(borrower, 900)
+
+
+def test_a_budget_above_that_may_overflow_itself_stops_nobody(store: Store) -> None:
+    team = Budget(nano(1_000), name="team", store=store, calls=99)
+    group = team.child("group", nano(50), tokens=9_000)
+    borrower = group.child("borrower", tokens=200, overflow=True)
+    group.configure(nano(50), threshold=0.8, overflow=True)  # now nothing has a limit of tokens
+    spend(borrower, 80)
+    before = charged(borrower)
+    with pytest.raises(BudgetExceeded, match="'team/group/borrower'"):
+        borrower.reserve(model="mini", input_tokens=200, prices=BOOK, wait=0).admit()
+    borrower.top_up(tokens=400)  # of a wall, as of any limit
+    borrower.reserve(model="mini", input_tokens=200, prices=BOOK, wait=0).admit().release()
+    assert charged(borrower) == before
+
+
+def test_walls_of_borrowers_hold_in_the_windows_to_come(store: Store) -> None:
+    clock = FakeClock()
+    team = Budget(nano(100), name="team", store=store, clock=clock.clock)
+    borrower = team.child("borrower", nano(40), per="day", overflow=True)
+    team.configure(None, threshold=0.8, calls=99)
+    for _ in range(2):
+        spend(borrower, 40)
+        with pytest.raises(BudgetExceeded, match="'team/borrower'"):
+            reserve(borrower, 1, wait=0).admit()
+        clock.advance(86_400)
+    team.configure(nano(500), threshold=0.8)
+    spend(borrower, 100)
+    clock.advance(86_400)
+    spend(borrower, 100)
 
 
 def test_many_borrowers_at_once_never_pass_the_parents_limit(store: Store) -> None:

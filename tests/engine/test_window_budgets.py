@@ -39,7 +39,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 def daily(limit: int, clock: FakeClock, **options: Any) -> Budget:
-    return Budget(nano(limit), per="day", clock=clock.clock, **options)
+    return Budget(nano(limit), per="day", clock=clock.clock, **{"name": "budget", **options})
 
 
 def in_store(budget: Budget, account: str) -> int:
@@ -315,7 +315,9 @@ def test_the_ledgers_sums_are_exact_by_window_and_in_all(clock: FakeClock, size:
 
 
 def test_fixed_windows_count_from_the_first_use(clock: FakeClock, store: Store) -> None:
-    budget = Budget(nano(100), per=timedelta(hours=5), store=store, clock=clock.clock)
+    budget = Budget(
+        nano(100), per=timedelta(hours=5), name="budget", store=store, clock=clock.clock
+    )
     clock.advance(1_000.5)
     spend(budget, 100)
     window = budget.window
@@ -581,7 +583,8 @@ class Stopped:
 async def test_tasks_are_admitted_in_the_next_window_in_their_order(store: Store) -> None:
     clock = Stopped()
     # By the line's clock nobody is slow: none that has the turn loses it, on whatever machine.
-    budget = Budget("3 calls/minute", clock=Clock(clock.wall, FakeClock()), store=store)
+    clocks = Clock(clock.wall, FakeClock())
+    budget = Budget("3 calls/minute", name="budget", clock=clocks, store=store)
     for _ in range(3):
         spend(budget, 1)
     order: list[int] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import anthropic
 import httpx2
+import openai
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import (
@@ -26,7 +27,7 @@ from llama_index.llms.openai_like import OpenAILike
 from pydantic import Field, PrivateAttr
 
 from tests.clients.anthropic_server import COST, Server, tool_use
-from tests.clients.helpers import check_books, outcomes, sync_client
+from tests.clients.helpers import check_books, check_covered, outcomes, scripted_client, sync_client
 from tests.llama_index import models
 from tests.llama_index.models import WAYS, ask
 from tokenfence_integrations import (
@@ -560,6 +561,73 @@ def test_a_client_that_the_user_has_guarded(provider: SimulatedProvider) -> None
             assert inner.snapshot().spent.usd == provider.billed
     assert inner.snapshot().spent.calls == 1
     client.close()
+
+
+@pytest.mark.parametrize("kind", [models.openai_llm, models.responses_llm])
+async def test_an_unguarded_client_in_the_place_of_the_guarded_one(
+    kind: Callable[..., Any], make: Make, budget: Budget, provider: SimulatedProvider
+) -> None:
+    llm = guard(make(kind), budget=budget)
+    for _ in range(2):  # whose clients are known by the second time
+        other = make(kind)
+        llm._client, llm._aclient = other._client, other._aclient
+        await ask(llm, "complete")
+        await ask(llm, "achat")
+
+    assert outcomes(budget) == ["settled"] * 4
+    check_books(budget, provider, records=4)
+
+
+@pytest.mark.parametrize("kind", [models.openai_llm, models.responses_llm])
+async def test_a_client_on_another_budget_in_the_place_of_the_guarded_one(
+    kind: Callable[..., Any], make: Make, budget: Budget, provider: SimulatedProvider
+) -> None:
+    llm, other, theirs = guard(make(kind), budget=budget), make(kind), Budget("$100")
+    await ask(llm, "complete")
+    llm._client = guard(other._client, budget=theirs)
+    await ask(llm, "complete")
+    await ask(llm, "complete")
+
+    check_books(budget, provider, records=3)
+    assert theirs.snapshot().spent.calls == 2
+    assert theirs.snapshot().spent.usd == provider.billed // 3 * 2
+
+
+async def test_embeddings_with_a_client_on_another_budget_in_the_place_of_the_guarded_one(
+    make: Make, budget: Budget, provider: SimulatedProvider
+) -> None:
+    embedding = guard(make(models.openai_embedding), budget=budget)
+    embedding.get_query_embedding("one")
+    embedding._client = guard(make(models.openai_embedding)._client, budget=Budget("$100"))
+    embedding.get_query_embedding("two")
+
+    assert outcomes(budget) == ["settled", "uncertain"]  # LlamaIndex's embeddings report no usage
+    check_covered(budget, provider)
+
+
+async def test_a_client_of_another_address_in_the_place_of_the_guarded_one(
+    make: Make, budget: Budget
+) -> None:
+    """Prices are those of the LLM, as before: at that address its model has none."""
+    llm = guard(make(models.openai_llm), budget=budget)
+    message = {"role": "assistant", "content": "Because."}
+    body = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "gpt-4o",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020},
+    }
+    wire = scripted_client(body)._client
+    url = "https://api.deepseek.com/v1"
+    llm._client = openai.OpenAI(base_url=url, api_key="unused", http_client=wire)
+    for _ in range(2):  # whose client is known by the second time
+        await ask(llm, "complete")
+
+    assert outcomes(budget) == ["settled"] * 2
+    assert budget.snapshot().spent.usd == 2 * 2_700_000  # $2.50 and $10 a million
+    llm._client.close()
 
 
 @pytest.mark.parametrize("way", WAYS)

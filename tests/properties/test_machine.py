@@ -76,7 +76,7 @@ class Trees(RuleBasedStateMachine):
     @initialize(target=budgets, limits=limits)
     def root(self, limits: dict[str, int]) -> Any:
         self.store = type(self).make_store()
-        budget = Budget(store=self.store, ledger_size=4, **_in_dollars(limits))
+        budget = Budget(name="budget", store=self.store, ledger_size=4, **_in_dollars(limits))
         return self._known(budget, Account(budget.name, limits, None))
 
     @rule(target=budgets, parent=budgets, limits=parts, overflow=st.booleans())
@@ -86,13 +86,14 @@ class Trees(RuleBasedStateMachine):
         if len(self.known) >= 6:
             return multiple()
         above, account = parent[0], Account("", _terms(limits), parent[1], overflow)
+        given = {"name": f"budget-{len(self.known)}", "overflow": overflow, **_in_dollars(limits)}
         if not account.is_sound():
             before = above.children
             with pytest.raises(ValueError, match=r"share|overflow|parent"):
-                Budget(parent=above, overflow=overflow, **_in_dollars(limits))
+                Budget(parent=above, **given)
             assert above.children == before
             return multiple()
-        budget = Budget(parent=above, overflow=overflow, **_in_dollars(limits))
+        budget = Budget(parent=above, **given)
         account.name = budget.name
         return self._known(budget, account)
 

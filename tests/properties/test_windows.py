@@ -105,7 +105,9 @@ class Windows(RuleBasedStateMachine):
     def root(self, limit: int | None, per: Any) -> Any:
         usd = None if limit is None else nano(limit)
         store = type(self).make_store()
-        budget = Budget(usd, per=per, store=store, ledger_size=3, clock=self.clock.clock)
+        budget = Budget(
+            usd, per=per, name="budget", store=store, ledger_size=3, clock=self.clock.clock
+        )
         return self._known(budget, Model(limit, per, None))
 
     @rule(target=budgets, parent=budgets, limit=limits, per=windows)
@@ -113,7 +115,7 @@ class Windows(RuleBasedStateMachine):
         if len(self.known) >= 5:
             return multiple()
         usd = None if limit is None else nano(limit)
-        budget = Budget(usd, per=per, parent=parent[0])
+        budget = Budget(usd, per=per, name=f"budget-{len(self.known)}", parent=parent[0])
         return self._known(budget, Model(limit, per, parent[1]))
 
     @rule(seconds=st.sampled_from([1, 59, 60, 600, 3_599, 7_200, 86_400, 700_000]))
@@ -207,7 +209,12 @@ def test_calls_at_the_boundary_of_windows(store: str) -> None:
     clock = FakeClock(START)
     records: list[LedgerRecord] = []
     org = Budget(
-        nano(10_000), per="hour", store=STORES[store](), clock=clock.clock, sink=records.append
+        nano(10_000),
+        per="hour",
+        name="org",
+        store=STORES[store](),
+        clock=clock.clock,
+        sink=records.append,
     )
     agents = [org.child(name, nano(200), per="minute") for name in "ab"]
     together = threading.Barrier(4)

@@ -372,6 +372,41 @@ def test_a_dropped_account_is_gone_and_its_parents_keep_what_was_charged(store: 
     assert parts(read(store)) == (NOTHING, NOTHING, NOTHING)
 
 
+# Which accounts there are
+
+
+def test_accounts_are_listed_by_name_for_a_budget_with_those_below_it(store: Store) -> None:
+    names = [
+        "acme",
+        "acme/*",
+        "acme/[a]/x",
+        "acme/[a]~2026-11",
+        "acme/ann",
+        "acme/ann2",
+        "acme/ann~2026-11-24",
+        "acme2",
+        "acme~2026-11",
+        "other[a]{b}/c",
+        "Ünder % way/c",
+    ]
+    for name in reversed(names):
+        store.note(Open(name, UNLIMITED))
+    assert store.accounts() == tuple(sorted(names))
+    assert store.accounts("acme") == tuple(sorted([*names[:7], "acme~2026-11"]))
+    assert store.accounts("acme/ann") == ("acme/ann", "acme/ann~2026-11-24")
+    assert store.accounts("acme/[a]") == ("acme/[a]/x", "acme/[a]~2026-11")
+    assert store.accounts("acme/*") == ("acme/*",)
+    assert store.accounts("other[a]{b}") == ("other[a]{b}/c",)
+    assert store.accounts("Ünder % way") == ("Ünder % way/c",)
+    assert store.accounts("acm") == store.accounts("acme/%") == ()
+
+
+def test_an_account_that_was_dropped_is_listed_no_more(store: Store) -> None:
+    open_path(store)
+    store.execute(Drop(LEAF))
+    assert store.accounts() == (ROOT,)
+
+
 # Uncertain charges
 
 

@@ -124,7 +124,7 @@ def test_a_command_that_fails_in_its_midst_changes_nothing(file: Path) -> None:
 def test_numbers_beyond_those_of_sqlite_are_refused(file: Path) -> None:
     store = opened(file, None)
     with pytest.raises(ValueError, match="holds numbers below"):
-        Budget("$5000000000", store=store)
+        Budget("$5000000000", name="acme", store=store)
     assert store.execute(Reserve(ROOT, 1, Amount(1 << 60), times=128)).done  # no limit
     store.execute(Open("rich", Limits(usd=(1 << 62) - 1)))
     assert not store.execute(Reserve(("rich",), 2, Amount(1 << 60), times=128)).done
@@ -483,7 +483,7 @@ def test_a_file_of_a_later_version_is_not_touched(file: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="its folder must exist"):
-        Budget("$1", store=f"sqlite:///{tmp_path}/no/budgets.db")
+        Budget("$1", name="acme", store=f"sqlite:///{tmp_path}/no/budgets.db")
 
 
 def test_a_file_that_is_truncated_admits_nothing_more(file: Path) -> None:

@@ -389,6 +389,22 @@ def test_a_reload_with_a_mistake_changes_nothing(tmp_path: Path) -> None:
     spend(b, 5)
 
 
+def test_a_borrower_that_is_in_the_file_no_longer_is_stopped_by_its_own_limit(
+    store: Store,
+) -> None:
+    borrower = {"usd": nano(40), "overflow": True}
+    data = {"budgets": {"a": {"usd": nano(100), "b": borrower, "c": borrower}}}
+    found = Budgets.from_dict(data, store=store)
+    b, c = found["a/b"], found["a/c"]
+    found.reload({"budgets": {"a": {"calls": 99, "c": {"usd": nano(50)}}}})
+    for held, most in ((b, 40), (c, 50)):
+        spend(held, most)
+        with pytest.raises(BudgetExceeded, match=held.name):
+            reserve(held, 1, wait=0).admit()
+    found.reload(data)
+    spend(b, 10)
+
+
 def test_what_was_made_of_a_dict_is_reloaded_with_one() -> None:
     with pytest.raises(ValueError, match="needs the new one"):
         budgets().reload()

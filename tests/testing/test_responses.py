@@ -113,6 +113,22 @@ def test_background_and_retrieval(provider: SimulatedProvider, client: openai.Op
         client.responses.retrieve(unstored.id)
 
 
+def test_a_background_response_is_streamed_when_it_is_retrieved_and_billed_once(
+    provider: SimulatedProvider, client: openai.OpenAI
+) -> None:
+    queued = client.responses.create(model="gpt-4o", input="Hello", background=True)
+    events = list(client.responses.retrieve(queued.id, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
+    assert events[-1].response.id == queued.id
+    rest = client.responses.retrieve(queued.id, stream=True, starting_after=3)
+    assert [event.sequence_number for event in rest] == list(range(4, len(events)))
+    assert len(provider.bill) == 1
+    plain = client.responses.create(model="gpt-4o", input="Hello")
+    with pytest.raises(openai.BadRequestError, match="background"):
+        client.responses.retrieve(plain.id, stream=True)
+
+
 def test_omitted_usage(provider: SimulatedProvider, client: openai.OpenAI) -> None:
     provider.behave(omit_usage=True)
     assert client.responses.create(model="gpt-4o", input="Hello").usage is None

@@ -33,7 +33,7 @@ from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.stores.base import Amount, Charge, Limits, Path, Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
-from tokenfence_integrations.stores.urls import check_slices, open_store, sliced
+from tokenfence_integrations.stores.urls import check_slices, opener, sliced
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Budget", "Dollars", "as_budget"]
@@ -59,7 +59,10 @@ class Budget:
             words): the limits hold for good.
         tz: Time zone of calendar windows, here and below: ``"Europe/Berlin"``, or a `ZoneInfo`.
             Default: the parent's, and a root's is UTC.
-        name: Its name; below a parent it must be unique there. No ``/`` and no ``~``.
+        name: Its name; below a parent it must be unique there. No ``/`` and no ``~``. It is the
+            account in the store, so in one that processes share only a child with ``kept=False``
+            may be without. In memory None is a name that nothing else has there, for a child, and
+            ``"budget"`` for a root.
         parent: The budget that this one is part of: what is reserved or spent here is so there too.
         kept: Whether the parent remembers it for ever (about a kilobyte). False: only while
             something uses it, such as a scope or a call in flight; what it spent stays in the
@@ -83,9 +86,9 @@ class Budget:
 
     Raises:
         ValueError: A limit is negative, not finite, or not an amount; a window or time zone is not
-            known; a name is taken or has a ``/`` or ``~``; the store's URL is not one; it is a
-            share of a limit that the parent does not have, or may overflow where no budget above
-            has a limit.
+            known; a name is taken, has a ``/`` or ``~``, or is missing in a store that processes
+            share; the store's URL is not one; it is a share of a limit that the parent does not
+            have, or may overflow where no budget above has a limit.
         StoreError: The store cannot be used.
 
     Example:
@@ -144,15 +147,7 @@ class Budget:
         self._passes = False
         self._children = Children()
         if parent is None:
-            if not isinstance(store, Store):
-                if store is not None and not isinstance(store, str):
-                    raise ValueError(
-                        f"store must be a Store or its URL, such as 'sqlite:///budgets.db', got "
-                        f"{store!r}"
-                    )
-                check_slices(slice, on_store_error)
-                store = MemoryStore() if store is None else open_store(store)
-            store = sliced(store, slice, on_store_error)
+            store = _opened(store, slice, on_store_error, named=name is not None)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
             self._own_name = self._tree.name = checked("budget" if name is None else name)
             path: Path = (self._own_name,)
@@ -167,9 +162,19 @@ class Budget:
             self._tree = parent._tree
             self._tree.settle_orphans()
             if name is None:
-                with parent._children.making:
-                    name = parent._children.free_name() if kept else unique_name()
-                self._passes = not kept
+                self._passes = not (kept and parent._kept)  # nothing can ask for it again
+                if self._passes:
+                    name = unique_name()
+                elif self._tree.store.shared:
+                    raise ValueError(
+                        f"a child of budget {parent.name!r} needs a name, because other processes "
+                        f"share its store, where the name is the account: give it one of its own, "
+                        f"name='writer', by which it is found again; or kept=False, if it is for "
+                        f"one piece of work of this process"
+                    )
+                else:
+                    with parent._children.making:
+                        name = parent._children.free_name()
             self._passes = self._passes or parent._passes  # its name is below one that passes
             self._kept = kept and parent._kept
             self._own_name = checked(name)
@@ -535,7 +540,9 @@ class Budget:
     ) -> None:
         """Have it be as if it were made with these: what has changed in a file of budgets, say.
 
-        Limits that are the same as it was made with change nothing, as when it is made again.
+        Limits that are the same as it was made with change nothing, as when it is made again. Where
+        the only limit ends that stops a budget below that may overflow, its own stops it from then
+        on.
 
         Args:
             usd: Its dollar limit; None: no such limit.
@@ -674,6 +681,33 @@ class Budget:
 
     def _outline(self) -> list[str]:
         return outline(self._described(), [child._outline() for child in self._children])
+
+
+def _opened(
+    store: Store | str | None, slice: str | None, on_store_error: OnStoreError, *, named: bool
+) -> Store:
+    """The store of a root, which is not opened if something else is wrong.
+
+    Raises:
+        ValueError: As for `Budget`.
+        StoreError: It cannot be used.
+    """
+    there = store if isinstance(store, Store) else None
+    opens: Callable[[], Store] = MemoryStore
+    if isinstance(store, str):
+        check_slices(slice, on_store_error)
+        opens = opener(store)
+    elif store is not None and there is None:
+        raise ValueError(
+            f"store must be a Store or its URL, such as 'sqlite:///budgets.db', got {store!r}"
+        )
+    shared = opens is not MemoryStore if there is None else there.shared
+    if shared and not named:
+        raise ValueError(
+            "a budget in a store that processes share needs a name, which is its account there: "
+            "name='acme', the same wherever it is to be the same budget"
+        )
+    return sliced(opens() if there is None else there, slice, on_store_error)
 
 
 _PLAIN = Policy()

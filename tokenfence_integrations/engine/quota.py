@@ -122,6 +122,7 @@ class Quota:
         "_children",
         "_crossed",
         "_lifted",
+        "_needed",
         "_own",
         "_parts",
         "_shares",
@@ -150,6 +151,7 @@ class Quota:
         self._adopt(self._resolved(terms.given.limits, shares, terms.overflow), shares)
         self._account = ""  # that its limits were last looked at in
         self._lifted = False  # whether it had limits that have all ended
+        self._needed = LIFTED  # those of its own that stop it, although it may overflow
         self._crossed = ""  # the account whose threshold was told of
 
     def open(self) -> None:
@@ -267,7 +269,9 @@ class Quota:
 
     def _walls(self) -> Limits:
         """What its account is opened with. One without limits would keep those that it has."""
-        return LIFTED if self.terms.overflow or self._lifted else self._own
+        if self.terms.overflow:
+            return self._needed
+        return LIFTED if self._lifted else self._own
 
     # Changing it
 
@@ -342,15 +346,50 @@ class Quota:
             self.terms = terms
             self._adopt(own, asked.shares)
             self._lifted = own == UNLIMITED
+            self._needed = LIFTED
             if moves:
                 self._place_all()
-            elif self.accounts is None or asked.schedule is None:
-                self.tree.store.note(Open(self.name, self._walls()))
             else:
-                self.accounts.limits = self._walls()
-                if (path := self.accounts.known()) is not None:
-                    self.tree.store.note(Open(path[0], self._walls()))
+                self._open_anew()
             self._changed()
+
+    def _open_anew(self) -> None:
+        """Have its account, and those of windows to come, stop what they are to stop now."""
+        if self.accounts is None or self.terms.given.schedule is None:
+            self.tree.store.note(Open(self.name, self._walls()))
+        if self.accounts is not None:
+            self.accounts.limits = self._walls()
+            if (
+                self.terms.given.schedule is not None
+                and (path := self.accounts.known()) is not None
+            ):
+                self.tree.store.note(Open(path[0], self._walls()))
+
+    def _stop_what_nothing_stops(self) -> None:
+        """Let limits of its own be walls where those above have ended, for as long as that is so.
+
+        A budget that may overflow would else have no limit at all.
+        """
+        if not self.terms.overflow:
+            return
+        stopped = self._stopped_above()
+        needed = {
+            quantity: limit
+            for quantity, limit in self._own._asdict().items()
+            if limit is not None and quantity not in stopped
+        }
+        now = Limits(**needed) if needed else LIFTED
+        if now != self._needed:
+            self._needed = now
+            self._open_anew()
+
+    def _stopped_above(self) -> frozenset[str]:
+        """The quantities that a budget above it has a limit of, and stops calls by."""
+        above = [] if self.above is None else self.above.lineage()
+        limits = [each.limits() for each in above if not each.terms.overflow]
+        return frozenset(
+            [q for q in Limits._fields if any(getattr(has, q) is not None for has in limits)]
+        )
 
     def _place_all(self) -> None:
         """Its windows are others now, and those that all below it are in."""
@@ -373,9 +412,9 @@ class Quota:
                     f"budget {name!r} has no limit of its own that it could pass: overflow=True "
                     f"needs one"
                 )
-            above = [each.limits() for each in self.above.lineage() if not each.terms.overflow]
+            stopped = self._stopped_above()
             for quantity, limit in own._asdict().items():
-                if limit is not None and all(getattr(has, quantity) is None for has in above):
+                if limit is not None and quantity not in stopped:
                     raise ValueError(
                         f"budget {name!r} may overflow, and no budget above it has a limit of "
                         f"{quantity}: nothing would stop it"
@@ -405,6 +444,7 @@ class Quota:
 
     def _changed(self) -> None:
         """Its limits are others now: what depends on them follows."""
+        self._stop_what_nothing_stops()
         self._look_at_threshold()
         for child in self._children:
             child._quota._follow()
@@ -425,6 +465,7 @@ class Quota:
                     execute(self.tree.store, SetLimits(path, own))
                 self._adopt(own, self._shares)
                 self._look_at_threshold()
+        self._stop_what_nothing_stops()
         for child in self._children:
             child._quota._follow()
 

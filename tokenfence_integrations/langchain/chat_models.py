@@ -22,6 +22,7 @@ from tokenfence_integrations.engine.waiting import waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
 from tokenfence_integrations.langchain.exchange import Exchange, may_stop
+from tokenfence_integrations.langchain.openai_clients import still_metered
 from tokenfence_integrations.langchain.replies import refusal_chunks, refusal_result
 from tokenfence_integrations.langchain.routes import (
     Detour,
@@ -76,6 +77,7 @@ class BudgetedChatModel(_ChatModel):
 
     tokenfence_terms: Terms
     tokenfence_metered_below: bool
+    tokenfence_below: tuple[Any, ...]
 
     @property
     def tokenfence(self) -> Budget:
@@ -239,12 +241,13 @@ class BudgetedChatModel(_ChatModel):
         """Whether the guarded client below does all that has to be done for a call.
 
         Not where an outer layer has reserved for this model; nor with a cache, which has to know of
-        a cap before it stores an answer.
+        a cap before it stores an answer; nor if the user has put another client in its place.
         """
         return (
             self.tokenfence_terms.client_reserves
             and not is_any_offered()
             and cache_of(self) is None
+            and still_metered(self)
         )
 
     def _admission(self, way: Way, exchange: Exchange, options: Options) -> Flow[Route | None]:

@@ -13,6 +13,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
+from tokenfence_integrations.langchain.openai_clients import still_metered
 from tokenfence_integrations.langchain.terms import Terms
 from tokenfence_integrations.models.flows import Flow, arun, run
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
@@ -62,6 +63,7 @@ class BudgetedEmbeddings(_Embeddings):
 
     tokenfence_terms: Terms
     tokenfence_metered_below: bool
+    tokenfence_below: tuple[Any, ...]
 
     @property
     def tokenfence(self) -> Budget:
@@ -114,7 +116,7 @@ class BudgetedEmbeddings(_Embeddings):
     def _metered(self, way: Way, texts: list[str], send: Any) -> Flow[Any]:
         """One request: admitted, made, settled."""
         terms = self.tokenfence_terms
-        if self.tokenfence_metered_below or running.get() is self:
+        if (self.tokenfence_metered_below and still_metered(self)) or running.get() is self:
             return (yield send)
         call = Call(
             terms.budget_now(),

@@ -10,6 +10,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.langchain.openai_clients import still_metered
 from tokenfence_integrations.langchain.prompts import exact_count, prompt_bound
 from tokenfence_integrations.langchain.providers import (
     can_cap,
@@ -56,7 +57,8 @@ class Exchange(exchange.Exchange):
         self.given = call is not None
         if call is None:
             call = call_for(model, messages, options)
-        super().__init__(model, options, call, metered_below=model.tokenfence_metered_below)
+        below = model.tokenfence_metered_below and still_metered(model)
+        super().__init__(model, options, call, metered_below=below)
         self._usage: UsageMetadata | None = None
         self._last: Any = None
 

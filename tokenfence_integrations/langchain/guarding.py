@@ -135,7 +135,9 @@ class Guarding(guarding.Guarding):
             error=_refusals(embeddings),
             exact_input=bool(self.exact_input),
         )
-        return guarded_embeddings(embeddings, terms, metered_below=bool(changes))
+        copied = guarded_embeddings(embeddings, terms, metered_below=bool(changes))
+        copied.tokenfence_below = tuple([c._terms for c in clients_of(copied) if c is not None])
+        return copied
 
     def _book(self, model: BaseChatModel) -> PriceBook:
         return PriceBook(self.prices, provider_of(model))
@@ -159,6 +161,7 @@ class Guarding(guarding.Guarding):
         )
         cls = guarded_class(type(model), BudgetedChatModel, _names)
         copied = guarded_copy(model, cls, terms, metered_below=metered_below)
+        copied.tokenfence_below = tuple(guarded)
         if not plain and not meter_attempts(copied):
             self.check_retries(model)
         asks_not = getattr(copied, "stream_usage", True) in (None, False)

@@ -14,7 +14,21 @@ from langchain_core.language_models import BaseChatModel
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 
-__all__ = ["calls_clients_alone", "clients_of", "refusal_class", "with_clients"]
+__all__ = [
+    "calls_clients_alone",
+    "clients_of",
+    "refusal_class",
+    "still_metered",
+    "with_clients",
+]
+
+HELD = (
+    ("root_client", False),
+    ("root_async_client", False),
+    ("client", True),
+    ("async_client", True),
+)
+"""Where models hold their clients, and whether it is a resource of one."""
 
 WAYS = ("_generate", "_agenerate", "_stream", "_astream")
 
@@ -42,6 +56,27 @@ def calls_clients_alone(cls: type) -> bool:
     So do those of langchain-openai; what a class derived from them calls is not known.
     """
     return all(getattr(cls, way).__module__.startswith("langchain_openai.") for way in WAYS)
+
+
+def still_metered(model: Any) -> bool:
+    """Whether the clients that a guarded model holds are those that it was guarded with.
+
+    The user may have put others in their place. A copy of a client (``with_options``) counts as it.
+
+    Args:
+        model: A guarded chat model, or embeddings; ``tokenfence_below`` has its clients' terms.
+    """
+    below = model.tokenfence_below
+    if not below:
+        return False
+    fields = model.__dict__  # every call asks: pydantic's own way takes ten times as long
+    for name, is_resource in HELD:
+        held = fields.get(name)
+        if held is not None:
+            terms = getattr(getattr(held, "_client", None) if is_resource else held, "_terms", None)
+            if terms is not below[0] and terms is not below[-1]:
+                return False
+    return True
 
 
 def with_clients(model: BaseChatModel, guard: Callable[[Any], Any]) -> BaseChatModel:

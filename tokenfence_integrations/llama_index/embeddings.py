@@ -17,6 +17,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
+from tokenfence_integrations.llama_index.openai_clients import still_metered
 from tokenfence_integrations.llama_index.terms import Terms
 from tokenfence_integrations.models.exchange import Exchange, runs
 from tokenfence_integrations.models.flows import Flow, arun, run
@@ -119,6 +120,7 @@ class BudgetedEmbedding(_Embedding):
 
     tokenfence_terms: Terms
     tokenfence_metered_below: bool
+    tokenfence_below: tuple[Any, ...]
 
     @property
     def tokenfence(self) -> Budget:
@@ -236,7 +238,7 @@ class BudgetedEmbedding(_Embedding):
 
     def _metered(self, way: Way, texts: Sequence[str], send: Any) -> Flow[Any]:
         """One request: admitted, made, settled."""
-        if self.tokenfence_metered_below or runs(self):
+        if (self.tokenfence_metered_below and still_metered(self)) or runs(self):
             return (yield send)
         terms = self.tokenfence_terms
         request = request_for_texts(self, texts, exact=terms.exact_input)

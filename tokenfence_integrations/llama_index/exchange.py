@@ -8,6 +8,7 @@ from llama_index.core.llms import LLM, ChatMessage
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.llama_index.openai_clients import still_metered
 from tokenfence_integrations.llama_index.prompts import exact_count, options_of, prompt_bound
 from tokenfence_integrations.llama_index.providers import (
     can_cap,
@@ -41,7 +42,8 @@ class Exchange(exchange.Exchange):
 
     def __init__(self, llm: "BudgetedLLM", options: Mapping[str, Any], call: Call) -> None:
         sent = without_notes(options)
-        super().__init__(llm, sent, call, metered_below=llm.tokenfence_metered_below)
+        below = llm.tokenfence_metered_below and still_metered(llm)
+        super().__init__(llm, sent, call, metered_below=below)
         self._usage: Usage | None = None
         self._last: Any = None
         self._cap()

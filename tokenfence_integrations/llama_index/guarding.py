@@ -146,6 +146,7 @@ class Guarding(guarding.Guarding):
             self.check_retries(llm)
         else:
             guarded.tokenfence_metered_below = True
+            guarded.tokenfence_below = tuple(metered.values())
             for name, client in metered.items():
                 setattr(guarded, name, client)
         return guarded

@@ -25,6 +25,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
+from tokenfence_integrations.llama_index.openai_clients import still_metered
 from tokenfence_integrations.llama_index.partials import Material, material, remember
 from tokenfence_integrations.llama_index.providers import copied
 from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
@@ -96,6 +97,7 @@ class BudgetedLLM(_LLM):
 
     tokenfence_terms: Terms
     tokenfence_metered_below: bool
+    tokenfence_below: tuple[Any, ...]
 
     @property
     def tokenfence(self) -> Budget:
@@ -165,7 +167,7 @@ class BudgetedLLM(_LLM):
             return (yield partial(self._own(method), content, *args, **options))
         terms = self.tokenfence_terms
         try:
-            if terms.client_reserves and method in WHOLE and not is_any_offered():
+            if method in WHOLE and self._left_to_client():
                 return (yield partial(self._own(method), content, *args, **options))
             call = _given(self) or call_for(self, content, options)
             if not call.open:
@@ -187,6 +189,18 @@ class BudgetedLLM(_LLM):
             return Responses(method, response, exchange, partial(self._signed, call=call))
         exchange.finished(response)
         return self._signed(response, call)
+
+    def _left_to_client(self) -> bool:
+        """Whether the guarded client below does all that has to be done for a call.
+
+        Not where an outer layer has reserved for this LLM, nor if the user has put a client in its
+        place that counts against another budget, or at other prices.
+        """
+        return (
+            self.tokenfence_terms.client_reserves
+            and not is_any_offered()
+            and still_metered(self, priced_alike=True)
+        )
 
     def _own(self, method: str) -> Any:
         """The class's own method."""

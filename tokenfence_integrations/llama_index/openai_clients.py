@@ -20,6 +20,7 @@ __all__ = [
     "counts_exactly",
     "guard_held_clients",
     "has_clients",
+    "still_metered",
     "user_guarded",
 ]
 
@@ -73,6 +74,42 @@ def user_guarded(thing: Any) -> bool:
     return any(hasattr(getattr(thing, name, None), "tokenfence") for name in HELD)
 
 
+def still_metered(thing: Any, *, priced_alike: bool = False) -> bool:
+    """Whether the clients of a guarded LLM, or embedding model, still meter its calls.
+
+    The user may have put others in their place. Where they are made, or guarded, when they are
+    needed, others are guarded as well, unless the user has guarded them, maybe on another budget.
+
+    Args:
+        thing: The LLM, or the embedding model.
+        priced_alike: Whether they have to price as the LLM does, too. Where they cannot be others
+            than they were, that was looked at when it was guarded.
+    """
+    # Every call asks, and pydantic takes microseconds for a private attribute.
+    private = thing.__pydantic_private__ or {}
+    shared = thing.__dict__.get("tokenfence_clients")
+    if shared is not None and not thing.reuse_client:
+        return True  # each call makes one
+    for name in HELD:
+        held = private[name] if name in private else getattr(thing, name, None)
+        if held is None:
+            continue
+        if shared is None:
+            below, terms = thing.tokenfence_below, getattr(held, "_terms", None)
+            if not any(each is held or each is terms for each in below):
+                return False
+            continue
+        if name not in shared or shared[name][0] is not held:
+            shared[name] = held, thing.tokenfence_terms.guard_client(held)
+        guarded = shared[name][1]
+        if guarded is held:
+            return False
+        own = thing.tokenfence_terms.book.first
+        if priced_alike and guarded._terms.book.provider != own.provider:
+            return False
+    return shared is not None or bool(thing.tokenfence_below)
+
+
 def client_names(cls: Any) -> dict[str, Any]:
     """What the guarded subclass of a class defines, so that the clients it makes are guarded.
 
@@ -105,10 +142,14 @@ def guard_held_clients(guarded: Any) -> None:
     if "tokenfence_clients" in type(guarded).model_fields:
         guarded.tokenfence_clients = {}
         return
+    below = []
     for name in HELD:
         client = getattr(guarded, name, None)
         if client is not None:
-            setattr(guarded, name, guarded.tokenfence_terms.guard_client(client))
+            client = guarded.tokenfence_terms.guard_client(client)
+            setattr(guarded, name, client)
+            below.append(client._terms)
+    guarded.tokenfence_below = tuple(below)
 
 
 def _guarded(thing: Any, name: str, make: Any) -> Any:

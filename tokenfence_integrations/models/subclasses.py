@@ -10,8 +10,16 @@ from pydantic import BaseModel, Field
 
 __all__ = ["guarded_class", "guarded_copy", "no_travel"]
 
-HIDDEN: Mapping[str, Any] = {"tokenfence_terms": None, "tokenfence_metered_below": False}
-"""What every guarded copy carries, with defaults: fields that are neither shown nor dumped."""
+HIDDEN: Mapping[str, Any] = {
+    "tokenfence_terms": None,
+    "tokenfence_metered_below": False,
+    "tokenfence_below": (),
+}
+"""What every guarded copy carries, with defaults: fields that are neither shown nor dumped.
+
+``tokenfence_below`` has what tells the clients that meter its calls from others, which the user may
+have put in their place since.
+"""
 
 _CLASSES: dict[tuple[type, type], Any] = {}
 

@@ -49,7 +49,8 @@ class Terms:
         error: The class of refusals.
         sublimits: Limits beside the budget's, see `Sublimit`.
         client_reserves: Whether the guarded client below can reserve by itself: it has the same
-            budget, policy and prices, and no other model may answer in its place.
+            budget, policy and prices, and no other model may answer in its place. Whether that
+            client is still there is asked for each call.
     """
 
     budget: Budget | None

@@ -39,6 +39,7 @@ __all__ = [
     "SetLimits",
     "Store",
     "Waiting",
+    "is_of",
 ]
 
 Path: TypeAlias = tuple[str, ...]
@@ -330,6 +331,16 @@ class Waiting(Protocol):
         """There may be room: have them look again. Callable from any thread."""
 
 
+def is_of(account: str, budget: str) -> bool:
+    """Whether an account is one of a budget, or of one below it.
+
+    Example:
+        >>> [is_of(name, "acme") for name in ("acme", "acme~2026-11-24", "acme/writer", "acme2")]
+        [True, True, True, False]
+    """
+    return account == budget or account.startswith((f"{budget}/", f"{budget}~"))
+
+
 class Store(ABC):
     """Accounts that change only by whole commands.
 
@@ -339,6 +350,9 @@ class Store(ABC):
 
     instant: bool = False
     """True if `execute` never waits for anything, so that an event loop may call it directly."""
+
+    shared: bool = True
+    """False if its accounts live in this object alone, so that no other process can name them."""
 
     @abstractmethod
     def execute(self, command: Command) -> Reply:
@@ -423,6 +437,20 @@ class Store(ABC):
 
         Returns:
             What `AccountState.uncertain` adds up from, charge by charge.
+
+        Raises:
+            StoreError: The accounts cannot be read.
+        """
+
+    @abstractmethod
+    def accounts(self, budget: str | None = None) -> tuple[str, ...]:
+        """The names of the accounts that there are, sorted; their states are asked for by `Read`.
+
+        It waits for its answer, as `charges` does.
+
+        Args:
+            budget: The budget whose accounts they are (one for each of its windows), or that is
+                above; None: any.
 
         Raises:
             StoreError: The accounts cannot be read.

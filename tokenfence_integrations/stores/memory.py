@@ -33,6 +33,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
     SetLimits,
     Store,
+    is_of,
 )
 
 __all__ = ["Account", "MemoryStore"]
@@ -157,6 +158,7 @@ class MemoryStore(Store):
     """
 
     instant = True
+    shared = False
 
     def __init__(self, clock: Callable[[], float] = time) -> None:
         self._lock = RLock()
@@ -193,6 +195,11 @@ class MemoryStore(Store):
         with self._lock:
             charges = list(self._charges.values())
         return tuple([c for c in charges if account is None or account in c.path])
+
+    def accounts(self, budget: str | None = None) -> tuple[str, ...]:
+        with self._lock:
+            names = list(self._accounts)
+        return tuple(sorted([n for n in names if budget is None or is_of(n, budget)]))
 
     def reserve(
         self,

@@ -1,7 +1,7 @@
 """Batches of commands on their way to PostgreSQL: each is one call of one function there."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tokenfence_integrations.stores.base import (
@@ -113,6 +113,16 @@ class PostgresWire(Wire):
                 for id, path, *amount, at, what in rows
             ]
         )
+
+    def accounts(self, budget: str | None) -> Collection[str]:
+        rows = self._link.run(
+            self._link.sql(
+                "SELECT name FROM tokenfence.accounts WHERE %s::text IS NULL OR name = %s "
+                "OR starts_with(name, %s || '/') OR starts_with(name, %s || '~')"
+            ),
+            (budget,) * 4,
+        )
+        return [name for (name,) in rows]
 
     def listen(self) -> Ears:
         return SleepingEars() if self._pooled else PostgresEars(self._link.copy())

@@ -1,14 +1,23 @@
 """Batches of commands as pipelines of scripts to a Redis server."""
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis
 from redis import exceptions
 
 from tokenfence_integrations.errors import StoreError
-from tokenfence_integrations.stores.base import AccountState, Amount, Anchor, Charge, Path, Resolve
+from tokenfence_integrations.stores.base import (
+    AccountState,
+    Amount,
+    Anchor,
+    Charge,
+    Path,
+    Resolve,
+    is_of,
+)
 from tokenfence_integrations.stores.redis_errors import code_of, failed, refused
 from tokenfence_integrations.stores.redis_nodes import Nodes
 from tokenfence_integrations.stores.redis_scripts import NAMES, WRITERS, scripts
@@ -64,7 +73,9 @@ class RedisWire(Wire):
         if account is not None:
             bases = [self._base(tree_of(account))]
         else:
-            bases = [key.removesuffix("charges") for key in self._keys("{*}:charges")]
+            bases = [
+                key.removesuffix("charges") for key in self._keys(f"{self._prefix}{{*}}:charges")
+            ]
         found = []
         for base in bases:
             pool = self._nodes.pool_of(base)
@@ -82,6 +93,13 @@ class RedisWire(Wire):
                     parts = Amount(*map(int, amount.split(" ")))
                     found.append(Charge(f"{tag}:{name.decode()}", names, parts, float(at), what))
         return tuple(sorted(found, key=lambda charge: charge.at))
+
+    def accounts(self, budget: str | None) -> Collection[str]:
+        # A server keeps no list of keys: it is asked for all that it has, some at a time.
+        base = f"{self._prefix}{{*}}:" if budget is None else _literal(self._base(tree_of(budget)))
+        keys = self._keys(f"{base}account:*")
+        names = {key.partition("}:account:")[2] for key in keys}
+        return {name for name in names if budget is None or is_of(name, budget)}
 
     def listen(self) -> "_RedisEars":
         return _RedisEars(self)
@@ -188,10 +206,11 @@ class RedisWire(Wire):
                 raise reply
 
     def _keys(self, pattern: str) -> Iterator[str]:
+        """The keys like a pattern that begins with the store's prefix; some may come twice."""
         for pool in self._nodes.pools():
             cursor: Any = b"0"
             while True:
-                scan = "SCAN", cursor, "MATCH", f"{self._prefix}{pattern}", "COUNT", 1000
+                scan = "SCAN", cursor, "MATCH", pattern, "COUNT", 1000
                 [reply] = self._ask(pool, [_packed(*scan)])
                 if isinstance(reply, Exception):
                     raise reply
@@ -282,6 +301,11 @@ class _Head(NamedTuple):
         """The whole command, with these as its last parts."""
         count = self.parts + len(parts)
         return b"*%d\r\n%b%b" % (count, self.sent, b"".join(map(_bulk, parts)))
+
+
+def _literal(text: str) -> str:
+    """A pattern that nothing but this text is like."""
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
 def _packed(*parts: Any) -> bytes:

@@ -254,6 +254,10 @@ class RemoteStore(Store):
         self._flush()
         return self._insist(lambda: self._wire.charges(account))
 
+    def accounts(self, budget: str | None = None) -> tuple[str, ...]:
+        self._flush()
+        return tuple(sorted(self._insist(lambda: self._wire.accounts(budget))))
+
     def watch(self, line: Waiting) -> None:
         self._listener.watch(line)
 

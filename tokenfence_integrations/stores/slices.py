@@ -241,6 +241,9 @@ class SlicedStore(Store):
         self._held.report_all()
         return self._store.charges(account)
 
+    def accounts(self, budget: str | None = None) -> tuple[str, ...]:
+        return self._store.accounts(budget)
+
     def watch(self, line: Waiting) -> None:
         self._store.watch(line)
 

@@ -261,6 +261,10 @@ class SQLiteStore(Store):
         charges: tuple[Charge, ...] = self._insist(SQLiteStore._charges)
         return tuple([c for c in charges if account is None or account in c.path])
 
+    def accounts(self, budget: str | None = None) -> tuple[str, ...]:
+        names: tuple[str, ...] = self._insist(SQLiteStore._accounts, budget)
+        return names
+
     def watch(self, line: Waiting) -> None:
         with self._watching:
             self._lines.add(line)
@@ -359,6 +363,9 @@ class SQLiteStore(Store):
     def _anchor(self, books: Books, command: Anchor) -> Reply:
         first, at = self._transact(books, Books.anchor, command)
         return Reply(first, at=at)
+
+    def _accounts(self, books: Books, budget: str | None) -> tuple[str, ...]:
+        return self._transact(books, Books.accounts, budget)
 
     def _charges(self, books: Books, what: object) -> tuple[Charge, ...]:
         return self._transact(books, self._charged, None)

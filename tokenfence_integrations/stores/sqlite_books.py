@@ -251,6 +251,18 @@ class Books:
         ]
         return tuple([charge for charge in charges if charge.path])
 
+    def accounts(self, budget: str | None) -> tuple[str, ...]:
+        """The names of all accounts, or of those of a budget and below it."""
+        if budget is None:
+            rows = self.execute("SELECT name FROM accounts ORDER BY name")
+        else:  # each by the index of the names, whose next character after "/" is "0"
+            rows = self.execute(
+                "SELECT name FROM accounts WHERE name = ? OR (name > ? AND name < ?) "
+                "OR (name > ? AND name < ?) ORDER BY name",
+                (budget, f"{budget}/", f"{budget}0", f"{budget}~", f"{budget}\x7f"),
+            )
+        return tuple([name for (name,) in rows.fetchall()])
+
     def _names(self, accounts: str) -> Path:
         name = "SELECT name FROM accounts WHERE id = ?"
         rows = [self.execute(name, (number,)).fetchone() for number in _ids(accounts)]

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -10,7 +11,7 @@ from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
 
-__all__ = ["check_slices", "open_store", "sliced"]
+__all__ = ["check_slices", "open_store", "opener", "sliced"]
 
 DEFAULT_SLICE = "2%"
 
@@ -47,12 +48,21 @@ def open_store(url: str) -> Store:
         >>> open_store("memory:").instant
         True
     """
+    return opener(url)()
+
+
+def opener(url: str) -> Callable[[], Store]:
+    """What opens the store at a URL: `MemoryStore` itself for one in memory.
+
+    Raises:
+        ValueError: It is no such URL.
+    """
     if url == "memory:":
-        return MemoryStore()
+        return MemoryStore
     if url.startswith(REDIS):
-        return _once(url, _redis)
+        return partial(_once, url, _redis)
     if url.startswith(POSTGRES):
-        return _once(url, _postgres)
+        return partial(_once, url, _postgres)
     if not url.startswith(SQLITE):
         raise ValueError(
             f"no store is known for {_without_secrets(url)!r}: give 'memory:', "
@@ -66,7 +76,7 @@ def open_store(url: str) -> Store:
             f"'sqlite:////absolute/path.db'. Options are arguments of SQLiteStore(path, ...), and "
             f"what is to live in memory is 'memory:'"
         )
-    return _once(os.path.realpath(path), _sqlite)
+    return partial(_once, os.path.realpath(path), _sqlite)
 
 
 def sliced(store: Store, slice: str | None, on_store_error: OnStoreError = "raise") -> Store:

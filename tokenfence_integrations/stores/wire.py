@@ -9,7 +9,7 @@ below the highest that it has seen. Both are to be remembered for an hour.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.stores.base import (
@@ -167,6 +167,10 @@ class Wire(ABC):
     @abstractmethod
     def charges(self, account: str | None) -> tuple[Charge, ...]:
         """As `Store.charges`; raises as `exchange` does."""
+
+    @abstractmethod
+    def accounts(self, budget: str | None) -> Collection[str]:
+        """As `Store.accounts`, in any order; raises as `exchange` does."""
 
     @abstractmethod
     def listen(self) -> Ears:

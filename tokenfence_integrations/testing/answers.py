@@ -1,7 +1,7 @@
 """What every endpoint's answer is made of: the job, the whole answer, and its streamed events."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -91,6 +91,7 @@ class Answer:
         content_type: Its media type.
         events: A stream's events, in place of the body.
         stored: The document that can be retrieved later (Responses API).
+        retold: Makes the events of the same, for who retrieves it as a stream.
     """
 
     usage: Usage
@@ -98,6 +99,7 @@ class Answer:
     content_type: str = "application/json"
     events: Iterator[Event] | None = None
     stored: Mapping[str, Any] = field(default_factory=dict)
+    retold: Callable[[], Iterator[Event]] = lambda: iter(())
 
 
 def dump(document: object) -> bytes:

@@ -72,6 +72,13 @@ class Resources:
     def response(self, body: Mapping[str, Any], name: str) -> bytes:
         return dump(_found(self._service.responses, name).stored)
 
+    def events(self, name: str, after: int) -> bytes:
+        """A background response as the events that come after one of this number."""
+        events = list(_found(self._service.responses, name).retold())
+        if not events:
+            raise ProviderError(400, "Only responses with background=true can be streamed again.")
+        return b"".join(event.data for event in events[after + 1 :])
+
     def create_file(self, body: Mapping[str, Any], name: str) -> bytes:
         return dump(self._store_file(body["file"], body.get("purpose", "batch")))
 

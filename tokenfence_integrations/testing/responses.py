@@ -1,6 +1,7 @@
 """Answers of /v1/responses."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from tokenfence_integrations.testing.answers import (
@@ -47,7 +48,8 @@ def responses_answer(job: Job) -> Answer:
         return Answer(usage, events=_events(job, document, reply), stored=document)
     if body.get("background"):
         queued = dump({**document, **_UNFINISHED, "status": "queued"})
-        return Answer(usage, queued, stored=document)
+        retold = partial(_events, job, document, reply)
+        return Answer(usage, queued, stored=document, retold=retold)
     return Answer(usage, dump(document), stored=document)
 
 

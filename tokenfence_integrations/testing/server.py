@@ -19,6 +19,7 @@ from tokenfence_integrations.testing.service import Service
 from tokenfence_integrations.testing.traffic import Traffic
 
 _AZURE_DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)(/.*)")
+_RESPONSE = re.compile("/v1/responses/([^/]+)")
 _CORRUPT_EVENT = b'data: {"id": "cut sh\n\n'
 
 
@@ -81,6 +82,10 @@ class Server:
             return _json(self._resources.handle(request.method, path, {}))
         index = self._traffic.enter()
         try:
+            if request.query.get("stream") == "true" and (name := _RESPONSE.fullmatch(path)):
+                after = int(request.query.get("starting_after", -1))
+                events = self._resources.events(name[1], after)
+                return web.Response(body=events, content_type="text/event-stream")
             if request.method != "POST" or path not in ENDPOINTS:
                 fields = content if isinstance(content, Mapping) else _fields(content)
                 return _json(self._resources.handle(request.method, path, fields))

@@ -17,6 +17,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 from tokenfence_integrations.clients.openai.batches import batch_request, starts_batch
 from tokenfence_integrations.clients.openai.endpoints import BATCHES, Endpoint, endpoint_of
 from tokenfence_integrations.clients.openai.exchange import RAW, Exchange, current
+from tokenfence_integrations.clients.openai.looks import Look
 from tokenfence_integrations.clients.openai.paths import is_free, shape
 from tokenfence_integrations.clients.openai.replies import refusal_text, reply_events, reply_json
 from tokenfence_integrations.clients.openai.terms import Terms
@@ -187,13 +188,15 @@ class _Guarded(_Client):
             200, content=content, headers={"content-type": content_type}, request=request
         )
 
-    def _settle_background(self, options: Any, answer: Any) -> None:
+    def _look(self, options: Any, stream: bool) -> Look | None:
+        """The look that a request takes at what was started before and has not ended; or None."""
         background = self._terms.background
         path = options.url.strip("/").split("/")
         if background and path[0] in ("responses", "batches") and len(path) > 1:
             exchange = background.get(path[1])
-            if exchange is not None and exchange.finished_later(path[1], answer):
-                background.pop(path[1], None)
+            if exchange is not None:
+                return Look(exchange, path[1], options, stream, _raw(options.headers))
+        return None
 
 
 Overrides: TypeAlias = dict[str, Callable[..., Any]]
@@ -212,8 +215,10 @@ def _sync_overrides(cls: Any) -> Overrides:
             file = self.files.content(options.json_data["input_file_id"])
             exchange = self._batch_exchange(options, file.content)
         if exchange is None:
+            look = self._look(options, stream)
             answer = cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
-            self._settle_background(options, answer)
+            if look is not None:
+                look.answered(answer)
             return answer
         token = current.set(exchange)
         try:
@@ -279,8 +284,10 @@ def _async_overrides(cls: Any) -> Overrides:
             file = await self.files.content(options.json_data["input_file_id"])
             exchange = self._batch_exchange(options, file.content)
         if exchange is None:
+            look = self._look(options, stream)
             answer = await cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
-            self._settle_background(options, answer)
+            if look is not None:
+                look.answered(answer)
             return answer
         token = current.set(exchange)
         try:

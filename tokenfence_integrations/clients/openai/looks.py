@@ -1,0 +1,81 @@
+"""Later looks at a background response or a batch: the one that shows its end ends its call."""
+
+from typing import Any
+
+from tokenfence_integrations.clients.openai.exchange import Exchange
+from tokenfence_integrations.clients.openai.reported import get
+from tokenfence_integrations.clients.openai.streams import (
+    StreamMeter,
+    read_through,
+    watch_response,
+)
+
+__all__ = ["Look"]
+
+
+class Look:
+    """A request about something whose usage is still to come.
+
+    Args:
+        exchange: The one that has started it, and holds its reservation.
+        name: Its id.
+        options: The request's.
+        stream: Whether server-sent events were asked for.
+        raw: As for `Exchange`.
+    """
+
+    __slots__ = ("_meter", "_raw", "_read_later")
+
+    def __init__(self, exchange: Exchange, name: str, options: Any, stream: bool, raw: str) -> None:
+        self._meter = LookMeter(exchange, name)
+        self._raw = raw
+        self._read_later = stream or raw == "stream"
+        if self._read_later and raw:
+            parse = options.post_parser
+            options.post_parser = lambda parsed: self._parsed_late(parsed, parse)
+
+    def answered(self, answer: Any) -> None:
+        """Settle by a whole answer, or watch one that will be read later."""
+        if not self._read_later:
+            self._meter.see_answer(answer)
+        elif not self._raw:
+            read_through(answer, self._meter)
+        elif self._raw == "stream":
+            watch_response(answer.http_response, self._meter)
+            self._meter.capture()
+
+    def _parsed_late(self, parsed: Any, parse: Any) -> Any:
+        if hasattr(parsed, "_iterator"):
+            read_through(parsed, self._meter)
+        else:
+            self._meter.see_answer(parsed)
+        return parse(parsed) if callable(parse) else parsed
+
+
+class LookMeter(StreamMeter):
+    """Has the event, or the answer, that tells of an end settle the call.
+
+    Whoever looks away before ends nothing: the work goes on, and can be looked at again.
+    """
+
+    __slots__ = ("_exchange", "_name")
+
+    def __init__(self, exchange: Exchange, name: str) -> None:
+        super().__init__(exchange.call, exchange.endpoint, exchange.body, hide_usage=False)
+        self._exchange = exchange
+        self._name = name
+
+    def see(self, chunk: Any) -> bool:
+        answer = get(chunk, "response")
+        if answer is not None:
+            self.see_answer(answer)
+        return False
+
+    def see_answer(self, answer: Any) -> None:
+        background, name = self._exchange.terms.background, self._name
+        # Others may look at it at the same time, and the first one to see the end settles.
+        if background.get(name) is self._exchange and self._exchange.finished_later(name, answer):
+            background.pop(name, None)
+
+    def finish(self) -> None:
+        pass
