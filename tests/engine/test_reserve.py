@@ -27,7 +27,7 @@ from tokenfence_integrations.stores.memory import MemoryStore
 
 
 def test_a_call_is_reserved_inside_and_settled_after() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with reserve(budget, 20, input_tokens=10) as call:
         assert charged(budget) == (0, 30, 0)
         assert (call.model, call.max_output_tokens, call.capped) == ("model", 20, False)
@@ -39,7 +39,7 @@ def test_a_call_is_reserved_inside_and_settled_after() -> None:
 
 
 async def test_the_same_in_a_task() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     async with reserve(budget, 20, input_tokens=10) as call:
         assert charged(budget) == (0, 30, 0)
         await call.asettle(Usage(8, 5))
@@ -47,7 +47,7 @@ async def test_the_same_in_a_task() -> None:
 
 
 def test_nothing_is_reserved_before_the_block_is_entered() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     call = reserve(budget, 20)
     assert charged(budget) == (0, 0, 0)
     with pytest.raises(TokenFenceError, match="never admitted"):
@@ -55,7 +55,7 @@ def test_nothing_is_reserved_before_the_block_is_entered() -> None:
 
 
 def test_a_call_can_be_admitted_only_once() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with reserve(budget, 20) as call:
         with pytest.raises(TokenFenceError, match="admitted already"):
             call.admit()
@@ -66,7 +66,7 @@ def test_a_call_can_be_admitted_only_once() -> None:
 
 
 def test_leaving_without_settling_is_uncertain() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with reserve(budget, 20):
         pass
     assert charged(budget) == (0, 0, 20)
@@ -74,7 +74,7 @@ def test_leaving_without_settling_is_uncertain() -> None:
 
 
 async def test_leaving_without_settling_in_a_task_is_uncertain() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     async with reserve(budget, 20):
         pass
     assert charged(budget) == (0, 0, 20)
@@ -92,7 +92,7 @@ async def test_leaving_without_settling_in_a_task_is_uncertain() -> None:
 async def test_leaving_by_an_exception(
     error: BaseException, expected: tuple[str, int, int]
 ) -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with pytest.raises(type(error)), reserve(budget, 20):
         raise error
     with pytest.raises(type(error)):
@@ -102,7 +102,7 @@ async def test_leaving_by_an_exception(
 
 
 def test_an_exception_after_settling_changes_nothing() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with contextlib.suppress(ConnectionRefusedError), reserve(budget, 20) as call:
         call.settle(Usage(0, 7))
         raise ConnectionRefusedError
@@ -110,7 +110,7 @@ def test_an_exception_after_settling_changes_nothing() -> None:
 
 
 def test_unknown_outcomes_can_be_given_back() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with reserve(budget, 20, on_unknown="release"):
         pass
     assert outcomes(budget) == [("released", 0, 0)]
@@ -132,7 +132,7 @@ async def test_only_the_first_end_counts(first: str, second: str) -> None:
         "fail": lambda call: call.afail(TimeoutError()),
     }
     expected = {"settle": (7, 0, 0), "release": (0, 0, 0)}.get(first, (0, 0, 20))
-    budget = Budget("$1")
+    budget = small(100)
     call = reserve(budget, 20).admit()
     ends[first](call)
     await async_ends[second](call)
@@ -160,7 +160,7 @@ def test_ended_by_many_threads_at_once_it_ends_once() -> None:
 
 
 def test_lost_calls_may_be_known_to_have_cost_less_than_their_bound() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     reserve(budget, 20).admit().lose(at_most=Amount(5, 1, 0, 5))
     reserve(budget, 20).admit().lose(at_most=Amount(99, 1, 0, 99))
     assert outcomes(budget) == [("uncertain", 0, 5), ("uncertain", 0, 20)]
@@ -170,7 +170,7 @@ def test_lost_calls_may_be_known_to_have_cost_less_than_their_bound() -> None:
 
 
 def test_more_than_the_bound_is_booked_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    budget = Budget("$1")
+    budget = small(100)
     events = listen(budget)
     with reserve(budget, 20) as call:
         call.settle(Usage(0, 150))
@@ -238,7 +238,7 @@ def test_a_model_of_unknown_ceiling_always_needs_one() -> None:
 
 
 def test_an_answer_that_ends_at_the_callers_own_maximum_is_not_ours_to_mark() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with reserve(budget, 20) as call:
         call.settle(Usage(0, 20), truncated=True)
     [record] = budget.ledger
@@ -246,14 +246,14 @@ def test_an_answer_that_ends_at_the_callers_own_maximum_is_not_ours_to_mark() ->
 
 
 def test_the_callers_maximum_is_lowered_if_it_must_be() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with reserve(budget, 150, min_output_tokens=16) as call:
         assert (call.max_output_tokens, call.capped) == (100, True)
         call.release()
 
 
 def test_a_fallback_when_the_wanted_model_no_longer_fits() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     spend(budget, 70)
     with reserve(budget, 50, fallback="mini") as call:
         assert (call.model, charged(budget)[1]) == ("mini", 5)
@@ -264,7 +264,7 @@ def test_a_fallback_when_the_wanted_model_no_longer_fits() -> None:
 
 @pytest.mark.parametrize(("spent", "model"), [(79, "model"), (80, "mini")])
 def test_a_fallback_from_the_threshold_on(spent: int, model: str) -> None:
-    budget = Budget("$1")
+    budget = small(100)
     spend(budget, spent)
     with reserve(budget, 10, fallback="mini") as call:
         assert call.model == model
@@ -273,7 +273,7 @@ def test_a_fallback_from_the_threshold_on(spent: int, model: str) -> None:
 
 @pytest.mark.parametrize(("spent", "model"), [(49, "model"), (50, "mini")])
 def test_stages(spent: int, model: str) -> None:
-    budget = Budget("$1")
+    budget = small(100)
     spend(budget, spent)
     with reserve(budget, 10, fallback={0.5: "mini"}) as call:
         assert call.model == model
@@ -281,7 +281,7 @@ def test_stages(spent: int, model: str) -> None:
 
 
 def test_a_fallback_that_is_not_cheaper_is_no_fallback() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with pytest.raises(BudgetExceeded):
         reserve(budget, 500, model="mini", fallback="model", input_tokens=990).admit()
 
@@ -298,7 +298,7 @@ def test_warn_lets_it_through_and_says_so(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_an_unknown_model_is_never_free() -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with pytest.raises(UnknownModelError, match="nothing was sent"):
         reserve(budget, 5, model="no-such-model").admit()
     assert charged(budget) == (0, 0, 0)
@@ -330,7 +330,7 @@ def test_bad_arguments_are_refused_before_anything_else(wrong: Any, message: str
     [Usage(-1, 5), Usage(5, -1), Usage(1.5, 5), Usage(1, 5.0), Usage(True, 5)],  # type: ignore[arg-type]
 )
 def test_a_usage_that_nobody_could_mean_is_not_settled(usage: Usage) -> None:
-    budget = Budget("$1")
+    budget = small(100)
     with (
         pytest.raises(ValueError, match="expected an integer, zero or more"),
         reserve(budget, 20) as call,
@@ -462,3 +462,14 @@ def test_a_window_has_room_for_a_call_that_would_be_capped_in_it() -> None:
     with pytest.raises(BudgetExceeded) as caught:
         budget.reserve(model="gpt-4o", input_tokens=100, max_output_tokens=1_200, wait=0).admit()
     assert caught.value.retry_after is not None
+
+
+def test_a_fallback_without_a_price_is_told_before_it_is_needed() -> None:
+    with pytest.raises(UnknownModelError, match="no-such-model"):
+        Budget("$1").reserve(model="gpt-4o", input_tokens=9, fallback="no-such-model")
+
+
+def test_a_model_is_asked_for_by_its_name() -> None:
+    nameless: Any = None
+    with pytest.raises(TypeError, match="such as 'gpt-4o': got None"):
+        Budget("$1").reserve(model=nameless, input_tokens=9).admit()

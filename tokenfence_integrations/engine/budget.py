@@ -20,6 +20,7 @@ from tokenfence_integrations.engine.policy import (
     OnLimit,
     OnUnknown,
     Policy,
+    check_priced,
     parse_fallback,
 )
 from tokenfence_integrations.engine.quota import AS_IT_IS, Quota, Unnamed, agreed
@@ -334,6 +335,7 @@ class Budget:
 
         Raises:
             ValueError: A number is out of its range.
+            UnknownModelError: A fallback has no known price.
 
         Example:
             >>> async with budget.reserve(model="gpt-4o", input_tokens=9) as call:  # doctest: +SKIP
@@ -377,7 +379,10 @@ class Budget:
             True,
             tags,
         )
-        return Call(self, request, policy, as_book(prices, provider))
+        book = as_book(prices, provider)
+        if policy.stages:
+            check_priced(policy.stages, book)
+        return Call(self, request, policy, book)
 
     def scope(self) -> AbstractContextManager["Budget"]:
         """Make this the budget of everything guarded without one of its own, in this context.

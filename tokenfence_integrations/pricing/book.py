@@ -96,6 +96,7 @@ class PriceBook:
         Raises:
             UnknownModelError: If no price is known; with the nearest names that have one, and
                 other providers that do know it.
+            TypeError: It is no name.
 
         Example:
             >>> PriceBook().card("gpt-4o").max_output_tokens
@@ -110,6 +111,8 @@ class PriceBook:
         now = self._clock()
         found, until = prices.found.get(model, NEVER_FOUND)
         if not 0.0 < until - now <= CARD_SECONDS:
+            if not isinstance(model, str):
+                raise TypeError(f"a model has a name, such as 'gpt-4o': got {model!r}")
             if len(model) > MAX_NAME_LENGTH:
                 raise UnknownModelError(model[:MAX_NAME_LENGTH], (), self.provider)
             found = prices.find(model, now)
