@@ -101,7 +101,7 @@ _commit = Books.commit
 
 
 def _killed_at_an_end(books: Books) -> None:
-    if books.execute("SELECT 1 FROM reservations").fetchone() is None:
+    if books.execute("SELECT 1 FROM accounts WHERE reserved_calls").fetchone() is None:
         _killed()
     _commit(books)
 

@@ -477,7 +477,7 @@ def test_a_file_of_a_later_version_is_not_touched(file: Path) -> None:
     SQLiteStore(file).close()
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 7")
-    with pytest.raises(StoreError, match="its format is 7, known here is 3"):
+    with pytest.raises(StoreError, match="its format is 7, known here is 4"):
         SQLiteStore(file)
 
 
