@@ -543,7 +543,7 @@ def full(store: SQLiteStore) -> None:
 def test_a_full_disk_admits_nothing_and_loses_no_end(
     file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_disk(books: Books) -> None:
+    def full_disk(*_: object) -> None:
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
@@ -551,7 +551,8 @@ def test_a_full_disk_admits_nothing_and_loses_no_end(
     budget = small(100, store=SQLiteStore(file))
     call = reserve(budget, 60).admit()
     with monkeypatch.context() as patch:
-        patch.setattr(Books, "begin", full_disk)
+        for first in ("begin", "reserve", "end"):  # of a transaction
+            patch.setattr(Books, first, full_disk)
         call.settle(Usage(0, 10))
         assert "the disk is full" in caplog.text
         assert charged(budget) == (10, 0, 0)

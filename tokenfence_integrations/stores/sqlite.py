@@ -45,6 +45,7 @@ from tokenfence_integrations.stores.sqlite_books import (
     Books,
     Damaged,
     is_busy,
+    is_unwritten,
     reason,
 )
 from tokenfence_integrations.stores.tending import Tender
@@ -65,6 +66,9 @@ CHECKPOINT_EVERY = 500
 
 LONG_WAL = 20_000
 """Pages in the WAL from which a checkpoint makes writers wait, so that it ends some time."""
+
+SEVERAL = 2
+"""Statements of a transaction: it has to be begun. One is a transaction by itself."""
 
 _chance = random.Random()  # the module's own is the user's: seeded, perhaps
 
@@ -283,22 +287,26 @@ class SQLiteStore(Store):
         return Reply(True, self._states(books, command.path))
 
     def _reserve(self, books: Books, command: Reserve) -> Reply:
-        self._begin(books)
+        path, key, amount, *_ = command
+        self._begin(books, 1 if len(path) == 1 else SEVERAL)
         try:
+            # Before it is written: should that fail half-way, its end is written all the same.
+            self._held[key] = Held(path, amount)
             if books.reserve(command, self._now):
-                # Before the commit: should that fail half-way, its end is written all the same.
-                self._held[command[1]] = Held(command[0], command[2])
                 self._commit(books)
                 self._active = True
                 if self._tender.asleep:
                     self._tender.asleep = False
                     self._tender.call()
                 return DONE
-        except BaseException:
+        except BaseException as error:
+            if books.connection.in_transaction or is_unwritten(error):
+                self._held.pop(key, None)
             self._roll_back(books)
             raise
+        self._held.pop(key, None)
         self._roll_back(books)
-        return self._transact(books, self._settled, command.path)
+        return self._transact(books, self._settled, path)
 
     def _settled(self, books: Books, path: Path) -> Reply:
         books.expire(self._clock())
@@ -371,7 +379,7 @@ class SQLiteStore(Store):
         """Write what is noted, or at least a sign of life; False in the midst of a command."""
         if self._depth > 1:
             return False
-        self._begin(books)
+        self._begin(books, 0)
         try:
             self._commit(books)
         except BaseException:
@@ -418,10 +426,9 @@ class SQLiteStore(Store):
         self._tender.asleep = False
         self._tender.call()
 
-    def _write_noted(self, books: Books) -> None:
-        noted = self._noted
-        for index in range(len(noted)):  # not what a finalizer appends meanwhile
-            command, reserved, told = noted[index]
+    def _write_noted(self, books: Books, many: int) -> None:
+        for index in range(many):
+            command, reserved, told = self._noted[index]
             try:
                 if type(command) is End:
                     done = books.end(command, reserved)
@@ -450,23 +457,36 @@ class SQLiteStore(Store):
 
     # The file
 
-    def _begin(self, books: Books) -> None:
-        """Begin a transaction, with all that is noted and a sign of life if that is due."""
+    def _begin(self, books: Books, statements: int = SEVERAL) -> None:
+        """Begin a transaction, with all that is noted and a sign of life if that is due.
+
+        Args:
+            books: The books.
+            statements: How many are to follow, at best.
+        """
         if self._depth > 1:
             raise StoreError(self.path, "this thread is in the midst of another command")
-        books.begin()
+        now = self._now = self._clock()
+        noted = len(self._noted)  # not what a finalizer appends meanwhile
+        is_due = now >= self._renew_at
+        if noted + is_due + statements > 1 or (noted and not self._is_short(self._noted[0])):
+            books.begin()
         self._written = 0
         self._to_tell.clear()
         try:
-            now = self._now = self._clock()
-            if self._noted:
-                self._write_noted(books)
-            if now >= self._renew_at:
+            if noted:
+                self._write_noted(books, noted)
+            if is_due:
                 books.renew(now + self._lease)
                 self._renew_at = now + self._lease / 3
         except BaseException:
             self._roll_back(books)
             raise
+
+    @staticmethod
+    def _is_short(note: Note) -> bool:
+        """Whether it takes one statement, at best."""
+        return type(note[0]) is End and len(note[0][0]) == 1
 
     def _commit(self, books: Books) -> None:
         books.commit()

@@ -27,7 +27,7 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.noting import Change
 
-__all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "reason"]
+__all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "is_unwritten", "reason"]
 
 VERSION = 4
 """Of the tables; kept as the file's ``user_version``."""
@@ -53,6 +53,8 @@ CROWDED = 500
 HELD = "held TEXT NOT NULL DEFAULT ''"
 
 TABLES = f"""
+-- held: calls in flight whose path begins here, if they are few: a line for each, with the columns
+-- of a reservation but idle, which they are not. So a call changes this one page, by one statement.
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY AUTOINCREMENT, -- the id of one that was dropped is given to no other
     name TEXT NOT NULL UNIQUE,
@@ -65,7 +67,7 @@ CREATE TABLE accounts (
     reserved_input INTEGER NOT NULL DEFAULT 0, reserved_output INTEGER NOT NULL DEFAULT 0,
     uncertain_usd INTEGER NOT NULL DEFAULT 0, uncertain_calls INTEGER NOT NULL DEFAULT 0,
     uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0,
-    {HELD} -- the first few calls in flight whose path begins here, in lines: see `_line`
+    {HELD}
 );
 -- id: an owner.
 CREATE TABLE leases (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
@@ -216,12 +218,21 @@ class Books:
             self.close()
 
     def begin(self) -> None:
-        """Begin a transaction, or raise at once that the file is locked."""
+        """Begin a transaction, or raise at once that the file is locked.
+
+        It may be left out if all that is to be done is one `reserve` or `end` of one account: that
+        is one statement, which is a transaction by itself, or it begins one.
+        """
         self._run("BEGIN IMMEDIATE")
 
+    def _begin_if_not(self) -> None:
+        if not self.connection.in_transaction:
+            self.begin()
+
     def commit(self) -> None:
-        """End the transaction."""
-        self._run("COMMIT")
+        """End the transaction, if one was begun."""
+        if self.connection.in_transaction:
+            self._run("COMMIT")
         self._made_some = False
 
     def roll_back(self) -> None:
@@ -324,25 +335,28 @@ class Books:
         path, key, amount, force, times, what, idle = command
         ids, text = self.known(path)
         usd, calls, into, out = amount
+        line = None
         if force:
+            self._begin_if_not()
             self._change(ids, Change(reserved=amount))
         else:
             room = usd, calls, into, out, into + out
             if times != 1:
                 room = tuple([min(part * times, MOST) for part in room])  # type: ignore[assignment]
             if not idle and "\n" not in what and "\0" not in what:
-                line = f"\n{self.owner} {key} {text} {usd} {calls} {into} {out} {now!r} {what}"
+                line = f"\n{self.owner} {key} {text} {usd} {calls} {into} {out} {now.hex()} {what}"
                 if self._run(_RESERVE_IN_ROW, (line, *amount, ids[0], *room)).rowcount:
-                    above = ids[1:]
-                    if above:
-                        done = self._run(_reserve(len(above)), amount + above + room)
-                        if done.rowcount != len(above):
-                            return False
-                    self._lines[key] = line, amount
-                    return True
-            done = self._run(_reserve(len(ids)), amount + ids + room)
-            if done.rowcount != len(ids):
-                return False
+                    ids = ids[1:]
+                else:
+                    line = None
+            if ids:
+                self._begin_if_not()
+                done = self._run(_reserve(len(ids)), amount + ids + room)
+                if done.rowcount != len(ids):
+                    return False
+        if line is not None:
+            self._lines[key] = line, amount
+            return True
         self._run(_INSERT, (self.owner, key, text, usd, calls, into, out, now, what, idle))
         return True
 
@@ -358,8 +372,9 @@ class Books:
         call = self.owner, key
         is_certain = uncertain is NOTHING or uncertain == NOTHING
         line = self._lines.pop(key, None)
-        if line is not None and is_certain and self._end_in_row(line, ids, spent):
+        if line and ids and is_certain and self._end_in_row(line, ids, spent):
             return True
+        self._begin_if_not()
         kept: Any = None
         if not is_certain:
             self._move_out(ids[:1])
@@ -384,9 +399,9 @@ class Books:
 
     def _end_in_row(self, line: Line, ids: tuple[int, ...], spent: Amount) -> bool:
         text, amount = line
-        if not ids or not self._run(_SETTLE_IN_ROW, (text, *spent, *amount, ids[0], text)).rowcount:
+        leaf, above = ids[:1], ids[1:]
+        if not self._run(_SETTLE_IN_ROW, (text, *spent, *amount, *leaf, text)).rowcount:
             return False
-        above = ids[1:]
         if above:
             self._run(_settle(len(above)), spent + amount + above)
         return True
@@ -400,7 +415,9 @@ class Books:
             for line in row[0].split("\n")[1:]:
                 owner, key, text, *amount, at, what = line.split(" ", 8)
                 call = int(owner), int(key)
-                self.execute(_INSERT, (*call, text, *map(int, amount), float(at), what, False))
+                self.execute(
+                    _INSERT, (*call, text, *map(int, amount), float.fromhex(at), what, False)
+                )
             self.execute("UPDATE accounts SET held = '' WHERE id = ?", (number,))
 
     def draw(self, command: Draw, now: float) -> bool:
@@ -641,10 +658,15 @@ _RESERVE_IN_ROW = _reserve(1, "held = held || ?, ") + f" AND length(held) < {CRO
 _SETTLE_IN_ROW = _settle(1, "held = replace(held, ?, ''), ") + " AND instr(held, ?)"
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: BaseException) -> bool:
     """Whether another connection has locked the file."""
     code = getattr(error, "sqlite_errorcode", 0) or 0
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_unwritten(error: BaseException) -> bool:
+    """Whether a statement that failed so has surely changed nothing, at its commit neither."""
+    return is_busy(error) or isinstance(error, (LookupError, OverflowError, ValueError))
 
 
 _REASONS = {
