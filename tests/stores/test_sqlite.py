@@ -136,6 +136,108 @@ def test_numbers_that_nobody_could_mean_are_refused(file: Path, options: Any) ->
         SQLiteStore(file, **options)
 
 
+# Calls in flight: the first few in their account's row, all others in rows of their own
+
+PATH = ("root/leaf", "root")
+
+
+def nothing_is_held(file: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        [calls] = connection.execute("SELECT count(*) FROM reservations").fetchone()
+        [accounts] = connection.execute("SELECT count(*) FROM accounts WHERE held != ''").fetchone()
+    return not calls and not accounts
+
+
+@pytest.mark.parametrize("path", [ROOT, PATH])
+@pytest.mark.parametrize("last_first", [False, True])
+def test_many_calls_in_flight_end_one_by_one(
+    file: Path, path: tuple[str, ...], last_first: bool
+) -> None:
+    store = opened(file, 10_000)
+    store.execute(Open("root/leaf", Limits()))
+    keys = range(1, 101)  # of any two of 1, 11, 111, .. one begins the other
+    for key in keys:
+        assert store.execute(Reserve(path, key, Amount(key, 1, 2, 3), what=f"m{key}")).done
+    assert not nothing_is_held(file)
+    left = Amount(sum(keys), 100, 200, 300)
+    for account in path:
+        assert parts(read(store, account)) == (NOTHING, left, NOTHING)
+    for ended, key in enumerate(reversed(keys) if last_first else keys, 1):
+        assert store.execute(End(path, key, Amount(1), NOTHING)).done
+        assert not store.execute(End(path, key, Amount(1), NOTHING)).done
+        left = Amount(*[a - b for a, b in zip(left, (key, 1, 2, 3), strict=True)])
+        for account in path:
+            assert parts(read(store, account)) == (Amount(ended), left, NOTHING)
+    assert nothing_is_held(file)
+
+
+def test_a_crowded_account_has_room_to_the_last_of_it(file: Path) -> None:
+    store = opened(file, 50)
+    for key in range(50):
+        assert store.execute(Reserve(ROOT, key, Amount(1))).done
+    assert not store.execute(Reserve(ROOT, 50, Amount(1))).done
+    assert store.execute(Reserve(ROOT, 51, Amount(1), force=True)).done
+    assert read(store, "root").reserved == Amount(51)
+
+
+def test_a_parent_without_room_leaves_nothing_in_its_child(file: Path) -> None:
+    store = opened(file, 10)
+    store.execute(Open("root/leaf", Limits()))
+    assert not store.execute(Reserve(PATH, 1, Amount(11))).done
+    assert parts(read(store, "root/leaf")) == (NOTHING, NOTHING, NOTHING)
+    assert nothing_is_held(file)
+
+
+@pytest.mark.parametrize("what", ["", "a model", "two\nlines", "\nfirst", "\n1 2 3", "e\u0301"])
+def test_who_is_charged_for_a_call_is_known_whatever_its_model_is_called(
+    file: Path, what: str
+) -> None:
+    clock = FakeClock(1_700_000_000.123457)
+    died, other = opened(file, None, clock=clock), opened(file, None, clock=clock)
+    died.execute(Open("root/leaf", Limits()))
+    for key in range(20):
+        died.execute(Reserve(PATH, key, Amount(key + 1, 1, 2, 3), what=what))
+        other.execute(Reserve(ROOT, key, Amount(1)))
+    reserved_at = clock()
+    clock.advance(40)
+    other.tend()  # a sign of life
+    clock.advance(20)
+    charges = {charge.amount.usd: charge for charge in other.charges()}
+    assert sorted(charges) == list(range(1, 21))
+    for usd, charge in charges.items():
+        assert charge[1:] == (PATH, Amount(usd, 1, 2, 3), reserved_at, what)
+    assert parts(read(other, "root")) == (NOTHING, Amount(20), Amount(210, 20, 40, 60))
+    for key in range(20):  # those of whoever lives are as they were
+        assert other.execute(End(ROOT, key, Amount(1), NOTHING)).done
+    assert died.execute(End(PATH, 3, Amount(2), NOTHING)).done
+    assert parts(read(other, "root")) == (Amount(22), NOTHING, Amount(206, 19, 38, 57))
+    assert nothing_is_held(file)
+
+
+def test_an_account_may_be_dropped_while_a_call_that_costs_nothing_is_in_flight(
+    file: Path,
+) -> None:
+    store = opened(file)
+    store.execute(Open("root/leaf", Limits()))
+    store.execute(Reserve(PATH, 1, NOTHING))
+    assert store.execute(Drop("root/leaf")).done
+    assert store.execute(End(PATH, 1, Amount(4), NOTHING)).done
+    assert parts(read(store, "root")) == (Amount(4), NOTHING, NOTHING)
+    assert nothing_is_held(file)
+
+
+def test_a_command_that_cannot_be_said_holds_nothing(file: Path) -> None:
+    store = opened(file, None)
+    with pytest.raises(KeyError):
+        store.execute(Reserve(("nobody",), 1, Amount(1)))
+    with pytest.raises(OverflowError):
+        store.execute(Reserve(ROOT, 2, Amount(1 << 70)))
+    with pytest.raises(UnicodeEncodeError):
+        store.execute(Reserve(ROOT, 3, Amount(1), what="\ud800"))
+    assert not store._held
+    assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
+
+
 # Leases
 
 
@@ -479,6 +581,110 @@ def test_a_file_of_a_later_version_is_not_touched(file: Path) -> None:
         connection.execute("PRAGMA user_version = 7")
     with pytest.raises(StoreError, match="its format is 7, known here is 4"):
         SQLiteStore(file)
+
+
+VERSION_3 = """
+CREATE TABLE accounts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    given TEXT NOT NULL,
+    limit_usd INTEGER, limit_calls INTEGER, limit_tokens INTEGER,
+    limit_input INTEGER, limit_output INTEGER,
+    spent_usd INTEGER NOT NULL DEFAULT 0, spent_calls INTEGER NOT NULL DEFAULT 0,
+    spent_input INTEGER NOT NULL DEFAULT 0, spent_output INTEGER NOT NULL DEFAULT 0,
+    reserved_usd INTEGER NOT NULL DEFAULT 0, reserved_calls INTEGER NOT NULL DEFAULT 0,
+    reserved_input INTEGER NOT NULL DEFAULT 0, reserved_output INTEGER NOT NULL DEFAULT 0,
+    uncertain_usd INTEGER NOT NULL DEFAULT 0, uncertain_calls INTEGER NOT NULL DEFAULT 0,
+    uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE owners (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
+CREATE TABLE reservations (
+    owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL,
+    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    at REAL NOT NULL, what TEXT NOT NULL, idle INTEGER NOT NULL,
+    PRIMARY KEY (owner, key)
+) WITHOUT ROWID;
+CREATE TABLE charges (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner INTEGER, key INTEGER, accounts TEXT NOT NULL,
+    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    at REAL NOT NULL, what TEXT NOT NULL,
+    UNIQUE (owner, key)
+);
+CREATE TABLE anchors (account TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 3;
+"""
+"""What the version before made of a new file."""
+
+CONTENT_3 = """
+INSERT INTO accounts (name, given, limit_usd, spent_usd, reserved_usd, uncertain_usd)
+    VALUES ('root', '100,,,,', 100, 20, 35, 5), ('root/leaf', ',,,,', NULL, 0, 5, 0);
+INSERT INTO owners VALUES (77, 1000060.0), (88, 1000090.0);
+INSERT INTO reservations VALUES (77, 1, '1', 30, 0, 0, 0, 999000.5, 'model', 0);
+INSERT INTO reservations VALUES (88, 1, '2,1', 5, 0, 0, 0, 999000.5, 'mini', 0);
+INSERT INTO charges VALUES (NULL, NULL, NULL, '1', 5, 0, 0, 0, 999000.0, 'model');
+INSERT INTO anchors VALUES ('root', 17.5);
+"""
+"""A process with a call on the root, and another with one on its child."""
+
+
+def made_by_version_3(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA page_size = 1024")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(VERSION_3 + CONTENT_3)
+
+
+def test_a_file_of_the_version_before_is_gone_on_with(file: Path) -> None:
+    made_by_version_3(file)
+    clock = FakeClock(1_000_059.0)
+    store = SQLiteStore(file, clock=clock)
+    assert parts(read(store, "root")) == (Amount(20), Amount(35), Amount(5))
+    assert not store.execute(Reserve(ROOT, 1, Amount(41))).done
+    assert store.execute(Reserve(PATH, 1, Amount(40))).done
+    clock.advance(1)  # the lease of the first one is over
+    assert parts(read(store, "root")) == (Amount(20), Amount(45), Amount(35))
+    assert parts(read(store, "root/leaf")) == (NOTHING, Amount(45), NOTHING)
+    assert [(charge.path, charge.amount.usd) for charge in store.charges()] == [
+        (ROOT, 5),
+        (ROOT, 30),
+    ]
+    assert store.execute(Anchor("root", 99.0)) == Reply(False, at=17.5)
+    store.execute(End(PATH, 1, Amount(2), NOTHING))
+    store.close()
+    clock.advance(30)
+    again = SQLiteStore(file, clock=clock)
+    assert parts(read(again, "root")) == (Amount(22), NOTHING, Amount(40))
+
+
+def test_a_process_that_still_runs_the_version_before_cannot_end_the_leases_of_others(
+    file: Path,
+) -> None:
+    """It has the file open while another one migrates it, and knows nothing of the new place."""
+    made_by_version_3(file)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as before:
+        before.execute("SELECT * FROM owners").fetchall()
+        clock = FakeClock(1_000_000.0)
+        store = SQLiteStore(file, clock=clock)
+        store.execute(Reserve(ROOT, 1, Amount(7)))
+        with pytest.raises(sqlite3.OperationalError, match="no such table: owners"):
+            before.execute("SELECT id FROM owners WHERE lease <= ?", (clock() + 1_000,))
+        # An end that it still has to write counts, and so does what its checkpoint writes.
+        before.execute("DELETE FROM reservations WHERE owner = 77")
+        before.execute("UPDATE accounts SET reserved_usd = reserved_usd - 30 WHERE id = 1")
+        before.execute("PRAGMA user_version = 3")
+    other = SQLiteStore(file, clock=clock)
+    assert parts(read(other, "root")) == (Amount(20), Amount(12), Amount(5))
+    clock.advance(60)
+    assert parts(read(other, "root")) == (Amount(20), Amount(5), Amount(12))
+
+
+def test_a_checkpoint_leaves_the_number_of_the_version_as_it_is(file: Path) -> None:
+    store = opened(file)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 7")  # another process has just migrated it
+        store._checkpoint()
+        assert connection.execute("PRAGMA user_version").fetchone() == (7,)
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

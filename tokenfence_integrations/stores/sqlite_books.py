@@ -42,13 +42,14 @@ Known: TypeAlias = tuple[tuple[int, ...], str]
 """The ids of a path's accounts, and the same as text."""
 
 Line: TypeAlias = tuple[str, Amount]
-"""A call in flight as it stands in its account's row, and what it has reserved."""
+"""A call in flight as it stands in its account's row, and what is reserved for it."""
 
 REMEMBERED = 10_000
 """How many paths are kept with their ids."""
 
 CROWDED = 500
-"""Characters of calls in flight in an account's row, above which no other is put there."""
+"""Characters of calls in flight in an account's row from which on no other is put there: some
+seven calls. The row still fits in one page with them."""
 
 HELD = "held TEXT NOT NULL DEFAULT ''"
 
@@ -407,7 +408,10 @@ class Books:
         return True
 
     def _move_out(self, ids: Iterable[int]) -> None:
-        """Give the calls in flight that are in these accounts' rows rows of their own."""
+        """Give the calls in flight that are in these accounts' rows rows of their own.
+
+        Whatever is rare is done with those alone.
+        """
         for number in ids:
             row = self.execute("SELECT held FROM accounts WHERE id = ?", (number,)).fetchone()
             if row is None or not row[0]:
@@ -559,9 +563,11 @@ class Books:
     def expire(self, now: float) -> None:
         """Charge as uncertain what is held by other owners whose lease is over, unless idle."""
         over = "SELECT id FROM leases WHERE lease <= ? AND id != ?"
-        for (owner,) in self.execute(over, (now, self.owner)).fetchall():
-            holding = "SELECT id FROM accounts WHERE instr(held, ?)"
-            self._move_out([row[0] for row in self.execute(holding, (f"\n{owner} ",)).fetchall()])
+        owners = self.execute(over, (now, self.owner)).fetchall()
+        if owners:  # a look at all accounts: once, for whoever they are
+            holding = self.execute("SELECT id FROM accounts WHERE held != ''").fetchall()
+            self._move_out([number for (number,) in holding])
+        for (owner,) in owners:
             held = "SELECT * FROM reservations WHERE owner = ?"
             for _, key, text, *parts, at, what, idle in self.execute(held, (owner,)).fetchall():
                 amount, minus = Amount(*parts), Amount(*[-part for part in parts])
@@ -665,7 +671,7 @@ def is_busy(error: BaseException) -> bool:
 
 
 def is_unwritten(error: BaseException) -> bool:
-    """Whether a statement that failed so has surely changed nothing, at its commit neither."""
+    """Whether a statement that failed so has surely changed nothing, nor was about to commit."""
     return is_busy(error) or isinstance(error, (LookupError, OverflowError, ValueError))
 
 
