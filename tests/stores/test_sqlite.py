@@ -26,6 +26,7 @@ from tokenfence_integrations.stores.base import (
     Amount,
     Anchor,
     Book,
+    Draw,
     Drop,
     End,
     Limits,
@@ -236,6 +237,97 @@ def test_a_command_that_cannot_be_said_holds_nothing(file: Path) -> None:
         store.execute(Reserve(ROOT, 3, Amount(1), what="\ud800"))
     assert not store._held
     assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
+
+
+def seen_by_others(file: Path) -> tuple[object, ...]:
+    columns = [f"{part}_usd" for part in ("limit", "spent", "reserved", "uncertain")]
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        accounts = f"SELECT name, {', '.join(columns)} FROM accounts ORDER BY name"
+        calls = (
+            "SELECT (SELECT count(*) FROM accounts WHERE held != '') + count(*) FROM reservations"
+        )
+        charges = "SELECT usd FROM charges"
+        return tuple(
+            [tuple(connection.execute(query).fetchall()) for query in (accounts, calls, charges)]
+        )
+
+
+class Interrupted:
+    """A store on which one call is in flight, and whose next transaction SQLite gives up.
+
+    Args:
+        file: The file.
+        path: Of the call.
+        step: After how many of SQLite's steps.
+    """
+
+    def __init__(self, file: Path, path: tuple[str, ...], step: int) -> None:
+        self.store = opened(file)
+        self.store.execute(Open("root/leaf", Limits()))
+        self.store.execute(Reserve(path, 1, Amount(60)))
+        self.store.tend = lambda: None  # type: ignore[method-assign]
+        assert self.store._books is not None
+        self._left = step
+        self._books = self.store._books
+        self._books.connection.set_progress_handler(self._stops, 1)
+
+    def _stops(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that many steps were taken."""
+        return self._left <= 0
+
+    def write(self) -> None:
+        """Write what could not be."""
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed by now
+            self._books.connection.set_progress_handler(None, 1)
+        self.store.close()
+
+
+@pytest.mark.parametrize("path", [ROOT, PATH])
+@pytest.mark.parametrize("kind", ["reserve", "end", "lose", "draw", "book", "open"])
+def test_what_is_interrupted_at_any_step_is_written_whole_or_not_at_all(
+    tmp_path: Path, path: tuple[str, ...], kind: str
+) -> None:
+    commands: dict[str, Any] = {
+        "reserve": Reserve(path, 2, Amount(7)),
+        "end": End(path, 1, Amount(20), NOTHING),
+        "lose": End(path, 1, Amount(20), Amount(5)),
+        "draw": Draw(path, 1, Amount(20), Amount(5), Amount(35), "model"),
+        "book": Book(path, Amount(3)),
+        "open": Open("root", Limits(usd=500)),
+    }
+    command = commands[kind]
+
+    def strike(step: int) -> tuple[bool, tuple[object, ...], tuple[object, ...]]:
+        file = tmp_path / f"{step}.db"
+        interrupted = Interrupted(file, path, step)
+        if kind == "reserve":
+            with contextlib.suppress(StoreError):
+                interrupted.store.execute(command)
+        else:
+            interrupted.store.note(command)
+        seen = seen_by_others(file)
+        interrupted.write()
+        return interrupted.is_over, seen, seen_by_others(file)
+
+    is_over, after, _ = strike(1_000_000)
+    assert not is_over
+    before = None
+    for step in range(1, 1_000, 6):
+        is_over, seen, written = strike(step)
+        if not is_over:
+            break
+        before = before or seen
+        assert before != after
+        assert seen in (before, after)
+        # It may be right after a commit, too: then only an end is known not to count twice.
+        if kind in ("end", "lose", "open") or (seen == before and kind != "reserve"):
+            assert written == after
+    assert step > 12
 
 
 # Leases

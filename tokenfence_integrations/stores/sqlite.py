@@ -469,11 +469,11 @@ class SQLiteStore(Store):
         now = self._now = self._clock()
         noted = len(self._noted)  # not what a finalizer appends meanwhile
         is_due = now >= self._renew_at
-        if noted + is_due + statements > 1 or (noted and not self._is_short(self._noted[0])):
-            books.begin()
         self._written = 0
         self._to_tell.clear()
         try:
+            if noted + is_due + statements > 1 or (noted and not self._is_short(self._noted[0])):
+                books.begin()
             if noted:
                 self._write_noted(books, noted)
             if is_due:
