@@ -51,6 +51,10 @@ CROWDED = 500
 """Characters of calls in flight in an account's row from which on no other is put there: some
 seven calls. The row still fits in one page with them."""
 
+CROWDED_FOR = 50
+"""Reservations in such an account for which its row is not tried again: a try that fails costs as
+much as a transaction."""
+
 HELD = "held TEXT NOT NULL DEFAULT ''"
 
 TABLES = f"""
@@ -133,6 +137,7 @@ class Books:
         self.path = path
         self._paths: dict[Path, Known] = {}
         self._lines: dict[int, Line] = {}
+        self._crowded: dict[int, int] = {}
         self._made_some = False
         # No waiting in here: who waits for a locked file must not hold the store's own lock.
         self.connection = sqlite3.connect(
@@ -253,6 +258,7 @@ class Books:
             ids = tuple(map(self._id, path))
             if len(self._paths) >= REMEMBERED:
                 self._paths.clear()
+                self._crowded.clear()
             known = self._paths[path] = ids, ",".join(map(str, ids))
         return known
 
@@ -344,22 +350,31 @@ class Books:
             room = usd, calls, into, out, into + out
             if times != 1:
                 room = tuple([min(part * times, MOST) for part in room])  # type: ignore[assignment]
-            if not idle and "\n" not in what and "\0" not in what:
+            leaf, full = ids[0], False
+            if not (idle or self._is_crowded(leaf) or "\n" in what or "\0" in what):
                 line = f"\n{self.owner} {key} {text} {usd} {calls} {into} {out} {now.hex()} {what}"
-                if self._run(_RESERVE_IN_ROW, (line, *amount, ids[0], *room)).rowcount:
+                if self._run(_RESERVE_IN_ROW, (line, *amount, leaf, *room)).rowcount:
                     ids = ids[1:]
                 else:
-                    line = None
+                    line, full = None, True
             if ids:
                 self._begin_if_not()
                 done = self._run(_reserve(len(ids)), amount + ids + room)
                 if done.rowcount != len(ids):
                     return False
+            if full:  # and not for lack of room in its limits
+                self._crowded[leaf] = CROWDED_FOR
         if line is not None:
             self._lines[key] = line, amount
             return True
         self._run(_INSERT, (self.owner, key, text, usd, calls, into, out, now, what, idle))
         return True
+
+    def _is_crowded(self, account: int) -> bool:
+        left = self._crowded.pop(account, 0)
+        if left > 1:
+            self._crowded[account] = left - 1
+        return left > 0
 
     def end(self, command: End, amount: Amount) -> bool:
         """Replace a reservation of this owner; whether there was one.
