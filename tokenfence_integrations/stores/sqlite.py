@@ -87,7 +87,8 @@ class Left(Exception):
 class SQLiteStore(Store):
     """Accounts in a SQLite file (WAL), for any number of processes on one machine.
 
-    Each command is one transaction over the whole path, begun by ``BEGIN IMMEDIATE``, in integers.
+    Each command is one transaction over the whole path (``BEGIN IMMEDIATE``, or one statement), in
+    integers.
     A commit waits for no disk: it survives the death of the process, but after a power cut the last
     moments may be missing.
 
