@@ -5,8 +5,8 @@ Redis: see `redis_store`; PostgreSQL: `postgres_store`. SQLite:
 A bare pair is two transactions, each of them one ``BEGIN IMMEDIATE``, one ``UPDATE`` and one
 ``COMMIT``: it reserves and settles dollars, calls, input and output tokens in one row, if the
 dollars fit. Less than that no counter in a file can do. It runs on a table of the same file, with
-the same settings. A store also keeps a row for each call in flight, so that it can tell what a
-process that died has held.
+the same settings. A store also keeps a note of each call in flight, so that it can tell what a
+process that died has held: in the account's own row while they are few, else in a row of its own.
 
 Both are measured in turns of twenty, because a connection reads anew what another one has changed:
 in single turns each would pay for the other. Checkpoints are made by the store's thread for both.
@@ -35,10 +35,11 @@ __all__ = ["TURN", "bare_pair", "main", "sqlite_figures", "stored_step"]
 
 BAR = 1.5  # reserve+settle / bare pair
 PAIR = "reserve+settle"
+CROWD = 20
 
 
 def sqlite_figures(rounds: int) -> list[Figure]:
-    """Reserve+settle over a bare pair: in the store, with a parent, and as users call it.
+    """Reserve+settle over a bare pair: in the store, with a parent, as users call it, in a crowd.
 
     Args:
         rounds: Pairs of each.
@@ -68,6 +69,13 @@ def sqlite_figures(rounds: int) -> list[Figure]:
                     ),
                     *figures_of(
                         "SQLite, with budget.reserve() ...", bare, _public(store), rounds, what=PAIR
+                    ),
+                    *figures_of(
+                        f"SQLite, one account, {CROWD} others in flight",
+                        bare,
+                        _crowded_step(store),
+                        rounds,
+                        what=PAIR,
                     ),
                 ]
         finally:
@@ -116,6 +124,13 @@ def stored_step(store: SQLiteStore, path: tuple[str, ...]) -> Callable[[], None]
         store.end(path, number, SPENT, NOTHING)
 
     return step
+
+
+def _crowded_step(store: SQLiteStore) -> Callable[[], None]:
+    store.execute(Open("crowded", Limits(usd=10**18)))
+    for number in range(1, CROWD + 1):
+        store.reserve(("crowded",), -number, AMOUNT)
+    return stored_step(store, ("crowded",))
 
 
 def _public(store: SQLiteStore) -> Callable[[], None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.crashes.disks import mount_small_disk
 from tests.crashes.faults import Fault, killed
@@ -33,24 +33,47 @@ class Opening(NamedTuple):
 
     path: Path
     on_small_disk: bool
+    begins: bool
 
     def __call__(self, stop: Stop) -> SQLiteStore:
         if self.on_small_disk:
             mount_small_disk(self.path.parent)
         store = SQLiteStore(self.path, lease=LEASE, timeout=0.1)
-        begin, commit = Books.begin, Books.commit
+        begin, reserve, end, commit = Books.begin, Books.reserve, Books.end, Books.commit
 
         def stopping_begin(books: Books) -> None:
             stop("settle under way" if store._noted else "reserve under way")
             begin(books)
 
+        def stopping_reserve(books: Books, *arguments: Any) -> bool:
+            return within(books, "reserve", "reserved", lambda: reserve(books, *arguments))
+
+        def stopping_end(books: Books, *arguments: Any) -> bool:
+            return within(books, "settle", "settled", lambda: end(books, *arguments))
+
+        def within(books: Books, doing: str, done: str, work: Callable[[], bool]) -> bool:
+            """What is a transaction by itself has not begun, and commits before it returns."""
+            if books.connection.in_transaction:
+                return work()
+            stop(f"{doing} under way")
+            books.connection.set_progress_handler(lambda: stop(f"{done}, not committed"), 1)
+            try:
+                return work()
+            finally:
+                books.connection.set_progress_handler(None, 1)
+
         def stopping_commit(books: Books) -> None:
             done = "settled" if store._noted else "reserved"
-            stop(f"{done}, not committed")
+            if books.connection.in_transaction:
+                stop(f"{done}, not committed")
             commit(books)
             stop(f"{done}, not told")
 
         Books.begin, Books.commit = stopping_begin, stopping_commit  # type: ignore[method-assign]
+        Books.reserve, Books.end = stopping_reserve, stopping_end  # type: ignore[method-assign]
+        if self.begins:
+            begin_store = store._begin
+            store._begin = lambda books, *_: begin_store(books)  # type: ignore[method-assign]
         return store
 
 
@@ -60,15 +83,18 @@ class Files:
     Args:
         folder: Where they are.
         on_small_disk: Whether each is on a small disk, which its worker alone sees.
+        begins: Whether all transactions are begun, as those of several statements are; else those
+            of a call in one account are of one, and begun by it.
     """
 
-    def __init__(self, folder: Path, *, on_small_disk: bool = False) -> None:
+    def __init__(self, folder: Path, *, on_small_disk: bool = False, begins: bool = False) -> None:
         self._folder = folder
         self._on_small_disk = on_small_disk
+        self._begins = begins
 
     def opening(self, account: str) -> Opening:
         self.path(account).parent.mkdir(exist_ok=True)
-        return Opening(self.path(account), self._on_small_disk)
+        return Opening(self.path(account), self._on_small_disk, self._begins)
 
     def path(self, account: str) -> Path:
         """The file of a budget."""
@@ -160,6 +186,14 @@ def on_small_disks(folder: Path) -> Files:
     return Files(folder, on_small_disk=True)
 
 
+def begun(folder: Path) -> Files:
+    return Files(folder, begins=True)
+
+
+def begun_on_small_disks(folder: Path) -> Files:
+    return Files(folder, on_small_disk=True, begins=True)
+
+
 ALL = (*POINTS, *WITHIN_TRANSACTIONS)
 
 FILE_FAULTS = (
@@ -169,4 +203,9 @@ FILE_FAULTS = (
     Fault("file", "disk full", on_small_disks, full, ALL, bites=True),
     Fault("file", "must not grow", Files, may_not_grow, ALL, bites=True),
     Fault("file", "truncated", Files, truncated, ALL, bites=True),
+    Fault("file, begun", "worker killed", begun, killed, ALL),
+    Fault("file, begun", "locked", begun, locked, POINTS, bites=True, on_loops=(False, True)),
+    Fault("file, begun", "disk full", begun_on_small_disks, full, ALL, bites=True),
+    Fault("file, begun", "must not grow", begun, may_not_grow, ALL, bites=True),
+    Fault("file, begun", "truncated", begun, truncated, ALL, bites=True),
 )

@@ -14,7 +14,7 @@ from redis.connection import AbstractConnection as Connection
 from tests.engine.helpers import nano, reserve
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, guard
 from tokenfence_integrations.reconcile.ledgers import LedgerFile
-from tokenfence_integrations.stores.base import End
+from tokenfence_integrations.stores.base import Amount, End
 from tokenfence_integrations.stores.postgres_wire import PostgresWire
 from tokenfence_integrations.stores.redis_scripts import scripts
 from tokenfence_integrations.stores.sqlite_books import Books
@@ -83,7 +83,7 @@ def die(url: str, name: str, point: str, ledger: str = "") -> None:
     elif point == "before settle":
         store.end = _killed  # type: ignore[method-assign]
     elif point == "during settle":
-        Books.commit = _killed_at_an_end  # type: ignore[method-assign]
+        Books.end = _killed_at_an_end  # type: ignore[method-assign]
         Connection.send_packed_command = _killed_half_way  # type: ignore[method-assign]
         PostgresWire.exchange = _killed_in_a_statement  # type: ignore[method-assign]
     elif point == "after settle":
@@ -97,13 +97,13 @@ def _killed(*_: object) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-_commit = Books.commit
+_end = Books.end
 
 
-def _killed_at_an_end(books: Books) -> None:
-    if books.execute("SELECT 1 FROM reservations").fetchone() is None:
-        _killed()
-    _commit(books)
+def _killed_at_an_end(books: Books, command: End, amount: Amount) -> bool:
+    """Within the first statement that writes: SQLite calls this handler while one runs."""
+    books.connection.set_progress_handler(_killed, 1)
+    return _end(books, command, amount)
 
 
 _send = Connection.send_packed_command

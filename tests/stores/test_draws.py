@@ -301,6 +301,8 @@ def test_an_end_in_the_midst_of_a_draw_is_booked_after_it(tmp_path: Path) -> Non
     store.close()
     with sqlite3.connect(tmp_path / "budgets.db") as connection:
         assert connection.execute("SELECT count(*) FROM reservations").fetchone() == (0,)
+        held = connection.execute("SELECT count(*) FROM accounts WHERE held != ''")
+        assert held.fetchone() == (0,)
     connection.close()
 
 

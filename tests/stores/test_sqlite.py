@@ -26,6 +26,7 @@ from tokenfence_integrations.stores.base import (
     Amount,
     Anchor,
     Book,
+    Draw,
     Drop,
     End,
     Limits,
@@ -134,6 +135,199 @@ def test_numbers_beyond_those_of_sqlite_are_refused(file: Path) -> None:
 def test_numbers_that_nobody_could_mean_are_refused(file: Path, options: Any) -> None:
     with pytest.raises(ValueError, match="lease must be 1 second or more"):
         SQLiteStore(file, **options)
+
+
+# Calls in flight: the first few in their account's row, all others in rows of their own
+
+PATH = ("root/leaf", "root")
+
+
+def nothing_is_held(file: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        [calls] = connection.execute("SELECT count(*) FROM reservations").fetchone()
+        [accounts] = connection.execute("SELECT count(*) FROM accounts WHERE held != ''").fetchone()
+    return not calls and not accounts
+
+
+@pytest.mark.parametrize("path", [ROOT, PATH])
+@pytest.mark.parametrize("last_first", [False, True])
+def test_many_calls_in_flight_end_one_by_one(
+    file: Path, path: tuple[str, ...], last_first: bool
+) -> None:
+    store = opened(file, 10_000)
+    store.execute(Open("root/leaf", Limits()))
+    keys = range(1, 101)  # of any two of 1, 11, 111, .. one begins the other
+    for key in keys:
+        assert store.execute(Reserve(path, key, Amount(key, 1, 2, 3), what=f"m{key}")).done
+    assert not nothing_is_held(file)
+    left = Amount(sum(keys), 100, 200, 300)
+    for account in path:
+        assert parts(read(store, account)) == (NOTHING, left, NOTHING)
+    for ended, key in enumerate(reversed(keys) if last_first else keys, 1):
+        assert store.execute(End(path, key, Amount(1), NOTHING)).done
+        assert not store.execute(End(path, key, Amount(1), NOTHING)).done
+        left = Amount(*[a - b for a, b in zip(left, (key, 1, 2, 3), strict=True)])
+        for account in path:
+            assert parts(read(store, account)) == (Amount(ended), left, NOTHING)
+    assert nothing_is_held(file)
+
+
+def test_a_crowded_account_has_room_to_the_last_of_it(file: Path) -> None:
+    store = opened(file, 50)
+    for key in range(50):
+        assert store.execute(Reserve(ROOT, key, Amount(1))).done
+    assert not store.execute(Reserve(ROOT, 50, Amount(1))).done
+    assert store.execute(Reserve(ROOT, 51, Amount(1), force=True)).done
+    assert read(store, "root").reserved == Amount(51)
+
+
+def test_a_parent_without_room_leaves_nothing_in_its_child(file: Path) -> None:
+    store = opened(file, 10)
+    store.execute(Open("root/leaf", Limits()))
+    assert not store.execute(Reserve(PATH, 1, Amount(11))).done
+    assert parts(read(store, "root/leaf")) == (NOTHING, NOTHING, NOTHING)
+    assert nothing_is_held(file)
+
+
+@pytest.mark.parametrize("what", ["", "a model", "two\nlines", "\nfirst", "\n1 2 3", "e\u0301"])
+def test_who_is_charged_for_a_call_is_known_whatever_its_model_is_called(
+    file: Path, what: str
+) -> None:
+    clock = FakeClock(1_700_000_000.123457)
+    died, other = opened(file, None, clock=clock), opened(file, None, clock=clock)
+    died.execute(Open("root/leaf", Limits()))
+    for key in range(20):
+        died.execute(Reserve(PATH, key, Amount(key + 1, 1, 2, 3), what=what))
+        other.execute(Reserve(ROOT, key, Amount(1)))
+    reserved_at = clock()
+    clock.advance(40)
+    other.tend()  # a sign of life
+    clock.advance(20)
+    charges = {charge.amount.usd: charge for charge in other.charges()}
+    assert sorted(charges) == list(range(1, 21))
+    for usd, charge in charges.items():
+        assert charge[1:] == (PATH, Amount(usd, 1, 2, 3), reserved_at, what)
+    assert parts(read(other, "root")) == (NOTHING, Amount(20), Amount(210, 20, 40, 60))
+    for key in range(20):  # those of whoever lives are as they were
+        assert other.execute(End(ROOT, key, Amount(1), NOTHING)).done
+    assert died.execute(End(PATH, 3, Amount(2), NOTHING)).done
+    assert parts(read(other, "root")) == (Amount(22), NOTHING, Amount(206, 19, 38, 57))
+    assert nothing_is_held(file)
+
+
+def test_an_account_may_be_dropped_while_a_call_that_costs_nothing_is_in_flight(
+    file: Path,
+) -> None:
+    store = opened(file)
+    store.execute(Open("root/leaf", Limits()))
+    store.execute(Reserve(PATH, 1, NOTHING))
+    assert store.execute(Drop("root/leaf")).done
+    assert store.execute(End(PATH, 1, Amount(4), NOTHING)).done
+    assert parts(read(store, "root")) == (Amount(4), NOTHING, NOTHING)
+    assert nothing_is_held(file)
+
+
+def test_a_command_that_cannot_be_said_holds_nothing(file: Path) -> None:
+    store = opened(file, None)
+    with pytest.raises(KeyError):
+        store.execute(Reserve(("nobody",), 1, Amount(1)))
+    with pytest.raises(OverflowError):
+        store.execute(Reserve(ROOT, 2, Amount(1 << 70)))
+    with pytest.raises(UnicodeEncodeError):
+        store.execute(Reserve(ROOT, 3, Amount(1), what="\ud800"))
+    assert not store._held
+    assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
+
+
+def seen_by_others(file: Path) -> tuple[object, ...]:
+    columns = [f"{part}_usd" for part in ("limit", "spent", "reserved", "uncertain")]
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        accounts = f"SELECT name, {', '.join(columns)} FROM accounts ORDER BY name"
+        calls = (
+            "SELECT (SELECT count(*) FROM accounts WHERE held != '') + count(*) FROM reservations"
+        )
+        charges = "SELECT usd FROM charges"
+        return tuple(
+            [tuple(connection.execute(query).fetchall()) for query in (accounts, calls, charges)]
+        )
+
+
+class Interrupted:
+    """A store on which one call is in flight, and whose next transaction SQLite gives up.
+
+    Args:
+        file: The file.
+        path: Of the call.
+        step: After how many of SQLite's steps.
+    """
+
+    def __init__(self, file: Path, path: tuple[str, ...], step: int) -> None:
+        self.store = opened(file)
+        self.store.execute(Open("root/leaf", Limits()))
+        self.store.execute(Reserve(path, 1, Amount(60)))
+        self.store.tend = lambda: None  # type: ignore[method-assign]
+        assert self.store._books is not None
+        self._left = step
+        self._books = self.store._books
+        self._books.connection.set_progress_handler(self._stops, 1)
+
+    def _stops(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that many steps were taken."""
+        return self._left <= 0
+
+    def write(self) -> None:
+        """Write what could not be."""
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed by now
+            self._books.connection.set_progress_handler(None, 1)
+        self.store.close()
+
+
+@pytest.mark.parametrize("path", [ROOT, PATH])
+@pytest.mark.parametrize("kind", ["reserve", "end", "lose", "draw", "book", "open"])
+def test_what_is_interrupted_at_any_step_is_written_whole_or_not_at_all(
+    tmp_path: Path, path: tuple[str, ...], kind: str
+) -> None:
+    commands: dict[str, Any] = {
+        "reserve": Reserve(path, 2, Amount(7)),
+        "end": End(path, 1, Amount(20), NOTHING),
+        "lose": End(path, 1, Amount(20), Amount(5)),
+        "draw": Draw(path, 1, Amount(20), Amount(5), Amount(35), "model"),
+        "book": Book(path, Amount(3)),
+        "open": Open("root", Limits(usd=500)),
+    }
+    command = commands[kind]
+
+    def strike(step: int) -> tuple[bool, tuple[object, ...], tuple[object, ...]]:
+        file = tmp_path / f"{step}.db"
+        interrupted = Interrupted(file, path, step)
+        if kind == "reserve":
+            with contextlib.suppress(StoreError):
+                interrupted.store.execute(command)
+        else:
+            interrupted.store.note(command)
+        seen = seen_by_others(file)
+        interrupted.write()
+        return interrupted.is_over, seen, seen_by_others(file)
+
+    is_over, after, _ = strike(1_000_000)
+    assert not is_over
+    before = None
+    for step in range(1, 1_000, 6):
+        is_over, seen, written = strike(step)
+        if not is_over:
+            break
+        before = before or seen
+        assert before != after
+        assert seen in (before, after)
+        # It may be right after a commit, too: then only an end is known not to count twice.
+        if kind in ("end", "lose", "open") or (seen == before and kind != "reserve"):
+            assert written == after
+    assert step > 12
 
 
 # Leases
@@ -477,8 +671,112 @@ def test_a_file_of_a_later_version_is_not_touched(file: Path) -> None:
     SQLiteStore(file).close()
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 7")
-    with pytest.raises(StoreError, match="its format is 7, known here is 3"):
+    with pytest.raises(StoreError, match="its format is 7, known here is 4"):
         SQLiteStore(file)
+
+
+VERSION_3 = """
+CREATE TABLE accounts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    given TEXT NOT NULL,
+    limit_usd INTEGER, limit_calls INTEGER, limit_tokens INTEGER,
+    limit_input INTEGER, limit_output INTEGER,
+    spent_usd INTEGER NOT NULL DEFAULT 0, spent_calls INTEGER NOT NULL DEFAULT 0,
+    spent_input INTEGER NOT NULL DEFAULT 0, spent_output INTEGER NOT NULL DEFAULT 0,
+    reserved_usd INTEGER NOT NULL DEFAULT 0, reserved_calls INTEGER NOT NULL DEFAULT 0,
+    reserved_input INTEGER NOT NULL DEFAULT 0, reserved_output INTEGER NOT NULL DEFAULT 0,
+    uncertain_usd INTEGER NOT NULL DEFAULT 0, uncertain_calls INTEGER NOT NULL DEFAULT 0,
+    uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE owners (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
+CREATE TABLE reservations (
+    owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL,
+    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    at REAL NOT NULL, what TEXT NOT NULL, idle INTEGER NOT NULL,
+    PRIMARY KEY (owner, key)
+) WITHOUT ROWID;
+CREATE TABLE charges (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner INTEGER, key INTEGER, accounts TEXT NOT NULL,
+    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
+    at REAL NOT NULL, what TEXT NOT NULL,
+    UNIQUE (owner, key)
+);
+CREATE TABLE anchors (account TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 3;
+"""
+"""What the version before made of a new file."""
+
+CONTENT_3 = """
+INSERT INTO accounts (name, given, limit_usd, spent_usd, reserved_usd, uncertain_usd)
+    VALUES ('root', '100,,,,', 100, 20, 35, 5), ('root/leaf', ',,,,', NULL, 0, 5, 0);
+INSERT INTO owners VALUES (77, 1000060.0), (88, 1000090.0);
+INSERT INTO reservations VALUES (77, 1, '1', 30, 0, 0, 0, 999000.5, 'model', 0);
+INSERT INTO reservations VALUES (88, 1, '2,1', 5, 0, 0, 0, 999000.5, 'mini', 0);
+INSERT INTO charges VALUES (NULL, NULL, NULL, '1', 5, 0, 0, 0, 999000.0, 'model');
+INSERT INTO anchors VALUES ('root', 17.5);
+"""
+"""A process with a call on the root, and another with one on its child."""
+
+
+def made_by_version_3(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA page_size = 1024")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(VERSION_3 + CONTENT_3)
+
+
+def test_a_file_of_the_version_before_is_gone_on_with(file: Path) -> None:
+    made_by_version_3(file)
+    clock = FakeClock(1_000_059.0)
+    store = SQLiteStore(file, clock=clock)
+    assert parts(read(store, "root")) == (Amount(20), Amount(35), Amount(5))
+    assert not store.execute(Reserve(ROOT, 1, Amount(41))).done
+    assert store.execute(Reserve(PATH, 1, Amount(40))).done
+    clock.advance(1)  # the lease of the first one is over
+    assert parts(read(store, "root")) == (Amount(20), Amount(45), Amount(35))
+    assert parts(read(store, "root/leaf")) == (NOTHING, Amount(45), NOTHING)
+    assert [(charge.path, charge.amount.usd) for charge in store.charges()] == [
+        (ROOT, 5),
+        (ROOT, 30),
+    ]
+    assert store.execute(Anchor("root", 99.0)) == Reply(False, at=17.5)
+    store.execute(End(PATH, 1, Amount(2), NOTHING))
+    store.close()
+    clock.advance(30)
+    again = SQLiteStore(file, clock=clock)
+    assert parts(read(again, "root")) == (Amount(22), NOTHING, Amount(40))
+
+
+def test_a_process_that_still_runs_the_version_before_cannot_end_the_leases_of_others(
+    file: Path,
+) -> None:
+    """It has the file open while another one migrates it, and knows nothing of the new place."""
+    made_by_version_3(file)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as before:
+        before.execute("SELECT * FROM owners").fetchall()
+        clock = FakeClock(1_000_000.0)
+        store = SQLiteStore(file, clock=clock)
+        store.execute(Reserve(ROOT, 1, Amount(7)))
+        with pytest.raises(sqlite3.OperationalError, match="no such table: owners"):
+            before.execute("SELECT id FROM owners WHERE lease <= ?", (clock() + 1_000,))
+        # An end that it still has to write counts, and so does what its checkpoint writes.
+        before.execute("DELETE FROM reservations WHERE owner = 77")
+        before.execute("UPDATE accounts SET reserved_usd = reserved_usd - 30 WHERE id = 1")
+        before.execute("PRAGMA user_version = 3")
+    other = SQLiteStore(file, clock=clock)
+    assert parts(read(other, "root")) == (Amount(20), Amount(12), Amount(5))
+    clock.advance(60)
+    assert parts(read(other, "root")) == (Amount(20), Amount(5), Amount(12))
+
+
+def test_a_checkpoint_leaves_the_number_of_the_version_as_it_is(file: Path) -> None:
+    store = opened(file)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 7")  # another process has just migrated it
+        store._checkpoint()
+        assert connection.execute("PRAGMA user_version").fetchone() == (7,)
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -543,7 +841,7 @@ def full(store: SQLiteStore) -> None:
 def test_a_full_disk_admits_nothing_and_loses_no_end(
     file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_disk(books: Books) -> None:
+    def full_disk(*_: object) -> None:
         error = sqlite3.OperationalError("database or disk is full")
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
@@ -551,7 +849,8 @@ def test_a_full_disk_admits_nothing_and_loses_no_end(
     budget = small(100, store=SQLiteStore(file))
     call = reserve(budget, 60).admit()
     with monkeypatch.context() as patch:
-        patch.setattr(Books, "begin", full_disk)
+        for first in ("begin", "reserve", "end"):  # of a transaction
+            patch.setattr(Books, first, full_disk)
         call.settle(Usage(0, 10))
         assert "the disk is full" in caplog.text
         assert charged(budget) == (10, 0, 0)

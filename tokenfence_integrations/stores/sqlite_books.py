@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -27,10 +27,13 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.noting import Change
 
-__all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "reason"]
+__all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "is_unwritten", "reason"]
 
-VERSION = 3
+VERSION = 4
 """Of the tables; kept as the file's ``user_version``."""
+
+MIGRATED = 3
+"""The oldest version whose tables are made into these."""
 
 MOST = 1 << 62
 """SQLite's integers end at 2^63 - 1, beyond which it calculates with floats: stay well below."""
@@ -38,10 +41,25 @@ MOST = 1 << 62
 Known: TypeAlias = tuple[tuple[int, ...], str]
 """The ids of a path's accounts, and the same as text."""
 
+Line: TypeAlias = tuple[str, Amount]
+"""A call in flight as it stands in its account's row, and what is reserved for it."""
+
 REMEMBERED = 10_000
 """How many paths are kept with their ids."""
 
+CROWDED = 500
+"""Characters of calls in flight in an account's row from which on no other is put there: some
+seven calls. The row still fits in one page with them."""
+
+CROWDED_FOR = 50
+"""Reservations in such an account for which its row is not tried again: a try that fails costs as
+much as a transaction."""
+
+HELD = "held TEXT NOT NULL DEFAULT ''"
+
 TABLES = f"""
+-- held: calls in flight whose path begins here, if they are few: a line for each, with the columns
+-- of a reservation but idle, which they are not. So a call changes this one page, by one statement.
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY AUTOINCREMENT, -- the id of one that was dropped is given to no other
     name TEXT NOT NULL UNIQUE,
@@ -53,10 +71,13 @@ CREATE TABLE accounts (
     reserved_usd INTEGER NOT NULL DEFAULT 0, reserved_calls INTEGER NOT NULL DEFAULT 0,
     reserved_input INTEGER NOT NULL DEFAULT 0, reserved_output INTEGER NOT NULL DEFAULT 0,
     uncertain_usd INTEGER NOT NULL DEFAULT 0, uncertain_calls INTEGER NOT NULL DEFAULT 0,
-    uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0
+    uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0,
+    {HELD}
 );
-CREATE TABLE owners (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
--- What is reserved. accounts: the ids of the path, leaf first. idle: nothing is spent of it yet.
+-- id: an owner.
+CREATE TABLE leases (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
+-- What is reserved by all other calls. accounts: the ids of the path, leaf first. idle: nothing is
+-- spent of it yet.
 CREATE TABLE reservations (
     owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL,
     usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
@@ -73,6 +94,14 @@ CREATE TABLE charges (
     UNIQUE (owner, key)
 );
 CREATE TABLE anchors (account TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+
+# Renamed, so that a process that still runs the version before neither renews a lease nor ends one:
+# it would overlook what is held in the accounts' rows.
+MIGRATION = f"""
+ALTER TABLE accounts ADD COLUMN {HELD};
+ALTER TABLE owners RENAME TO leases;
 PRAGMA user_version = {VERSION};
 """
 
@@ -107,6 +136,8 @@ class Books:
         self.owner = owner
         self.path = path
         self._paths: dict[Path, Known] = {}
+        self._lines: dict[int, Line] = {}
+        self._crowded: dict[int, int] = {}
         self._made_some = False
         # No waiting in here: who waits for a locked file must not hold the store's own lock.
         self.connection = sqlite3.connect(
@@ -142,6 +173,8 @@ class Books:
         try:
             if make and self._version() == 0:
                 self._make_tables()
+            elif self._version() == MIGRATED:
+                self._migrate()
             elif self._version() != VERSION:
                 raise Damaged(
                     f"it was written by another version of this library (its format is "
@@ -158,7 +191,15 @@ class Books:
     def _make_tables(self) -> None:
         if self.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
             raise Damaged("it is a database of something else")
-        for statement in TABLES.split(";\n"):
+        self._run_all(TABLES)
+
+    def _migrate(self) -> None:
+        # A process that still runs the version before may have put its number back since.
+        done = self.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone()
+        self._run_all(f"PRAGMA user_version = {VERSION}" if done else MIGRATION)
+
+    def _run_all(self, statements: str) -> None:
+        for statement in statements.split(";\n"):
             self.execute(statement)
 
     def is_current(self) -> bool:
@@ -183,12 +224,21 @@ class Books:
             self.close()
 
     def begin(self) -> None:
-        """Begin a transaction, or raise at once that the file is locked."""
+        """Begin a transaction, or raise at once that the file is locked.
+
+        It may be left out if all that is to be done is one `reserve` or `end` of one account: that
+        is one statement, which is a transaction by itself, or it begins one.
+        """
         self._run("BEGIN IMMEDIATE")
 
+    def _begin_if_not(self) -> None:
+        if not self.connection.in_transaction:
+            self.begin()
+
     def commit(self) -> None:
-        """End the transaction."""
-        self._run("COMMIT")
+        """End the transaction, if one was begun."""
+        if self.connection.in_transaction:
+            self._run("COMMIT")
         self._made_some = False
 
     def roll_back(self) -> None:
@@ -208,6 +258,7 @@ class Books:
             ids = tuple(map(self._id, path))
             if len(self._paths) >= REMEMBERED:
                 self._paths.clear()
+                self._crowded.clear()
             known = self._paths[path] = ids, ",".join(map(str, ids))
         return known
 
@@ -303,17 +354,39 @@ class Books:
         path, key, amount, force, times, what, idle = command
         ids, text = self.known(path)
         usd, calls, into, out = amount
+        line = None
         if force:
+            self._begin_if_not()
             self._change(ids, Change(reserved=amount))
         else:
             room = usd, calls, into, out, into + out
             if times != 1:
                 room = tuple([min(part * times, MOST) for part in room])  # type: ignore[assignment]
-            done = self._run(_reserve(len(ids)), amount + ids + room)
-            if done.rowcount != len(ids):
-                return False
+            leaf, full = ids[0], False
+            if not (idle or self._is_crowded(leaf) or "\n" in what or "\0" in what):
+                line = f"\n{self.owner} {key} {text} {usd} {calls} {into} {out} {now.hex()} {what}"
+                if self._run(_RESERVE_IN_ROW, (line, *amount, leaf, *room)).rowcount:
+                    ids = ids[1:]
+                else:
+                    line, full = None, True
+            if ids:
+                self._begin_if_not()
+                done = self._run(_reserve(len(ids)), amount + ids + room)
+                if done.rowcount != len(ids):
+                    return False
+            if full:  # and not for lack of room in its limits
+                self._crowded[leaf] = CROWDED_FOR
+        if line is not None:
+            self._lines[key] = line, amount
+            return True
         self._run(_INSERT, (self.owner, key, text, usd, calls, into, out, now, what, idle))
         return True
+
+    def _is_crowded(self, account: int) -> bool:
+        left = self._crowded.pop(account, 0)
+        if left > 1:
+            self._crowded[account] = left - 1
+        return left > 0
 
     def end(self, command: End, amount: Amount) -> bool:
         """Replace a reservation of this owner; whether there was one.
@@ -326,10 +399,17 @@ class Books:
         ids, text = self._left(path)
         call = self.owner, key
         is_certain = uncertain is NOTHING or uncertain == NOTHING
-        kept: Any = None if is_certain else self.execute(_KEPT, call).fetchone()
+        line = self._lines.pop(key, None)
+        if line and ids and is_certain and self._end_in_row(line, ids, spent):
+            return True
+        self._begin_if_not()
+        kept: Any = None
+        if not is_certain:
+            self._move_out(ids[:1])
+            kept = self.execute(_KEPT, call).fetchone()
         if self._run(_DELETE, call + amount).rowcount:
             self._run(_settle(len(ids)), spent + amount + ids)
-        elif reserved := self._reserved(call):  # somebody has drawn from it just now
+        elif reserved := self._reserved(call, ids):  # somebody has drawn from it just now
             self._run(_DELETE, call + reserved)
             self._run(_settle(len(ids)), spent + reserved + ids)
         else:
@@ -345,12 +425,38 @@ class Books:
             self._charge(NO_CALL, text, uncertain, kept)
         return True
 
+    def _end_in_row(self, line: Line, ids: tuple[int, ...], spent: Amount) -> bool:
+        text, amount = line
+        leaf, above = ids[:1], ids[1:]
+        if not self._run(_SETTLE_IN_ROW, (text, *spent, *amount, *leaf, text)).rowcount:
+            return False
+        if above:
+            self._run(_settle(len(above)), spent + amount + above)
+        return True
+
+    def _move_out(self, ids: Iterable[int]) -> None:
+        """Give the calls in flight that are in these accounts' rows rows of their own.
+
+        Whatever is rare is done with those alone.
+        """
+        for number in ids:
+            row = self.execute("SELECT held FROM accounts WHERE id = ?", (number,)).fetchone()
+            if row is None or not row[0]:
+                continue
+            for line in row[0].split("\n")[1:]:
+                owner, key, text, *amount, at, what = line.split(" ", 8)
+                call = int(owner), int(key)
+                self.execute(
+                    _INSERT, (*call, text, *map(int, amount), float.fromhex(at), what, False)
+                )
+            self.execute("UPDATE accounts SET held = '' WHERE id = ?", (number,))
+
     def draw(self, command: Draw, now: float) -> bool:
         """Book a part of a reservation of this owner, and keep another; whether there was one."""
         path, key, spent, uncertain, kept, what = command
         ids, text = self.known(path)
         call = self.owner, key
-        reserved = self._reserved(call)
+        reserved = self._reserved(call, ids)
         if reserved is not None:
             self.execute(_KEEP, kept + call)
             more = Amount(*[new - old for new, old in zip(kept, reserved, strict=True)])
@@ -369,8 +475,11 @@ class Books:
             self._charge(NO_CALL, text, uncertain, (now, what))
         return True
 
-    def _reserved(self, call: tuple[int, int]) -> Amount | None:
+    def _reserved(self, call: tuple[int, int], ids: tuple[int, ...]) -> Amount | None:
         row = self.execute(_RESERVED, call).fetchone()
+        if row is None:
+            self._move_out(ids[:1])
+            row = self.execute(_RESERVED, call).fetchone()
         return None if row is None else Amount(*row)
 
     def _charge(
@@ -454,6 +563,7 @@ class Books:
         state = None if row is None else AccountState._make(row[1:])
         if state is None or state.reserved != NOTHING:
             return False
+        self._move_out(row[:1])
         self.execute("DELETE FROM accounts WHERE id = ?", row[:1])
         if state.uncertain != NOTHING:
             self._forget_charges(row[:1])
@@ -464,23 +574,27 @@ class Books:
 
     def renew(self, until: float) -> None:
         """Say that this owner lives."""
-        self.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (self.owner, until))
+        self.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (self.owner, until))
 
     def leave(self) -> None:
         """Say that this owner is gone, and holds nothing."""
-        self.execute("DELETE FROM owners WHERE id = ?", (self.owner,))
+        self.execute("DELETE FROM leases WHERE id = ?", (self.owner,))
 
     def any_expired(self, now: float) -> bool:
         """Whether another owner's lease is over."""
         found = self.execute(
-            "SELECT 1 FROM owners WHERE lease <= ? AND id != ? LIMIT 1", (now, self.owner)
+            "SELECT 1 FROM leases WHERE lease <= ? AND id != ? LIMIT 1", (now, self.owner)
         )
         return found.fetchone() is not None
 
     def expire(self, now: float) -> None:
         """Charge as uncertain what is held by other owners whose lease is over, unless idle."""
-        over = "SELECT id FROM owners WHERE lease <= ? AND id != ?"
-        for (owner,) in self.execute(over, (now, self.owner)).fetchall():
+        over = "SELECT id FROM leases WHERE lease <= ? AND id != ?"
+        owners = self.execute(over, (now, self.owner)).fetchall()
+        if owners:  # a look at all accounts: once, for whoever they are
+            holding = self.execute("SELECT id FROM accounts WHERE held != ''").fetchall()
+            self._move_out([number for (number,) in holding])
+        for (owner,) in owners:
             held = "SELECT * FROM reservations WHERE owner = ?"
             for _, key, text, *parts, at, what, idle in self.execute(held, (owner,)).fetchall():
                 amount, minus = Amount(*parts), Amount(*[-part for part in parts])
@@ -490,7 +604,7 @@ class Books:
                 charged = "" if amount == NOTHING else text
                 self._charge((owner, key), charged, amount, (at, what))
             self.execute("DELETE FROM reservations WHERE owner = ?", (owner,))
-            self.execute("DELETE FROM owners WHERE id = ?", (owner,))
+            self.execute("DELETE FROM leases WHERE id = ?", (owner,))
 
     def _change(self, ids: Sequence[int], change: Change) -> None:
         spent, reserved, uncertain = change
@@ -526,11 +640,11 @@ def _add(accounts: int) -> str:
 
 
 @cache
-def _settle(accounts: int) -> str:
+def _settle(accounts: int, more: str = "") -> str:
     spent, reserved = AccountState._fields[5:9], AccountState._fields[9:13]
     added = ", ".join(f"{column} = {column} + ?" for column in spent)
     taken = ", ".join(f"{column} = {column} - ?" for column in reserved)
-    return f"UPDATE accounts SET {added}, {taken} WHERE {_among(accounts)}"
+    return f"UPDATE accounts SET {more}{added}, {taken} WHERE {_among(accounts)}"
 
 
 @cache
@@ -541,7 +655,7 @@ def _reset(accounts: int) -> str:
 
 
 @cache
-def _reserve(accounts: int) -> str:
+def _reserve(accounts: int, more: str = "") -> str:
     """Reserves in those accounts of a path that have room: if not in all, it has to be undone."""
     columns = [c for c in AccountState._fields if c.startswith("reserved")]
     added = ", ".join(f"{column} = {column} + ?" for column in columns)
@@ -554,7 +668,7 @@ def _reserve(accounts: int) -> str:
         f"(limit_{quantity} IS NULL OR {used[quantity]} + ? <= limit_{quantity})"
         for quantity in ("usd", "calls", "input", "output", "tokens")
     )
-    return f"UPDATE accounts SET {added} WHERE {_among(accounts)} AND {fits}"
+    return f"UPDATE accounts SET {more}{added} WHERE {_among(accounts)} AND {fits}"
 
 
 def _ids(accounts: str) -> tuple[int, ...]:
@@ -573,10 +687,19 @@ def _changes(limits: Limits, given: str) -> bool:
     return limits != UNLIMITED and _as_text(limits) != given
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+_RESERVE_IN_ROW = _reserve(1, "held = held || ?, ") + f" AND length(held) < {CROWDED}"
+_SETTLE_IN_ROW = _settle(1, "held = replace(held, ?, ''), ") + " AND instr(held, ?)"
+
+
+def is_busy(error: BaseException) -> bool:
     """Whether another connection has locked the file."""
     code = getattr(error, "sqlite_errorcode", 0) or 0
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def is_unwritten(error: BaseException) -> bool:
+    """Whether a statement that failed so has surely changed nothing, nor was about to commit."""
+    return is_busy(error) or isinstance(error, (LookupError, OverflowError, ValueError))
 
 
 _REASONS = {
