@@ -127,6 +127,17 @@ def test_what_is_idle_is_free_again_when_its_lease_is_over(shared: Shared) -> No
     assert other.execute(Reserve(PATH, 1, Amount(95))).done
 
 
+def test_whoever_asks_for_the_charges_ends_leases_that_are_over(shared: Shared) -> None:
+    owner, other, lapse = shared
+    owner.execute(Reserve(PATH, 1, Amount(5)))
+    assert other.charges() == other.charges(LEAF) == ()
+    lapse()
+    assert [charge.amount for charge in other.charges(LEAF)] == [Amount(5)]
+    owner.execute(Reserve(PATH, 2, Amount(6)))
+    lapse()
+    assert sorted([charge.amount for charge in other.charges()]) == [Amount(5), Amount(6)]
+
+
 def test_what_was_drawn_from_is_charged_when_its_lease_is_over(shared: Shared) -> None:
     owner, other, lapse = shared
     owner.execute(Reserve(PATH, 1, Amount(60), what="slice", idle=True))

@@ -251,7 +251,11 @@ class RemoteStore(Store):
             self._place(Read(path))
 
     def charges(self, account: str | None = None) -> tuple[Charge, ...]:
-        self._flush()
+        # A lease that is over is ended by whoever looks at its tree.
+        names = self.accounts() if account is None else (account,)
+        for name in {tree_of(name): name for name in names}.values():
+            with suppress(KeyError):  # there is none, or no longer
+                self.execute(Read((name,)))
         return self._insist(lambda: self._wire.charges(account))
 
     def accounts(self, budget: str | None = None) -> tuple[str, ...]:
