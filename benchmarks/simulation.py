@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from benchmarks.hindsight import Hindsight
+from benchmarks.hindsight import Hindsight, Peaks
 from benchmarks.traffic import Planned, Traffic
 from tokenfence_integrations.stores.base import (
     NOTHING,
@@ -48,7 +48,7 @@ LOOK = 1.0  # seconds between two looks of a waiting line
 AT_ONCE = 0.001  # seconds within which what is noted leaves, alone or with a command
 HEARD = 0.001  # seconds after which others hear of room
 AT_A_TIME = 8  # workers, of those that hear of the same room
-TAKEN = 0.005  # seconds after which room that nobody took counts as room
+TAKEN = 0.005  # seconds for which there has to be room that nobody takes, to count as room
 SAMPLE = 0.25  # seconds between two looks at what is idle
 
 
@@ -301,7 +301,8 @@ class Fleet:
         self.hearing: dict[str, dict[Worker, None]] = {}
         self.freed: set[str] = set()
         self.run_out: set[str] = set()
-        accounts = self.limits, self.used, ROOT, self.events
+        self.peaks = Peaks(self.used, self.events, TAKEN)
+        accounts = self.limits, self.used, self.peaks, ROOT, self.events
         self.own_room: Hindsight[Call] = Hindsight(*accounts, each=False)
         self.any_room: Hindsight[Call] = Hindsight(*accounts, each=True)
         self.busy = 0
@@ -416,12 +417,11 @@ class Fleet:
         assert worker.store.end(call.path, key, *parts).done
         if worker.line:
             self._look(worker, frozenset(call.path))
-        tenant = call.path[0]
-        if self.own_room.ended(tenant) | self.any_room.ended(tenant):
-            self.events.after(TAKEN, self._look_back)
+        self.events.after(TAKEN, self._look_back, call.path[0])
 
     def _use(self, call: Call, usd: int) -> None:
         for account in call.path:
+            self.peaks.will_change(account)
             self.used[account] += usd
         call.worker.used += usd
         self.left_to_tenants -= usd
@@ -485,10 +485,10 @@ class Fleet:
             if any(call.short == account for call in worker.line):
                 self._hear(worker, account)  # behind the others
 
-    def _look_back(self, _: None) -> None:
-        """What is left by now of the room that was made, nobody has taken."""
-        self.own_room.look()
-        self.any_room.look()
+    def _look_back(self, tenant: str) -> None:
+        """What was left all the time since a call of this tenant ended, nobody has taken."""
+        self.own_room.look(tenant)
+        self.any_room.look(tenant)
 
     # What is idle
 
