@@ -1,15 +1,17 @@
 """The simulated fleet, run small: that it counts what it says, and would see what is wrong."""
 
 import statistics
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from benchmarks import fleet, simulation, traffic
 from benchmarks.hindsight import Hindsight, Peaks
-from benchmarks.traffic import Traffic
+from benchmarks.traffic import Planned, Traffic
 from tests.engine.helpers import FakeClock
+from tokenfence_integrations.engine import waiting
 from tokenfence_integrations.stores.base import NOTHING, Amount, Limits, Open, Path, Read, Reply
 from tokenfence_integrations.stores.memory import MemoryStore
 
@@ -90,6 +92,69 @@ def test_what_is_noted_leaves_with_the_next_command_or_after_a_millisecond() -> 
     assert connection.round_trips == 5
     assert connection.charged == 15
     assert connection.peek(PATH) == shared.peek(PATH)
+
+
+@dataclass(frozen=True)
+class OneThatHoldsAll(Traffic):
+    """The first worker's call takes a tenant's whole limit for three seconds; the others wait."""
+
+    def limits(self) -> tuple[int, list[int]]:
+        return 1_000, [100]
+
+    def plan(self) -> Iterator[Planned]:
+        yield Planned(0.0, 0, 0, Amount(100, 1), Amount(0, 1), 3.0, True)
+        each = Amount(100 // (self.workers - 1), 1)
+        for worker in range(1, self.workers):
+            yield Planned(0.5, worker, 0, each, each, 9.0, True)
+
+
+def test_every_worker_that_waits_hears_of_room_and_not_just_some() -> None:
+    """The next look of those who do not hear of it would be half a second later."""
+    outcome = simulation.simulate(OneThatHoldsAll(workers=21, tenants=1, calls=21), None)
+    assert outcome.admitted == 21
+    assert outcome.waited[1:] == pytest.approx([2.5 + simulation.HEARD] * 20)
+    assert outcome.told == 20
+
+
+def test_who_hears_first_is_not_who_came_first() -> None:
+    """Nothing orders the processes that wait; half of these find no room."""
+
+    class TooMany(OneThatHoldsAll):
+        def plan(self) -> Iterator[Planned]:
+            for planned in super().plan():
+                yield planned if planned.at == 0.0 else planned._replace(bound=Amount(10, 1))
+
+    fleet = simulation.Fleet(TooMany(workers=21, tenants=1, calls=21), None)
+    admitted: list[int] = []
+    end = fleet._end
+
+    def ended(of: Any) -> None:
+        admitted.append(of[0].planned.worker)
+        end(of)
+
+    fleet._end = ended  # type: ignore[method-assign]
+    fleet.run()
+    assert len(set(admitted[1:11])) == 10
+    assert sorted(admitted[1:11]) != list(range(1, 11))
+
+
+@pytest.mark.parametrize("later", [waiting.PATIENCE - 1, waiting.PATIENCE])
+def test_a_call_that_many_later_ones_passed_is_counted_when_it_is_refused(later: int) -> None:
+    @dataclass(frozen=True)
+    class OneIsLarge(Traffic):
+        def limits(self) -> tuple[int, list[int]]:
+            return 1_000, [100]
+
+        def plan(self) -> Iterator[Planned]:
+            half, one = Amount(50, 1), Amount(1, 1)
+            yield Planned(0.0, 0, 0, half, half, 9.0, True)
+            yield Planned(0.1, 1, 0, Amount(60, 1), NOTHING, 1.0, True)  # fits never
+            for number in range(later):
+                yield Planned(0.2 + number / 10, 2, 0, one, one, 1.0, True)
+
+    outcome = simulation.simulate(OneIsLarge(workers=3, tenants=1, calls=later + 2), None)
+    assert (outcome.admitted, outcome.refused) == (later + 1, 1)
+    assert outcome.refused_passed == (later >= waiting.PATIENCE)
 
 
 def hindsight(
