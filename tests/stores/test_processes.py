@@ -93,17 +93,18 @@ def test_all_who_wait_hear_of_room_in_however_many_stores(
     admitted: list[Call] = []
 
     def wait(budget: Budget) -> None:
-        admitted.append(reserve(budget, 10, wait=40).admit())
+        admitted.append(reserve(budget, 10, wait=60).admit())
 
-    threads = [threading.Thread(target=wait, args=(budget,)) for budget in waiters]
+    threads = [threading.Thread(target=wait, args=(b,), daemon=True) for b in waiters]
     for thread in threads:
         thread.start()
     while not all(budget._tree.line for budget in waiters):
         time.sleep(0.001)
     assert not admitted
     held.release()
+    by = time.monotonic() + 20
     for thread in threads:
-        thread.join(20)
+        thread.join(max(0.0, by - time.monotonic()))
     assert len(admitted) == 12
     assert charged(whole) == (0, 120, 0)
     for call in admitted:
