@@ -33,6 +33,7 @@ from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import (
     is_large,
+    is_near_limit,
     parse_slice,
     room_for,
     slice_of,
@@ -48,6 +49,9 @@ SLICE = "(slice)"
 
 LOOK = 1.0
 """Seconds after which a slice in use is reported, and its accounts are looked at again."""
+
+LOOK_NEAR_LIMIT = 0.25
+"""The same where so little is left that slices are smaller by that: others may wait for it soon."""
 
 LINGER = 1.0
 """Seconds after which a slice that is not used is given back."""
@@ -482,7 +486,8 @@ class SlicedStore(Store):
             purses = list(self._held.purses.values())
         try:
             if due and purses:
-                self._look(purses, now)
+                if self._look(purses, now):
+                    self._look_at = now + LOOK_NEAR_LIMIT
                 self._heed(None)
             for purse in purses:
                 if purse.asks or (due and purse.is_low):
@@ -493,14 +498,19 @@ class SlicedStore(Store):
         except KeyError:  # an account is not there any more; calls will be told
             self.give_back()
         if self._held.purses:
-            return LOOK
+            return min(LOOK, max(0.0, self._look_at - now))
         _lending.discard(self)
         if self._held.purses:  # since we looked
             _lending.add(self)
         return None
 
-    def _look(self, purses: Sequence[Purse], now: float) -> None:
-        """See what is left of the accounts, and keep no more of it than is to be borrowed."""
+    def _look(self, purses: Sequence[Purse], now: float) -> bool:
+        """See what is left of the accounts, and keep no more of it than is to be borrowed.
+
+        Returns:
+            Whether anything is kept of accounts that are near a limit.
+        """
+        near_limit = False
         before = self._held.changes
         replies = self._store.execute_all([Read(purse.path) for purse in purses])
         with self._held.lock:
@@ -520,6 +530,8 @@ class SlicedStore(Store):
                     self._held.empty(purse)
                 else:
                     self._held.report(purse, wanted)
+                    near_limit |= is_near_limit(reply.states, purse.asked, self._share)
+        return near_limit
 
     def _refill(self, purse: Purse) -> None:
         """Take the half in reserve, and borrow another."""
