@@ -381,7 +381,7 @@ def test_far_from_a_limit_accounts_are_looked_at_each_second() -> None:
     use(worker, keys, 5)
     before = server.asked
     clock.advance(0.9)
-    assert worker.tend() == pytest.approx(0.1)
+    worker.tend()
     assert server.asked == before
     clock.advance(0.11)
     worker.tend()

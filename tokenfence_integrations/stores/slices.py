@@ -83,8 +83,9 @@ class SlicedStore(Store):
     reported each second while it is used, and given back when it was not for a second. The less
     is left of a limit, the smaller slices are, until near it each call reserves for itself. A call
     that finds no room here has all that this process holds unused given back first; what other
-    processes hold unused they give back within a second, and calls wait for that as for calls in
-    flight. So ``wait=0`` may refuse what would have fitted a moment later.
+    processes hold unused they give back within a second (near a limit they look four times in one),
+    and calls wait for that as for calls in flight. So ``wait=0`` may refuse what would have fitted
+    a moment later.
 
     Slices come in halves. If this process dies, what it was drawing on turns uncertain when its
     lease is over (three quarters of the slice at most), and the half that it had in reserve is free
@@ -137,7 +138,7 @@ class SlicedStore(Store):
         self._held = Holdings(self._store)
         self._seen: dict[Path, float] = {}
         self._borrowing: set[Path] = set()
-        self._look_at = 0.0
+        self._look_at, self._pause = 0.0, LOOK
         self._claim_until = self._claim_again = -inf
         self._troubles.now = None
         self._tender = Tender(self)
@@ -474,7 +475,7 @@ class SlicedStore(Store):
         now = self._clock()
         due = now >= self._look_at
         if due:
-            self._look_at = now + LOOK
+            self._look_at, self._pause = now + LOOK, LOOK
         with self._held.lock:
             for purse in list(self._held.purses.values()):
                 if purse.used:
@@ -487,7 +488,7 @@ class SlicedStore(Store):
         try:
             if due and purses:
                 if self._look(purses, now):
-                    self._look_at = now + LOOK_NEAR_LIMIT
+                    self._look_at, self._pause = now + LOOK_NEAR_LIMIT, LOOK_NEAR_LIMIT
                 self._heed(None)
             for purse in purses:
                 if purse.asks or (due and purse.is_low):
@@ -498,7 +499,7 @@ class SlicedStore(Store):
         except KeyError:  # an account is not there any more; calls will be told
             self.give_back()
         if self._held.purses:
-            return min(LOOK, max(0.0, self._look_at - now))
+            return self._pause
         _lending.discard(self)
         if self._held.purses:  # since we looked
             _lending.add(self)
