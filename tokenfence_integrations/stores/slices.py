@@ -138,7 +138,7 @@ class SlicedStore(Store):
         self._held = Holdings(self._store)
         self._seen: dict[Path, float] = {}
         self._borrowing: set[Path] = set()
-        self._look_at, self._pause = 0.0, LOOK
+        self._look_at = 0.0
         self._claim_until = self._claim_again = -inf
         self._troubles.now = None
         self._tender = Tender(self)
@@ -475,7 +475,7 @@ class SlicedStore(Store):
         now = self._clock()
         due = now >= self._look_at
         if due:
-            self._look_at, self._pause = now + LOOK, LOOK
+            self._look_at = now + LOOK
         with self._held.lock:
             for purse in list(self._held.purses.values()):
                 if purse.used:
@@ -488,7 +488,7 @@ class SlicedStore(Store):
         try:
             if due and purses:
                 if self._look(purses, now):
-                    self._look_at, self._pause = now + LOOK_NEAR_LIMIT, LOOK_NEAR_LIMIT
+                    self._look_at = now + LOOK_NEAR_LIMIT
                 self._heed(None)
             for purse in purses:
                 if purse.asks or (due and purse.is_low):
@@ -499,7 +499,7 @@ class SlicedStore(Store):
         except KeyError:  # an account is not there any more; calls will be told
             self.give_back()
         if self._held.purses:
-            return self._pause
+            return min(LOOK, max(0.0, self._look_at - now))
         _lending.discard(self)
         if self._held.purses:  # since we looked
             _lending.add(self)
