@@ -15,6 +15,7 @@ from statistics import fmean
 from benchmarks.simulation import Outcome, simulate
 from benchmarks.table import Figure, failures, figures_table, machine, table
 from benchmarks.traffic import Traffic
+from tokenfence_integrations.engine.waiting import PATIENCE
 
 __all__ = ["counts_table", "fleet_figures", "main", "scenarios"]
 
@@ -60,10 +61,23 @@ def fleet_figures(without: Outcome, sliced: Outcome) -> list[Figure]:
             detail=f"{declined:,} of {calls:,} calls; without {without.refused_although:,}",
         ),
         Figure(
+            "refused after later ones passed",
+            sliced.refused_passed / calls * 100,
+            " %",
+            detail=f"{PATIENCE} or more of the tenant; without "
+            f"{without.refused_passed / calls * 100:.1f} %",
+        ),
+        Figure(
             "round trips per call",
             sliced.round_trips / calls,
             detail=f"{sliced.round_trips_of_calls / calls:.2f} by calls; "
             f"without {without.round_trips / calls:.2f}",
+        ),
+        Figure(
+            "looks of those told of room",
+            sliced.told / calls,
+            detail=f"per call, most in vain, not in the round trips; "
+            f"without {without.told / calls:.0f}",
         ),
         Figure(
             "held unused",

@@ -8,16 +8,22 @@ A call that is declined waits, and tries again as the engine's line of waiting c
 call of the same worker ends that took from what it lacks, when the shared store has room again in
 it, and each second. It is refused after a minute, or once it would not fit even if all that is in
 flight settled at nothing.
+
+Whenever room is made, every worker that waits is told, as the stores on a server do it, and who
+asks first is drawn. Those who could not take it are not played, but counted: a worker is told of
+room anywhere in the tree, and then looks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from random import Random
 from typing import Any
 
-from benchmarks.hindsight import Hindsight
+from benchmarks.hindsight import Hindsight, Peaks
 from benchmarks.traffic import Planned, Traffic
+from tokenfence_integrations.engine import waiting
 from tokenfence_integrations.stores.base import (
     NOTHING,
     AccountState,
@@ -47,8 +53,7 @@ PATIENCE = 60.0  # seconds that a call waits, at most
 LOOK = 1.0  # seconds between two looks of a waiting line
 AT_ONCE = 0.001  # seconds within which what is noted leaves, alone or with a command
 HEARD = 0.001  # seconds after which others hear of room
-AT_A_TIME = 8  # workers, of those that hear of the same room
-TAKEN = 0.005  # seconds after which room that nobody took counts as room
+TAKEN = 0.005  # seconds for which there has to be room that nobody takes, to count as room
 SAMPLE = 0.25  # seconds between two looks at what is idle
 
 
@@ -222,14 +227,18 @@ class Slices(SlicedStore):
 class Call:
     """One that has come, and what became of it."""
 
-    __slots__ = ("ended", "path", "planned", "short", "since", "worker")
+    __slots__ = ("ended", "hears", "path", "planned", "short", "since", "since_admitted", "worker")
 
-    def __init__(self, planned: Planned, worker: "Worker", path: Path, now: float) -> None:
+    def __init__(
+        self, planned: Planned, worker: "Worker", path: Path, now: float, since_admitted: int
+    ) -> None:
         self.planned = planned
         self.worker = worker
         self.path = path
         self.since = now
+        self.since_admitted = since_admitted  # how many of its tenant were admitted before
         self.short = path[0]  # the account that has no room for it
+        self.hears: set[str] = set()  # accounts of whose room it is told
         self.ended = False
 
 
@@ -241,7 +250,6 @@ class Worker:
         self.connection = connection
         self.line: list[Call] = []
         self.looks = False  # whether it looks at its line each second
-        self.hears: set[str] = set()
         self.used = 0
         """What its calls have used, in nano-dollars: spent, uncertain, in flight."""
 
@@ -260,11 +268,16 @@ class Outcome:
     which came later, have taken it."""
     refused_after: int = 0
     """Refused, although at some moment while they waited there was room for each, by itself."""
+    refused_passed: int = 0
+    """Refused after so many calls of their tenant that came later had been admitted as may pass one
+    in the line of a single process, or more."""
     overspent: int = 0
     """The most that any account was above its limit, at any moment."""
     round_trips: int = 0
     round_trips_of_calls: int = 0
     """Those that a call waited for, or that were its own end; the others are the threads'."""
+    told: int = 0
+    """How often a worker with calls that wait was told of room, in whatever account."""
     waited: list[float] = field(default_factory=list)
     """Of each call that was admitted."""
     waited_although: list[float] = field(default_factory=list)
@@ -301,15 +314,19 @@ class Fleet:
         self.used = dict.fromkeys(self.limits, 0)  # the truth: spent, uncertain, in flight
         self.settled = dict.fromkeys(self.limits, 0)  # of that, what is not in flight
         self.left_to_tenants = sum(of_tenants)
-        self.hearing: dict[str, dict[Worker, None]] = {}
+        self.admitted: dict[str, list[float]] = {name: [] for name in self.names}  # when they came
+        self.hearing: dict[str, list[tuple[int, int, Call]]] = {}  # heaps: who needs least first
         self.freed: set[str] = set()
+        self.waiting: set[Worker] = set()
+        self.first = Random(f"first {traffic.seed}")
         self.run_out: set[str] = set()
-        accounts = self.limits, self.used, ROOT, self.events
+        self.peaks = Peaks(self.used, self.events, TAKEN)
+        accounts = self.limits, self.used, self.peaks, ROOT, self.events
         self.own_room: Hindsight[Call] = Hindsight(*accounts, each=False)
         self.any_room: Hindsight[Call] = Hindsight(*accounts, each=True)
         self.busy = 0
         self.coming = traffic.plan()
-        self.keys = count(1)
+        self.keys, self.order = count(1), count()
         self.workers = [self._worker(slice) for _ in range(traffic.workers)]
 
     def _worker(self, slice: str | None) -> Worker:
@@ -345,16 +362,18 @@ class Fleet:
 
     def _begin(self, planned: Planned) -> None:
         worker = self.workers[planned.worker]
-        call = Call(planned, worker, (self.names[planned.tenant], ROOT), self.events.now)
+        name = self.names[planned.tenant]
+        call = Call(planned, worker, (name, ROOT), self.events.now, len(self.admitted[name]))
         self.outcome.calls += 1
         self.busy += 1
         reply = self._try(call)
         if reply.done or self._is_hopeless(call, dict(zip(call.path, reply.states, strict=True))):
             return
         worker.line.append(call)
+        self.waiting.add(worker)
         self.own_room.wait(call, call.path[0], planned.bound.usd)
         self.any_room.wait(call, call.path[0], planned.bound.usd)
-        self._hear(worker, call.short)
+        self._hear(call)
         if not worker.looks:
             worker.looks = True
             self.events.after(LOOK, self._look_again, worker)
@@ -371,6 +390,7 @@ class Fleet:
             fitted, _ = self._leave(call)
             now = self.events.now
             self.outcome.admitted += 1
+            self.admitted[call.path[0]].append(call.since)
             self.outcome.waited.append(now - call.since)
             self.outcome.waited_although.append(0.0 if fitted is None else now - fitted)
             self.busy += 1
@@ -400,6 +420,9 @@ class Fleet:
         )
         self.outcome.refused_although += own is not None
         self.outcome.refused_after += at_all is not None
+        since_then = self.admitted[call.path[0]][call.since_admitted :]
+        passed = sum(came > call.since for came in since_then)
+        self.outcome.refused_passed += passed >= waiting.PATIENCE
 
     def _leave(self, call: Call) -> tuple[float | None, float | None]:
         """It waits no more; since when there was room for it, of its own and at all."""
@@ -419,12 +442,11 @@ class Fleet:
         assert worker.store.end(call.path, key, *parts).done
         if worker.line:
             self._look(worker, frozenset(call.path))
-        tenant = call.path[0]
-        if self.own_room.ended(tenant) | self.any_room.ended(tenant):
-            self.events.after(TAKEN, self._look_back)
+        self.events.after(TAKEN, self._look_back, call.path[0])
 
     def _use(self, call: Call, usd: int) -> None:
         for account in call.path:
+            self.peaks.will_change(account)
             self.used[account] += usd
         call.worker.used += usd
         self.left_to_tenants -= usd
@@ -454,8 +476,10 @@ class Fleet:
             states = dict(zip(call.path, reply.states, strict=True))
             told.update(states)
             if not self._is_hopeless(call, states):
-                self._hear(worker, call.short)
+                self._hear(call)
         worker.line = [call for call in worker.line if not call.ended]
+        if not worker.line:
+            self.waiting.discard(worker)
 
     def _look_again(self, worker: Worker) -> None:
         self._look(worker)
@@ -463,35 +487,54 @@ class Fleet:
         if worker.looks:
             self.events.after(LOOK, self._look_again, worker)
 
-    def _hear(self, worker: Worker, account: str) -> None:
-        self.hearing.setdefault(account, {})[worker] = None
+    def _hear(self, call: Call) -> None:
+        account = call.short
+        if account not in call.hears:
+            call.hears.add(account)
+            entry = call.planned.bound.usd, next(self.order), call
+            heappush(self.hearing.setdefault(account, []), entry)
 
     def _tell(self, path: Path) -> None:
-        """There is room in the shared store: those who wait for it will hear of that."""
+        """There is room in the shared store: those who wait will hear of that."""
+        if not self.waiting:
+            return
+        if ROOT not in self.freed:  # there is room in it whenever there is anywhere
+            self.outcome.told += len(self.waiting)
         for account in path:
-            if self.hearing.get(account) and account not in self.freed:
+            hears = account == ROOT or self.hearing.get(account)
+            if hears and account not in self.freed:
                 self.freed.add(account)
                 self.events.after(HEARD, self._on_freed, account)
 
     def _on_freed(self, account: str) -> None:
-        """Have some of those look who wait for room in an account, and could take it."""
+        """Have those look who wait for room in an account, and could take it."""
         self.freed.discard(account)
-        hearing = self.hearing[account]
-        for worker in list(hearing)[:AT_A_TIME]:
-            del hearing[worker]
-            waiting = [c.planned.bound.usd for c in worker.line if c.short == account]
-            if not waiting:
-                continue
-            [state] = self.shared.peek((account,))
-            if min(waiting) <= _room(state):
+        heap, calls = self.hearing.get(account, []), []
+        while heap and heap[0][0] <= self._shared_room(account):
+            call = heappop(heap)[2]
+            call.hears.discard(account)
+            if call.short == account and not call.ended:
+                calls.append(call)
+        least: dict[Worker, int] = {}
+        for call in calls:  # the first one of each worker is its smallest
+            least.setdefault(call.worker, call.planned.bound.usd)
+        workers = list(least)
+        self.first.shuffle(workers)
+        for worker in workers:
+            if least[worker] <= self._shared_room(account):
                 self._look(worker, frozenset((account,)))
-            if any(call.short == account for call in worker.line):
-                self._hear(worker, account)  # behind the others
+        for call in calls:
+            if not call.ended:
+                self._hear(call)
 
-    def _look_back(self, _: None) -> None:
-        """What is left by now of the room that was made, nobody has taken."""
-        self.own_room.look()
-        self.any_room.look()
+    def _shared_room(self, account: str) -> int:
+        [state] = self.shared.peek((account,))
+        return _room(state)
+
+    def _look_back(self, tenant: str) -> None:
+        """What was left all the time since a call of this tenant ended, nobody has taken."""
+        self.own_room.look(tenant)
+        self.any_room.look(tenant)
 
     # What is idle
 

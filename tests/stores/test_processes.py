@@ -13,6 +13,8 @@ from tests.engine.helpers import charged, nano, reserve, spend
 from tests.stores.places import PLACES, Place, later
 from tests.stores.processes import start
 from tokenfence_integrations import Budget, BudgetExceeded
+from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.stores import listening
 from tokenfence_integrations.testing import SimulatedProvider
 
 
@@ -78,6 +80,35 @@ def test_a_call_waits_for_one_of_another_process_and_is_woken_by_its_end(place: 
         waiting.join(20)
         assert not waiting.is_alive()
     assert charged(budget) == (51, 0, 0)
+
+
+def test_all_who_wait_hear_of_room_in_however_many_stores(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one end makes room for is taken by all of them, and none had to look by itself."""
+    monkeypatch.setattr(listening, "LOOK", 60.0)
+    whole = Budget(nano(120), name=place.name, store=place.store())
+    held = reserve(whole, 120).admit()
+    waiters = [Budget(nano(120), name=place.name, store=place.store()) for _ in range(12)]
+    admitted: list[Call] = []
+
+    def wait(budget: Budget) -> None:
+        admitted.append(reserve(budget, 10, wait=60).admit())
+
+    threads = [threading.Thread(target=wait, args=(b,), daemon=True) for b in waiters]
+    for thread in threads:
+        thread.start()
+    while not all(budget._tree.line for budget in waiters):
+        time.sleep(0.001)
+    assert not admitted
+    held.release()
+    by = time.monotonic() + 20
+    for thread in threads:
+        thread.join(max(0.0, by - time.monotonic()))
+    assert len(admitted) == 12
+    assert charged(whole) == (0, 120, 0)
+    for call in admitted:
+        call.release()
 
 
 def test_a_call_that_waits_is_woken_when_the_lease_of_a_dead_process_is_over(

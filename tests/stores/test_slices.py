@@ -37,6 +37,7 @@ from tokenfence_integrations.stores.base import (
     AccountState,
     Adjust,
     Amount,
+    Book,
     Command,
     Draw,
     End,
@@ -353,6 +354,38 @@ def test_a_slice_is_given_back_when_nothing_uses_it() -> None:
     clock.advance(1.0)
     assert worker.tend() is None
     assert below(server).reserved == NOTHING
+
+
+def test_near_a_limit_what_is_unused_is_given_back_to_those_who_wait_sooner() -> None:
+    server, keys, clock = Server(), count(1), FakeClock()
+    worker = on(server, clock=clock)
+    server.execute(Book(TEAM, Amount(95_000)))
+    use(worker, keys, 5)
+    assert worker.tend() == pytest.approx(0.25)
+    held = below(server).reserved.usd
+    assert held > 100
+    server.execute(Book(TEAM, Amount(5_000 - 25 - held - 5)))  # by another process
+    assert not server.reserve(TEAM, 77, Amount(100, 1)).done
+    clock.advance(0.26)
+    worker.tend()
+    assert below(server).reserved == NOTHING
+    assert server.reserve(TEAM, 77, Amount(100, 1)).done
+
+
+def test_far_from_a_limit_accounts_are_looked_at_each_second() -> None:
+    server, keys, clock = Server(), count(1), FakeClock()
+    worker = on(server, clock=clock)
+    server.execute(Book(TEAM, Amount(80_000)))
+    use(worker, keys, 5)
+    assert worker.tend() == pytest.approx(1.0)
+    use(worker, keys, 5)
+    before = server.asked
+    clock.advance(0.9)
+    worker.tend()
+    assert server.asked == before
+    clock.advance(0.11)
+    worker.tend()
+    assert server.asked > before
 
 
 def test_the_less_is_left_the_smaller_are_slices() -> None:

@@ -33,6 +33,7 @@ from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import (
     is_large,
+    is_near_limit,
     parse_slice,
     room_for,
     slice_of,
@@ -48,6 +49,9 @@ SLICE = "(slice)"
 
 LOOK = 1.0
 """Seconds after which a slice in use is reported, and its accounts are looked at again."""
+
+LOOK_NEAR_LIMIT = 0.25
+"""The same where so little is left that slices are smaller by that: others may wait for it soon."""
 
 LINGER = 1.0
 """Seconds after which a slice that is not used is given back."""
@@ -79,8 +83,9 @@ class SlicedStore(Store):
     reported each second while it is used, and given back when it was not for a second. The less
     is left of a limit, the smaller slices are, until near it each call reserves for itself. A call
     that finds no room here has all that this process holds unused given back first; what other
-    processes hold unused they give back within a second, and calls wait for that as for calls in
-    flight. So ``wait=0`` may refuse what would have fitted a moment later.
+    processes hold unused they give back within a second (near a limit they look four times in one),
+    and calls wait for that as for calls in flight. So ``wait=0`` may refuse what would have fitted
+    a moment later.
 
     Slices come in halves. If this process dies, what it was drawing on turns uncertain when its
     lease is over (three quarters of the slice at most), and the half that it had in reserve is free
@@ -485,7 +490,8 @@ class SlicedStore(Store):
             purses = list(self._held.purses.values())
         try:
             if due and purses:
-                self._look(purses, now)
+                if self._look(purses, now):
+                    self._look_at = now + LOOK_NEAR_LIMIT
                 self._heed(None)
             for purse in purses:
                 if purse.asks or (due and purse.is_low):
@@ -496,14 +502,19 @@ class SlicedStore(Store):
         except KeyError:  # an account is not there any more; calls will be told
             self.give_back()
         if self._held.purses:
-            return LOOK
+            return min(LOOK, max(0.0, self._look_at - now))
         _lending.discard(self)
         if self._held.purses:  # since we looked
             _lending.add(self)
         return None
 
-    def _look(self, purses: Sequence[Purse], now: float) -> None:
-        """See what is left of the accounts, and keep no more of it than is to be borrowed."""
+    def _look(self, purses: Sequence[Purse], now: float) -> bool:
+        """See what is left of the accounts, and keep no more of it than is to be borrowed.
+
+        Returns:
+            Whether anything is kept of accounts that are near a limit.
+        """
+        near_limit = False
         before = self._held.changes
         replies = self._store.execute_all([Read(purse.path) for purse in purses])
         with self._held.lock:
@@ -523,6 +534,8 @@ class SlicedStore(Store):
                     self._held.empty(purse)
                 else:
                     self._held.report(purse, wanted)
+                    near_limit |= is_near_limit(reply.states, purse.asked, self._share)
+        return near_limit
 
     def _refill(self, purse: Purse) -> None:
         """Take the half in reserve, and borrow another."""

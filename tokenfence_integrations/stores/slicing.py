@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from tokenfence_integrations.stores.base import NOTHING, AccountState, Amount
 
-__all__ = ["is_large", "parse_slice", "room_for", "slice_of", "with_room"]
+__all__ = ["is_large", "is_near_limit", "parse_slice", "room_for", "slice_of", "with_room"]
 
 LEFT_TO_OTHERS = 8
 """A slice is at most one part in so many of what is free: the less there is, the smaller it is."""
@@ -90,6 +90,25 @@ def slice_of(states: Sequence[AccountState], asked: Amount, share: Fraction) -> 
             for part, is_limited in zip(asked, limited, strict=True)
         ]
     )
+
+
+def is_near_limit(states: Sequence[AccountState], asked: Amount, share: Fraction) -> bool:
+    """Whether so little is left that a slice is smaller than its share of the limit.
+
+    Args:
+        states: The states of the path.
+        asked: What one call reserves.
+        share: The part of each limit that a slice may be.
+
+    Example:
+        >>> team = AccountState(10_000, None, None, None, None, *[0] * 12)
+        >>> is_near_limit([team.plus(Amount(8_000))], Amount(usd=10, calls=1), Fraction(1, 50))
+        False
+        >>> is_near_limit([team.plus(Amount(9_000))], Amount(usd=10, calls=1), Fraction(1, 50))
+        True
+    """
+    unused = [AccountState._make([*state[:5], *[0] * 12]) for state in states]
+    return slice_of(states, asked, share) != slice_of(unused, asked, share)
 
 
 def room_for(states: Sequence[AccountState], asked: Amount) -> Amount:
