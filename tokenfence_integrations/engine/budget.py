@@ -347,7 +347,7 @@ class Budget:
             whole("input_tokens", into)
             # None, as counters have it that do not know: that is not nothing.
             raise ValueError("input_tokens must be a whole number, 0 or more, got None")
-        if max_output_tokens is not None:
+        if type(max_output_tokens) is not int or max_output_tokens < 0:
             whole("max_output_tokens", max_output_tokens)
         if type(choices) is not int or choices < 1:
             raise ValueError(f"choices must be 1 or more, got {choices!r}")
@@ -356,7 +356,10 @@ class Budget:
         policy = (
             _PLAIN
             if fallback is None
-            and (on_limit, wait, min_output_tokens, on_unknown) == ("raise", 60.0, 16, "charge")
+            and on_limit == "raise"
+            and wait == 60.0
+            and min_output_tokens == 16
+            and on_unknown == "charge"
             else Policy(
                 on_limit,
                 parse_fallback(fallback, self.threshold),
@@ -379,7 +382,7 @@ class Budget:
             True,
             tags,
         )
-        book = as_book(prices, provider)
+        book = prices if isinstance(prices, PriceBook) else as_book(prices, provider)
         if policy.stages:
             check_priced(policy.stages, book)
         return Call(self, request, policy, book)

@@ -360,11 +360,12 @@ class Call:
         path = live[1]  # in the windows that it was admitted in, whichever are open now
         tree.store.end(path, key, spent, uncertain)
         request, bound = self.request, self.bound
-        cost, _, into, out = spent
+        cost = spent[0]
         self.outcome = outcome
         self.cost = cost
-        for sublimit in request.sublimits:
-            sublimit.ended(key, spent, uncertain)
+        if request.sublimits:
+            for sublimit in request.sublimits:
+                sublimit.ended(key, spent, uncertain)
         if self.recorded:
             tree.ledger.append(
                 (
@@ -387,6 +388,7 @@ class Call:
         if tree.line.waiting:
             tree.line.freed()
         if usage is not None:
+            into, out = spent[2], spent[3]
             if request.max_output_tokens is None:
                 tree.forecasts.answers.append((self.model, out // request.choices, cut_short))
             if cost > bound[0] or into > bound[2] or out > bound[3]:

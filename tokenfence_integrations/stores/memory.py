@@ -164,7 +164,7 @@ class MemoryStore(Store):
         self._lock = RLock()
         self._clock = clock
         self._accounts: dict[str, Account] = {}
-        self._reservations: dict[int, tuple[Amount, str]] = {}
+        self._reservations: dict[int, tuple[int, int, int, int, str]] = {}
         self._charges: dict[str, Charge] = {}
         self._draws = count(1)
         self._anchors: dict[str, float] = {}
@@ -229,7 +229,7 @@ class MemoryStore(Store):
                 a.reserved_calls += calls
                 a.reserved_input += into
                 a.reserved_output += out
-            self._reservations[key] = amount, what
+            self._reservations[key] = usd, calls, into, out, what
         return DONE
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
@@ -237,7 +237,7 @@ class MemoryStore(Store):
             reservation = self._reservations.pop(key, None)
             if reservation is None:
                 return NOT_DONE
-            (usd, calls, into, out), what = reservation
+            usd, calls, into, out, what = reservation
             spent_usd, spent_calls, spent_into, spent_out = spent
             accounts = self._accounts
             for name in path:
@@ -250,9 +250,9 @@ class MemoryStore(Store):
                 a.reserved_calls -= calls
                 a.reserved_input -= into
                 a.reserved_output -= out
-                if uncertain is not NOTHING:
-                    a.doubt(uncertain)
             if uncertain is not NOTHING and uncertain != NOTHING:
+                for name in path:
+                    accounts[name].doubt(uncertain)
                 self._charge(str(key), path, uncertain, what)
         return DONE
 
@@ -262,8 +262,8 @@ class MemoryStore(Store):
             reservation = self._reservations.get(key)
             if reservation is None:
                 return NOT_DONE
-            held, held_for = reservation
-            self._reservations[key] = kept, held_for
+            held, held_for = Amount(*reservation[:4]), reservation[4]
+            self._reservations[key] = *kept, held_for
             for name in path:
                 account = self._accounts[name]
                 account.spend(spent)
