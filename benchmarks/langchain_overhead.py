@@ -17,6 +17,7 @@ from langchain_openai import ChatOpenAI
 from benchmarks.instant import CHUNKS, instant_server
 from benchmarks.overhead import (
     MODEL,
+    PROCESSES,
     PROMPTS,
     achunks_time,
     apaired,
@@ -24,6 +25,7 @@ from benchmarks.overhead import (
     call_time,
     chunks_time,
     fewer,
+    in_fresh_processes,
     paired,
     ratio_figure,
 )
@@ -127,9 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.langchain_overhead", description=__doc__
     )
-    parser.add_argument("--rounds", type=int, default=800, help="pairs of calls")
+    parser.add_argument("--rounds", type=int, default=1_000, help="pairs of calls")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="that share the rounds")
     options = parser.parse_args(arguments)
-    figures = call_figures(options.rounds)
+    figures = in_fresh_processes(call_figures, options.rounds, options.processes)
     print(figures_table(f"What a guard costs in LangChain ({machine()})", figures))
     return 1 if failures(figures) else 0
 

@@ -20,6 +20,7 @@ from llama_index.llms.openai import OpenAI
 from benchmarks.instant import CHUNKS, instant_server
 from benchmarks.overhead import (
     MODEL,
+    PROCESSES,
     PROMPTS,
     achunks_time,
     apaired,
@@ -27,6 +28,7 @@ from benchmarks.overhead import (
     call_time,
     chunks_time,
     fewer,
+    in_fresh_processes,
     paired,
     ratio_figure,
 )
@@ -136,9 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.llama_index_overhead", description=__doc__
     )
-    parser.add_argument("--rounds", type=int, default=800, help="pairs of calls")
+    parser.add_argument("--rounds", type=int, default=1_000, help="pairs of calls")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="that share the rounds")
     options = parser.parse_args(arguments)
-    figures = call_figures(options.rounds)
+    figures = in_fresh_processes(call_figures, options.rounds, options.processes)
     print(figures_table(f"What a guard costs in LlamaIndex ({machine()})", figures))
     return 1 if failures(figures) else 0
 

@@ -1,5 +1,7 @@
 """The cost benchmark, run small: that it measures what it says, not how fast this machine is."""
 
+import os
+
 import openai
 import pytest
 
@@ -31,6 +33,21 @@ def test_every_comparison_is_made() -> None:
     figures = overhead.call_figures(8)
     assert len(figures) == 6
     assert all(figure.measured > 0 and figure.at_most == 1.05 for figure in figures)
+
+
+def two_figures(rounds: int) -> list[Figure]:
+    """The number of a process, and its rounds."""
+    return [Figure("process", float(os.getpid())), Figure("rounds", float(rounds))]
+
+
+def test_each_process_is_fresh_and_has_its_part_of_the_rounds() -> None:
+    process, rounds = overhead.in_fresh_processes(two_figures, 90, 3)
+    assert process.measured != os.getpid()
+    low, _, high = process.detail.strip("; ").split()[:3]
+    assert float(low) < process.measured < float(high)
+    assert rounds.measured == 30
+    [here, all_of_them] = overhead.in_fresh_processes(two_figures, 90, 1)
+    assert (here.measured, all_of_them.measured) == (os.getpid(), 90)
 
 
 def test_pairs_take_turns_at_being_first() -> None:
