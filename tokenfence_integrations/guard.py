@@ -133,8 +133,9 @@ def guard(
         UnknownModelError: A fallback has no known price.
 
     Example:
-        >>> client = guard(openai.OpenAI(), budget="$5.00", fallback="gpt-4o-mini")
-        >>> client.tokenfence.remaining  # doctest: +SKIP
+        >>> import openai
+        >>> client = guard(openai.OpenAI(api_key="..."), budget="$5.00", fallback="gpt-4o-mini")
+        >>> client.tokenfence.remaining
         5.0
     """
     terms: dict[str, Any] = {

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments are wrong (code 2), or ask for help or the version (code 0).
 
     Example:
-        >>> main(["prices", "gpt-4o"])
+        >>> main(["prices", "gpt-4o"])  # doctest: +SKIP
     """
     arguments = _parser().parse_args(argv)
     try:

@@ -44,7 +44,7 @@ class RealModel:
         RuntimeError: On entering: a wheel is missing, or the server did not start.
 
     Example:
-        >>> with RealModel() as model:
+        >>> with RealModel() as model:  # doctest: +SKIP
         ...     client = openai.OpenAI(base_url=model.base_url, api_key="unused")
     """
 

@@ -80,8 +80,9 @@ def given(
         ValueError: Something cannot be read, or is given twice.
 
     Example:
+        >>> from datetime import UTC
         >>> given("2M tokens/week", zone=UTC)
-        Given(limits=Limits(usd=None, calls=None, tokens=2000000, ...), schedule=Calendar(...))
+        Given(limits=Limits(usd=None, calls=None, tokens=2000000, ...), schedule=Calendar(...)...)
     """
     counts = calls, tokens, input_tokens, output_tokens
     try:

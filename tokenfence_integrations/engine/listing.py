@@ -47,6 +47,8 @@ def listed(store: Store, budget: str | None = None) -> list[Listed]:
         StoreError: The store cannot be read.
 
     Example:
+        >>> from tokenfence_integrations import Budget
+        >>> from tokenfence_integrations.stores.memory import MemoryStore
         >>> store = MemoryStore()
         >>> team = Budget("$5", name="team", store=store).child("writer", "50%")
         >>> [(found.budget, found.state.limit_usd) for found in listed(store)]

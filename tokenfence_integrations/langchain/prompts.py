@@ -40,6 +40,7 @@ def prompt_bound(
         Tokens; or what tells them for a model's card, where pictures or unseen things are in it.
 
     Example:
+        >>> from langchain_core.messages import HumanMessage
         >>> prompt_bound([HumanMessage("Why?")], {})
         108
     """

@@ -64,7 +64,8 @@ def provider_of_class(cls: type) -> str:
     """Whose price list counts for a class, by the package that it comes from.
 
     Example:
-        >>> provider_of_class(OpenAIEmbeddings)  # of langchain_openai
+        >>> from langchain_openai import OpenAIEmbeddings
+        >>> provider_of_class(OpenAIEmbeddings)
         'openai'
     """
     for base in cls.__mro__:

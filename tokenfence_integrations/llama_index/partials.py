@@ -123,6 +123,7 @@ def material(answers: Answers, prompt: Any, given: Mapping[str, Any]) -> Iterato
         given: Its other variables.
 
     Example:
+        >>> from llama_index.core import PromptTemplate
         >>> refine = PromptTemplate("{existing_answer}", existing_answer="At noon.")
         >>> with material(deque(), refine, {}):
         ...     print(with_kept("It is refused."))

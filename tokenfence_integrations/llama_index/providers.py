@@ -80,6 +80,7 @@ def provider_of(thing: Any, kind: str = "llms") -> str:
         kind: ``"llms"`` or ``"embeddings"``.
 
     Example:
+        >>> from llama_index.llms.openai import OpenAI
         >>> provider_of(OpenAI(model="gpt-4o"))
         'openai'
     """

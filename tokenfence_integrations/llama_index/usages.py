@@ -20,6 +20,7 @@ def response_usage(response: Any) -> Usage | None:
 
     Example:
         >>> raw = {"usage": {"prompt_tokens": 9, "completion_tokens": 5}}
+        >>> from llama_index.core.llms import CompletionResponse
         >>> response_usage(CompletionResponse(text="", raw=raw))[:2]
         (9, 5)
     """

@@ -113,8 +113,8 @@ def generated_image_tokens(model: str, size: str, quality: str, partial_images: 
         Tokens.
 
     Example:
-        >>> generated_image_tokens("gpt-image-2", "1536x1024", "high")
-        5488
+        >>> generated_image_tokens("gpt-image-2", "1024x1024", "high")
+        7024
     """
     quality = quality if quality in _SIDE else "high"
     by_size = _GENERATED[quality]

@@ -154,7 +154,7 @@ class MemoryStore(Store):
     Example:
         >>> store = MemoryStore()
         >>> store.execute(Open("team", Limits(usd=5_000_000_000)))
-        Reply(done=True, states=())
+        Reply(done=True, states=(), at=0.0)
     """
 
     instant = True

@@ -105,7 +105,7 @@ class SlicedStore(Store):
     Example:
         >>> from tokenfence_integrations.stores.memory import MemoryStore
         >>> SlicedStore(MemoryStore(), "5%")
-        <SlicedStore 5% of <MemoryStore>>
+        <SlicedStore 5% of <...MemoryStore object at ...>>
     """
 
     def __init__(

@@ -97,6 +97,7 @@ def spawn_provider(
         RuntimeError: The process did not start; its own message is on standard error.
 
     Example:
+        >>> import openai
         >>> with spawn_provider(output_tokens=50) as provider:
         ...     client = openai.OpenAI(base_url=provider.base_url, api_key="unused")
     """

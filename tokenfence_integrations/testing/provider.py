@@ -45,10 +45,11 @@ class SimulatedProvider:
         OSError: On entering: the port is taken.
 
     Example:
+        >>> import openai
         >>> with SimulatedProvider(output_tokens=300) as provider:
         ...     client = openai.OpenAI(base_url=provider.base_url, api_key="unused")
         ...     message = {"role": "user", "content": "Hello"}
-        ...     client.chat.completions.create(model="gpt-4o", messages=[message])
+        ...     reply = client.chat.completions.create(model="gpt-4o", messages=[message])
         ...     print(provider.bill[0].output_tokens, provider.billed)
         300 3020000
     """
@@ -154,7 +155,7 @@ class SimulatedProvider:
             **changes: Fields of `Behavior`.
 
         Example:
-            >>> provider.behave(output_tokens=50, latency=0.1)
+            >>> provider.behave(output_tokens=50, latency=0.1)  # doctest: +SKIP
         """
         self._service.behavior = replace(self._service.behavior, **changes)
 
@@ -199,7 +200,7 @@ class SimulatedProvider:
             TimeoutError: With what was still under way.
 
         Example:
-            >>> provider.idle(requests=3)
+            >>> provider.idle(requests=3)  # doctest: +SKIP
         """
         self._traffic.wait_until_idle(timeout, requests)
 
@@ -221,7 +222,7 @@ class SimulatedProvider:
         Example:
             In a coroutine, whose client needs the loop:
 
-            >>> await asyncio.to_thread(provider.wait_for, 4)
+            >>> await asyncio.to_thread(provider.wait_for, 4)  # doctest: +SKIP
         """
         self._traffic.wait_until_held(count, timeout)
 
@@ -236,8 +237,8 @@ class SimulatedProvider:
             TimeoutError: With how many left.
 
         Example:
-            >>> task.cancel()
-            >>> await asyncio.to_thread(provider.wait_for_disconnects, 1)
+            >>> task.cancel()  # doctest: +SKIP
+            >>> await asyncio.to_thread(provider.wait_for_disconnects, 1)  # doctest: +SKIP
         """
         self._traffic.wait_until_disconnected(count, timeout)
 
@@ -249,6 +250,6 @@ class SimulatedProvider:
                 `hold()` or `clear()`.
 
         Example:
-            >>> provider.release()
+            >>> provider.release()  # doctest: +SKIP
         """
         self._traffic.release(count)

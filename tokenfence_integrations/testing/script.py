@@ -177,7 +177,7 @@ def in_turn(*answers: Behavior | Say) -> Script:
         An agent that calls a failing tool fifty times before it gives up:
 
         >>> with SimulatedProvider(script=in_turn(*[ToolCall("search")] * 50, "I give up.")):
-        ...     ...
+        ...     pass
     """
     if not answers:
         raise ValueError("in_turn() needs at least one answer.")
