@@ -15,7 +15,7 @@ from tests.clients.helpers import (
     outcomes,
     scripted_client,
 )
-from tokenfence_integrations import Budget, Price, async_guard, guard
+from tokenfence_integrations import Budget, BudgetExceeded, Price, async_guard, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
 TOOL: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -614,3 +614,18 @@ def test_a_tier_that_is_asked_for_and_not_told_is_paid(budget: Budget) -> None:
         guard(client, budget=budget).chat.completions.create(**CALL, service_tier="priority")
     # At $4.25 and $17 a million.
     assert budget.snapshot().spent.usd == 8 * 4_250 + 16 * 17_000
+
+
+def test_a_compaction_is_settled_by_its_usage_and_needs_room_for_the_longest(
+    budget: Budget,
+) -> None:
+    usage = {"input_tokens": 12, "output_tokens": 40, "total_tokens": 52}
+    answer = {"id": "c", "created_at": 1, "object": "response.compaction", "output": []}
+    call: dict[str, Any] = {"model": "gpt-4.1", "input": "What we said so far."}
+    with scripted_client({**answer, "usage": usage}) as client:
+        guard(client, budget=budget, strict=True).responses.compact(**call)
+        # At $2 and $8 a million.
+        assert budget.snapshot().spent.usd == 12 * 2_000 + 40 * 8_000
+        short = guard(client, budget="$0.10", strict=True)  # the ceiling is 32,768 tokens: $0.26
+        with pytest.raises(BudgetExceeded):
+            short.responses.compact(**call)

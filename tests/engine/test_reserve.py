@@ -19,6 +19,8 @@ from tokenfence_integrations import (
     UnknownModelError,
     Usage,
 )
+from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import Amount, Command, End, Reply
 from tokenfence_integrations.stores.memory import MemoryStore
@@ -473,3 +475,27 @@ def test_a_model_is_asked_for_by_its_name() -> None:
     nameless: Any = None
     with pytest.raises(TypeError, match="such as 'gpt-4o': got None"):
         Budget("$1").reserve(model=nameless, input_tokens=9).admit()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_call_that_takes_no_maximum_is_admitted_whole_or_not_at_all(busy: bool) -> None:
+    book = PriceBook({"m": Price(input="$1/M", output="$1/M", max_output_tokens=10_000)})
+    budget = Budget("$0.015")
+    other = budget.reserve(
+        model="m", input_tokens=1_000, max_output_tokens=1_000, prices=book, wait=0
+    )
+    if busy:
+        other.admit()
+
+    def call() -> Call:
+        return Call(budget, CallRequest("m", 10, cappable=False), Policy(wait=0), book)
+
+    whole = call().admit()
+    assert (whole.bound.output_tokens, whole.capped, whole.max_output_tokens) == (
+        10_000,
+        False,
+        None,
+    )
+    with pytest.raises(BudgetExceeded):
+        call().admit()
+    whole.release()

@@ -60,6 +60,9 @@ class CallRequest:
         """This call on one model."""
         into = self._input(card, exact=exact)
         tier, batch = self.service_tier, self.batch
+        wish, ceiling = self.max_output_tokens, self.most_output(card)
+        if wish is None and not self.cappable:
+            wish = ceiling
         price = card.rates(into, service_tier=tier, batch=batch).call
         if self.extra_price is not None:
             price += self.extra_price(card)
@@ -70,8 +73,8 @@ class CallRequest:
             card.output_rate(into, service_tier=tier, batch=batch),
             price,
             self.choices,
-            self.max_output_tokens,
-            self.most_output(card),
+            wish,
+            ceiling,
             forecast.typical,
             forecast.tail,
         )

@@ -123,6 +123,11 @@ def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
+def _compaction(body: Body, uploaded: int, exact: bool) -> CallRequest:
+    found = contents.responses_content(body)
+    return CallRequest(str(body.get("model") or ""), found.bound, service_tier=_tier(body))
+
+
 def _count_responses(body: Body) -> Callable[[Card], int | None] | None:
     """Text as one user message, which is how the Responses API counts it; None for all else."""
     given, instructions = body.get("input"), body.get("instructions")
@@ -279,6 +284,7 @@ _ENDPOINTS = {
     "/responses": Endpoint(
         "responses", _responses, ("max_output_tokens",), _responses_usage, reply="responses"
     ),
+    "/responses/compact": Endpoint("compaction", _compaction, usage=_responses_usage),
     "/completions": Endpoint(
         "completions", _completions, ("max_tokens",), reply="completions", streams_usage=True
     ),
