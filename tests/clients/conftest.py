@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.clients.helpers import async_client, sync_client
-from tokenfence_integrations import Budget
+from tokenfence_integrations import Budget, async_guard, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
 # llmock is in the main environment alone: what it breaks, openai 3 calls by other names.
@@ -42,3 +42,13 @@ def bare(provider: SimulatedProvider) -> Iterator[openai.OpenAI]:
 async def bare_async(provider: SimulatedProvider) -> AsyncIterator[openai.AsyncOpenAI]:
     async with async_client(provider.base_url) as client:
         yield client
+
+
+@pytest.fixture
+def guarded(bare: openai.OpenAI, budget: Budget) -> openai.OpenAI:
+    return guard(bare, budget=budget)
+
+
+@pytest.fixture
+def aguarded(bare_async: openai.AsyncOpenAI, budget: Budget) -> openai.AsyncOpenAI:
+    return async_guard(bare_async, budget=budget)

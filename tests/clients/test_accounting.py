@@ -1,4 +1,4 @@
-"""What is billed unlike a plain chat: sound, plain text, background work, tiers, pictures."""
+"""What is billed unlike a plain chat: sound, plain text, tiers, hidden reasoning."""
 
 import base64
 from typing import Any
@@ -15,22 +15,12 @@ from tests.clients.helpers import (
     outcomes,
     scripted_client,
 )
-from tokenfence_integrations import Budget, BudgetExceeded, Price, async_guard, guard
+from tokenfence_integrations import Budget, BudgetExceeded, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
 TOOL: Any = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 # One second of sound, in the provider's eyes.
 SOUND = ("a.wav", b"\0" * 32_000)
-
-
-@pytest.fixture
-def guarded(bare: openai.OpenAI, budget: Budget) -> openai.OpenAI:
-    return guard(bare, budget=budget)
-
-
-@pytest.fixture
-def aguarded(bare_async: openai.AsyncOpenAI, budget: Budget) -> openai.AsyncOpenAI:
-    return async_guard(bare_async, budget=budget)
 
 
 def test_moderations_are_free(
@@ -133,258 +123,6 @@ def test_minutes_do_not_settle_what_is_paid_by_tokens(budget: Budget) -> None:
             model="gpt-4o-transcribe-diarize", file=SOUND, response_format="diarized_json"
         )
     assert outcomes(budget) == ["uncertain"]
-
-
-class TestPictures:
-    """Those of gpt-image are billed by tokens: an answer that does not tell them is not free."""
-
-    @pytest.mark.parametrize("model", [{}, {"model": "gpt-image-1"}])
-    def test_without_usage(
-        self,
-        provider: SimulatedProvider,
-        guarded: openai.OpenAI,
-        budget: Budget,
-        model: dict[str, Any],
-    ) -> None:
-        provider.behave(omit_usage=True)
-        guarded.images.generate(prompt="A cat", **model)
-        guarded.images.with_raw_response.generate(prompt="A cat", **model)
-        assert provider.billed > 0
-        assert outcomes(budget) == ["uncertain", "uncertain"]
-        check_covered(budget, provider)
-
-    # What OpenAI's own calculator says of gpt-image-2, and the tables of its guide of the others.
-    @pytest.mark.parametrize(
-        ("model", "size", "quality", "tokens"),
-        [
-            ("gpt-image-2", "1024x1024", "high", 7_024),
-            ("gpt-image-2", "1536x1024", "high", 5_488),
-            ("gpt-image-2-2026-04-21", "1792x1024", "high", 5_063),
-            ("gpt-image-2", "3584x2048", "high", 12_329),
-            ("gpt-image-2", "auto", "auto", 12_329),
-            ("gpt-image-1", "1024x1536", "high", 6_240),
-            ("gpt-image-1-mini", "1024x1024", "low", 272),
-            ("gpt-image-1.5", "auto", "auto", 6_240),
-        ],
-    )
-    def test_is_within_its_bound(
-        self, budget: Budget, model: str, size: Any, quality: Any, tokens: int
-    ) -> None:
-        usage = {
-            "input_tokens": 5,
-            "input_tokens_details": {"text_tokens": 5, "image_tokens": 0},
-            "output_tokens": 2 * tokens,
-            "total_tokens": 5 + 2 * tokens,
-        }
-        answer = {"created": 1, "data": [{"b64_json": ""}] * 2, "usage": usage}
-        with scripted_client(answer) as client:
-            guard(client, budget=budget).images.generate(
-                model=model, prompt="A cat", size=size, quality=quality, n=2
-            )
-        [record] = budget.ledger
-        assert 0 < record.cost <= record.bound
-
-    @pytest.mark.parametrize("size", [70, 2_000_000])
-    def test_pictures_to_edit_count_by_their_pixels(self, budget: Budget, size: int) -> None:
-        """An icon has fewer bytes than tokens, and a photograph many more."""
-        tokens = 65 + 4 * 129 + 6_240  # of gpt-image-1, at a high fidelity: the most there are
-        usage = {
-            "input_tokens": 3 * tokens + 5,
-            "input_tokens_details": {"text_tokens": 5, "image_tokens": 3 * tokens},
-            "output_tokens": 272,
-            "total_tokens": 3 * tokens + 277,
-        }
-        with scripted_client({"created": 1, "data": [{"b64_json": ""}], "usage": usage}) as client:
-            guard(client, budget=budget).images.edit(
-                model="gpt-image-1",
-                prompt="A cat",
-                image=[("a.png", bytes(size)), ("b.png", bytes(size))],
-                mask=("mask.png", bytes(size)),
-                input_fidelity="high",
-                size="1024x1024",
-                quality="low",
-            )
-        [record] = budget.ledger
-        # At $5, $10 and $40 a million: text, pictures to edit, and drawn ones.
-        assert record.cost == 5 * 5_000 + 3 * tokens * 10_000 + 272 * 40_000
-        assert record.cost <= record.bound <= 2 * record.cost
-
-    def test_text_that_is_made_with_them_has_its_own_price(self, budget: Budget) -> None:
-        usage = {
-            "input_tokens": 5,
-            "input_tokens_details": {"text_tokens": 5, "image_tokens": 0},
-            "output_tokens": 1_156,
-            "output_tokens_details": {"text_tokens": 100, "image_tokens": 1_056},
-            "total_tokens": 1_161,
-        }
-        with scripted_client({"created": 1, "data": [{"b64_json": ""}], "usage": usage}) as client:
-            guard(client, budget=budget).images.generate(model="gpt-image-1.5", prompt="A cat")
-        # At $5, $10 and $32 a million.
-        assert budget.snapshot().spent.usd == 5 * 5_000 + 100 * 10_000 + 1_056 * 32_000
-
-    def test_with_a_price_each(self, budget: Budget) -> None:
-        prices = {"dall-e-3": Price(per_image="$0.04")}
-        with scripted_client({"created": 1, "data": [{"url": "a"}, {"url": "b"}]}) as client:
-            guard(client, budget=budget, prices=prices).images.generate(
-                model="dall-e-3", prompt="A cat", n=2
-            )
-        assert budget.spent == pytest.approx(0.08)
-        assert outcomes(budget) == ["settled"]
-
-
-class TestBackground:
-    def test_settled_when_retrieved(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
-    ) -> None:
-        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
-        assert queued.status == "queued"
-        assert budget.reserved > 0
-        assert len(budget.ledger) == 0
-        done = guarded.with_options(timeout=5).responses.retrieve(queued.id)
-        assert done.status == "completed"
-        check_books(budget, provider)
-        guarded.responses.retrieve(queued.id)
-        check_books(budget, provider)
-
-    def test_raw_retrieval(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
-    ) -> None:
-        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
-        raw = guarded.responses.with_raw_response.retrieve(queued.id)
-        assert raw.parse().status == "completed"
-        guarded.responses.retrieve(queued.id)
-        check_books(budget, provider)
-
-    def test_other_questions_about_it_end_nothing(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
-    ) -> None:
-        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
-        with pytest.raises(openai.NotFoundError):
-            guarded.responses.input_items.list(queued.id)
-        assert budget.reserved > 0
-        guarded.responses.retrieve(queued.id)
-        check_books(budget, provider)
-
-    async def test_async(
-        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
-    ) -> None:
-        queued = await aguarded.responses.create(model="gpt-4o", input="Hello", background=True)
-        await aguarded.responses.retrieve(queued.id)
-        check_books(budget, provider)
-
-
-class TestBackgroundStreams:
-    """A background response that is retrieved as a stream: its last event tells what it cost."""
-
-    @pytest.fixture
-    def queued(self, guarded: openai.OpenAI, budget: Budget) -> str:
-        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
-        assert budget.reserved > 0
-        return queued.id
-
-    def test_settled_by_the_last_event(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
-    ) -> None:
-        for event in guarded.responses.retrieve(queued, stream=True):
-            assert (budget.reserved == 0) == (event.type == "response.completed")
-            if budget.reserved == 0:
-                break
-        check_books(budget, provider)
-        guarded.responses.retrieve(queued)
-        list(guarded.responses.retrieve(queued, stream=True))
-        check_books(budget, provider)
-
-    def test_who_looks_away_ends_nothing_and_may_go_on(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
-    ) -> None:
-        stream = guarded.responses.retrieve(queued, stream=True)
-        seen = [next(iter(stream)).sequence_number for _ in range(4)]
-        stream.close()
-        del stream
-        assert len(budget.ledger) == 0
-        assert budget.reserved > 0
-        copy = guarded.with_options(timeout=5)
-        list(copy.responses.retrieve(queued, stream=True, starting_after=seen[-1]))
-        check_books(budget, provider)
-
-    def test_two_that_are_read_at_the_same_time(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
-    ) -> None:
-        streams = [guarded.responses.retrieve(queued, stream=True) for _ in range(2)]
-        for pair in zip(*streams, strict=True):
-            assert pair[0] == pair[1]
-        check_books(budget, provider)
-
-    def test_the_helper(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
-    ) -> None:
-        with guarded.responses.stream(response_id=queued) as stream:
-            stream.until_done()
-        check_books(budget, provider)
-
-    def test_raw(
-        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
-    ) -> None:
-        raw = guarded.responses.with_raw_response.retrieve(queued, stream=True)
-        assert budget.reserved > 0
-        assert [event.type for event in raw.parse()][-1] == "response.completed"
-        check_books(budget, provider)
-
-    @pytest.mark.parametrize("parsed", [False, True])
-    @pytest.mark.parametrize("stream", [False, True])
-    def test_streaming_response(
-        self,
-        provider: SimulatedProvider,
-        guarded: openai.OpenAI,
-        budget: Budget,
-        queued: str,
-        stream: bool,
-        parsed: bool,
-    ) -> None:
-        asked: Any = {"stream": True} if stream else {}
-        streaming = guarded.responses.with_streaming_response
-        with streaming.retrieve(queued, **asked) as reply:
-            assert budget.reserved > 0
-            if parsed:
-                found: Any = reply.parse()
-                assert found.id == queued if not stream else len(list(found)) > 3
-            else:
-                assert queued.encode() in b"".join(reply.iter_bytes())
-        check_books(budget, provider)
-
-    def test_its_failure_is_told_by_an_event_too(
-        self, budget: Budget, queued: str, guarded: openai.OpenAI
-    ) -> None:
-        event = {"response": {"id": queued, "status": "failed", "usage": None}}
-        answers = scripted_client([{"type": "response.failed", **event}])
-        copy = guarded.with_options(http_client=answers._client)
-        list(copy.responses.retrieve(queued, stream=True))
-        assert outcomes(budget) == ["uncertain"]
-        assert budget.reserved == 0
-
-    async def test_async(
-        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
-    ) -> None:
-        queued = await aguarded.responses.create(model="gpt-4o", input="Hello", background=True)
-        raw = await aguarded.responses.with_raw_response.retrieve(queued.id, stream=True)
-        async for _ in raw.parse():
-            break
-        assert budget.reserved > 0
-        async for _ in await aguarded.responses.retrieve(queued.id, stream=True):
-            pass
-        check_books(budget, provider)
-        await aguarded.responses.retrieve(queued.id)
-        check_books(budget, provider)
-
-    async def test_async_streaming_response(
-        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
-    ) -> None:
-        queued = await aguarded.responses.create(model="gpt-4o", input="Hello", background=True)
-        streaming = aguarded.responses.with_streaming_response
-        async with streaming.retrieve(queued.id, stream=True) as reply:
-            async for _ in reply.iter_bytes():
-                pass
-        check_books(budget, provider)
 
 
 class TestServiceTier:
@@ -524,34 +262,6 @@ def test_what_cannot_be_seen_is_bounded_by_the_window(
     assert (record.bound > 400_000 * 1_250) == window
 
 
-PIXEL = "data:image/png;base64,iVBORw0KGgo="
-
-
-@pytest.mark.parametrize("url", [PIXEL, "https://example.com/cat.png"])
-@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-mini", "gpt-5"])
-def test_pictures_are_within_the_bound(
-    provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, url: str, model: str
-) -> None:
-    parts = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": url}}]
-    message: Any = {"role": "user", "content": parts}
-    guarded.chat.completions.create(model=model, messages=[message])
-    check_books(budget, provider)
-    [record] = budget.ledger
-    assert record.cost <= record.bound
-
-
-def test_the_picture_of_a_screen_counts_as_a_picture(budget: Budget) -> None:
-    shot = {"type": "computer_screenshot", "image_url": "https://example.com/screen.png"}
-    item: Any = {"type": "computer_call_output", "call_id": "call_1", "output": shot}
-    with scripted_client(_answer(5, 1_000)) as client:
-        guard(client, budget=budget).responses.create(
-            model="gpt-5", input=[*HELLO, item], max_output_tokens=16
-        )
-    [record] = budget.ledger
-    # A screen of 1920 x 1080 is six tiles of gpt-5: 70 + 6 x 140 tokens.
-    assert record.bound - 16 * 10_000 >= (70 + 6 * 140) * 1_250
-
-
 @pytest.mark.parametrize("choices", ["3", 3.0, 3])
 def test_choices_as_compatible_servers_take_them(budget: Budget, choices: Any) -> None:
     usage = {"prompt_tokens": 8, "completion_tokens": 48, "total_tokens": 56}
@@ -600,15 +310,6 @@ def test_one_call_of_a_loop_of_tools(
     assert all(record.cost <= record.bound for record in budget.ledger)
 
 
-def test_pictures_without_usage_are_not_free_by_any_name(budget: Budget) -> None:
-    prices = {"my-deployment": Price(input="$5/M", output="$40/M")}
-    with scripted_client({"created": 1, "data": [{"url": "a"}]}) as client:
-        guard(client, budget=budget, prices=prices).images.generate(
-            model="my-deployment", prompt="A cat"
-        )
-    assert outcomes(budget) == ["uncertain"]
-
-
 def test_a_tier_that_is_asked_for_and_not_told_is_paid(budget: Budget) -> None:
     with scripted_client(ANSWER) as client:
         guard(client, budget=budget).chat.completions.create(**CALL, service_tier="priority")
@@ -629,3 +330,15 @@ def test_a_compaction_is_settled_by_its_usage_and_needs_room_for_the_longest(
         short = guard(client, budget="$0.10", strict=True)  # the ceiling is 32,768 tokens: $0.26
         with pytest.raises(BudgetExceeded):
             short.responses.compact(**call)
+
+
+def test_the_picture_of_a_screen_counts_as_a_picture(budget: Budget) -> None:
+    shot = {"type": "computer_screenshot", "image_url": "https://example.com/screen.png"}
+    item: Any = {"type": "computer_call_output", "call_id": "call_1", "output": shot}
+    with scripted_client(_answer(5, 1_000)) as client:
+        guard(client, budget=budget).responses.create(
+            model="gpt-5", input=[*HELLO, item], max_output_tokens=16
+        )
+    [record] = budget.ledger
+    # A screen of 1920 x 1080 is six tiles of gpt-5: 70 + 6 x 140 tokens.
+    assert record.bound - 16 * 10_000 >= (70 + 6 * 140) * 1_250

@@ -1,0 +1,169 @@
+"""Responses in the background: they are settled by whoever sees their end."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from tests.clients.helpers import (
+    check_books,
+    outcomes,
+    scripted_client,
+)
+from tokenfence_integrations import Budget
+from tokenfence_integrations.testing import SimulatedProvider
+
+
+class TestBackground:
+    def test_settled_when_retrieved(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        assert queued.status == "queued"
+        assert budget.reserved > 0
+        assert len(budget.ledger) == 0
+        done = guarded.with_options(timeout=5).responses.retrieve(queued.id)
+        assert done.status == "completed"
+        check_books(budget, provider)
+        guarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+    def test_raw_retrieval(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        raw = guarded.responses.with_raw_response.retrieve(queued.id)
+        assert raw.parse().status == "completed"
+        guarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+    def test_other_questions_about_it_end_nothing(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        with pytest.raises(openai.NotFoundError):
+            guarded.responses.input_items.list(queued.id)
+        assert budget.reserved > 0
+        guarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+    async def test_async(
+        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
+    ) -> None:
+        queued = await aguarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        await aguarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+
+class TestBackgroundStreams:
+    """A background response that is retrieved as a stream: its last event tells what it cost."""
+
+    @pytest.fixture
+    def queued(self, guarded: openai.OpenAI, budget: Budget) -> str:
+        queued = guarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        assert budget.reserved > 0
+        return queued.id
+
+    def test_settled_by_the_last_event(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
+    ) -> None:
+        for event in guarded.responses.retrieve(queued, stream=True):
+            assert (budget.reserved == 0) == (event.type == "response.completed")
+            if budget.reserved == 0:
+                break
+        check_books(budget, provider)
+        guarded.responses.retrieve(queued)
+        list(guarded.responses.retrieve(queued, stream=True))
+        check_books(budget, provider)
+
+    def test_who_looks_away_ends_nothing_and_may_go_on(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
+    ) -> None:
+        stream = guarded.responses.retrieve(queued, stream=True)
+        seen = [next(iter(stream)).sequence_number for _ in range(4)]
+        stream.close()
+        del stream
+        assert len(budget.ledger) == 0
+        assert budget.reserved > 0
+        copy = guarded.with_options(timeout=5)
+        list(copy.responses.retrieve(queued, stream=True, starting_after=seen[-1]))
+        check_books(budget, provider)
+
+    def test_two_that_are_read_at_the_same_time(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
+    ) -> None:
+        streams = [guarded.responses.retrieve(queued, stream=True) for _ in range(2)]
+        for pair in zip(*streams, strict=True):
+            assert pair[0] == pair[1]
+        check_books(budget, provider)
+
+    def test_the_helper(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
+    ) -> None:
+        with guarded.responses.stream(response_id=queued) as stream:
+            stream.until_done()
+        check_books(budget, provider)
+
+    def test_raw(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
+    ) -> None:
+        raw = guarded.responses.with_raw_response.retrieve(queued, stream=True)
+        assert budget.reserved > 0
+        assert [event.type for event in raw.parse()][-1] == "response.completed"
+        check_books(budget, provider)
+
+    @pytest.mark.parametrize("parsed", [False, True])
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_streaming_response(
+        self,
+        provider: SimulatedProvider,
+        guarded: openai.OpenAI,
+        budget: Budget,
+        queued: str,
+        stream: bool,
+        parsed: bool,
+    ) -> None:
+        asked: Any = {"stream": True} if stream else {}
+        streaming = guarded.responses.with_streaming_response
+        with streaming.retrieve(queued, **asked) as reply:
+            assert budget.reserved > 0
+            if parsed:
+                found: Any = reply.parse()
+                assert found.id == queued if not stream else len(list(found)) > 3
+            else:
+                assert queued.encode() in b"".join(reply.iter_bytes())
+        check_books(budget, provider)
+
+    def test_its_failure_is_told_by_an_event_too(
+        self, budget: Budget, queued: str, guarded: openai.OpenAI
+    ) -> None:
+        event = {"response": {"id": queued, "status": "failed", "usage": None}}
+        answers = scripted_client([{"type": "response.failed", **event}])
+        copy = guarded.with_options(http_client=answers._client)
+        list(copy.responses.retrieve(queued, stream=True))
+        assert outcomes(budget) == ["uncertain"]
+        assert budget.reserved == 0
+
+    async def test_async(
+        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
+    ) -> None:
+        queued = await aguarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        raw = await aguarded.responses.with_raw_response.retrieve(queued.id, stream=True)
+        async for _ in raw.parse():
+            break
+        assert budget.reserved > 0
+        async for _ in await aguarded.responses.retrieve(queued.id, stream=True):
+            pass
+        check_books(budget, provider)
+        await aguarded.responses.retrieve(queued.id)
+        check_books(budget, provider)
+
+    async def test_async_streaming_response(
+        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
+    ) -> None:
+        queued = await aguarded.responses.create(model="gpt-4o", input="Hello", background=True)
+        streaming = aguarded.responses.with_streaming_response
+        async with streaming.retrieve(queued.id, stream=True) as reply:
+            async for _ in reply.iter_bytes():
+                pass
+        check_books(budget, provider)
