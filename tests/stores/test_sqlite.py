@@ -20,7 +20,7 @@ from tests.engine.helpers import FakeClock, charged, nano, outcomes, reserve, sm
 from tests.stores.heartbeat import PATIENCE, beating
 from tests.stores.test_contract import parts, read
 from tokenfence_integrations import Budget, StoreError, Usage
-from tokenfence_integrations.stores import sqlite
+from tokenfence_integrations.stores import sqlite, sqlite_file
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Amount,
@@ -977,7 +977,7 @@ def test_a_second_tree_on_the_same_store_is_woken(file: Path) -> None:
 
 def test_checkpoints_are_made_by_the_thread(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 10)
-    monkeypatch.setattr(sqlite, "LONG_WAL", 0)
+    monkeypatch.setattr(sqlite_file, "LONG_WAL", 0)
     store = opened(file, None)
     made: list[str] = []
     checkpoint = store._checkpoint

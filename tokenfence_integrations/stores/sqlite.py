@@ -39,14 +39,9 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.noting import Held, Note, sayable, with_notes
-from tokenfence_integrations.stores.sqlite_books import (
-    MOST,
-    Books,
-    Damaged,
-    is_busy,
-    is_unwritten,
-    reason,
-)
+from tokenfence_integrations.stores.sqlite_books import MOST, Books
+from tokenfence_integrations.stores.sqlite_errors import Damaged, is_busy, is_unwritten, reason
+from tokenfence_integrations.stores.sqlite_file import checkpoint
 from tokenfence_integrations.stores.tending import Tender
 
 __all__ = ["SQLiteStore"]
@@ -62,9 +57,6 @@ RETRY = 0.001, 0.004
 
 CHECKPOINT_EVERY = 500
 """Commits of this process after which what is in the WAL is moved to the file itself."""
-
-LONG_WAL = 20_000
-"""Pages in the WAL from which a checkpoint makes writers wait, so that it ends some time."""
 
 SEVERAL = 2
 """Statements of a transaction: it has to be begun. One is a transaction by itself."""
@@ -701,24 +693,9 @@ class SQLiteStore(Store):
             line.freed()
 
     def _checkpoint(self) -> None:
-        """Move what is in the WAL to the file: this waits for the disk, and holds up nobody."""
         self._commits = 0
         with self._checkpointing, suppress(sqlite3.Error):
-            connection = sqlite3.connect(self.path, timeout=1.0, isolation_level=None)
-            try:
-                checkpoint = "PRAGMA wal_checkpoint"
-                _, pages, moved = connection.execute(checkpoint).fetchone()
-                if pages > LONG_WAL and moved < pages:
-                    _, pages, moved = connection.execute(f"{checkpoint}(RESTART)").fetchone()
-                if pages == moved:
-                    # The first to write now begins the WAL anew, and waits for the disk: we do.
-                    # The number that is there, since another process may have just migrated it.
-                    connection.execute("BEGIN IMMEDIATE")
-                    [version] = connection.execute("PRAGMA user_version").fetchone()
-                    connection.execute(f"PRAGMA user_version = {version}")
-                    connection.execute("COMMIT")
-            finally:
-                connection.close()
+            checkpoint(self.path)
 
 
 _WAYS: dict[type[Any], Way] = {

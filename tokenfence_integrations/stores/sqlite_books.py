@@ -1,9 +1,8 @@
-"""The tables of a file of budgets, and each command as the SQL that it is."""
+"""The books in a file of budgets, and each command as the SQL that it is."""
 
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import Any, TypeAlias
 
 from tokenfence_integrations.stores.base import (
@@ -26,14 +25,31 @@ from tokenfence_integrations.stores.base import (
     SetLimits,
 )
 from tokenfence_integrations.stores.noting import Change
+from tokenfence_integrations.stores.sqlite_file import opened
+from tokenfence_integrations.stores.sqlite_statements import (
+    ADJUST,
+    AMOUNT,
+    DELETE,
+    EXPIRED,
+    INSERT,
+    INSERT_ACCOUNT,
+    INSERT_CHARGE,
+    KEEP,
+    KEPT,
+    LIMIT,
+    LIMIT_ANEW,
+    RESERVE_IN_ROW,
+    RESERVED,
+    SETTLE_IN_ROW,
+    STATE,
+    adding,
+    reserving,
+    resetting,
+    selecting,
+    settling,
+)
 
-__all__ = ["MOST", "VERSION", "Books", "Damaged", "is_busy", "is_unwritten", "reason"]
-
-VERSION = 4
-"""Of the tables; kept as the file's ``user_version``."""
-
-MIGRATED = 3
-"""The oldest version whose tables are made into these."""
+__all__ = ["MOST", "Books"]
 
 MOST = 1 << 62
 """SQLite's integers end at 2^63 - 1, beyond which it calculates with floats: stay well below."""
@@ -47,74 +63,12 @@ Line: TypeAlias = tuple[str, Amount]
 REMEMBERED = 10_000
 """How many paths are kept with their ids."""
 
-CROWDED = 500
-"""Characters of calls in flight in an account's row from which on no other is put there: some
-seven calls. The row still fits in one page with them."""
-
 CROWDED_FOR = 50
 """Reservations in such an account for which its row is not tried again: a try that fails costs as
 much as a transaction."""
 
-HELD = "held TEXT NOT NULL DEFAULT ''"
-
-TABLES = f"""
--- held: calls in flight whose path begins here, if they are few: a line for each, with the columns
--- of a reservation but idle, which they are not. So a call changes this one page, by one statement.
-CREATE TABLE accounts (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, -- the id of one that was dropped is given to no other
-    name TEXT NOT NULL UNIQUE,
-    given TEXT NOT NULL,
-    limit_usd INTEGER, limit_calls INTEGER, limit_tokens INTEGER,
-    limit_input INTEGER, limit_output INTEGER,
-    spent_usd INTEGER NOT NULL DEFAULT 0, spent_calls INTEGER NOT NULL DEFAULT 0,
-    spent_input INTEGER NOT NULL DEFAULT 0, spent_output INTEGER NOT NULL DEFAULT 0,
-    reserved_usd INTEGER NOT NULL DEFAULT 0, reserved_calls INTEGER NOT NULL DEFAULT 0,
-    reserved_input INTEGER NOT NULL DEFAULT 0, reserved_output INTEGER NOT NULL DEFAULT 0,
-    uncertain_usd INTEGER NOT NULL DEFAULT 0, uncertain_calls INTEGER NOT NULL DEFAULT 0,
-    uncertain_input INTEGER NOT NULL DEFAULT 0, uncertain_output INTEGER NOT NULL DEFAULT 0,
-    {HELD}
-);
--- id: an owner.
-CREATE TABLE leases (id INTEGER PRIMARY KEY, lease REAL NOT NULL);
--- What is reserved by all other calls. accounts: the ids of the path, leaf first. idle: nothing is
--- spent of it yet.
-CREATE TABLE reservations (
-    owner INTEGER NOT NULL, key INTEGER NOT NULL, accounts TEXT NOT NULL,
-    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
-    at REAL NOT NULL, what TEXT NOT NULL, idle INTEGER NOT NULL,
-    PRIMARY KEY (owner, key)
-) WITHOUT ROWID;
--- What is uncertain. accounts: as above, but for those that were reset or dropped since. owner and
--- key: whose true end may still come, because it was its lease that ended; else NULL.
-CREATE TABLE charges (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, -- nobody who settles one by hand must settle another
-    owner INTEGER, key INTEGER, accounts TEXT NOT NULL,
-    usd INTEGER NOT NULL, calls INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL,
-    at REAL NOT NULL, what TEXT NOT NULL,
-    UNIQUE (owner, key)
-);
-CREATE TABLE anchors (account TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
-"""
-
-# Renamed, so that a process that still runs the version before neither renews a lease nor ends one:
-# it would overlook what is held in the accounts' rows.
-MIGRATION = f"""
-ALTER TABLE accounts ADD COLUMN {HELD};
-ALTER TABLE owners RENAME TO leases;
-PRAGMA user_version = {VERSION};
-"""
-
-STATE = ", ".join(AccountState._fields)
-
-AMOUNT = "usd, calls, input, output"
-
 NO_CALL = None, None
 """The owner and key of a charge whose call has ended."""
-
-
-class Damaged(Exception):
-    """The file is not one of ours, or not any more; the message says what it is."""
 
 
 class Books:
@@ -131,76 +85,17 @@ class Books:
     """
 
     def __init__(self, path: str, owner: int, *, make: bool) -> None:
-        if not make and not os.path.exists(path):
-            raise Damaged("it has disappeared since it was opened; restore a copy")
         self.owner = owner
         self.path = path
         self._paths: dict[Path, Known] = {}
         self._lines: dict[int, Line] = {}
         self._crowded: dict[int, int] = {}
         self._made_some = False
-        # No waiting in here: who waits for a locked file must not hold the store's own lock.
-        self.connection = sqlite3.connect(
-            path, timeout=0, isolation_level=None, check_same_thread=False
-        )
+        self.connection = opened(path, make=make)
         self.execute: Callable[..., sqlite3.Cursor] = self.connection.execute
         # For what yields no rows: a cursor made for each statement costs as much as some of them.
         self._run = self.connection.cursor().execute
-        try:
-            self._prepare(make)
-            self._file = os.stat(path)
-        except BaseException:
-            self.close()
-            raise
-
-    def _prepare(self, make: bool) -> None:
-        if not make and self._version() == 0:
-            # Before anything is written: somebody may be about to put a copy in its place.
-            raise Damaged("its tables have disappeared since it was opened; restore a copy")
-        # A commit writes whole pages, and ours hold a row or two that have changed.
-        self.execute("PRAGMA page_size = 1024")
-        [mode] = self.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise Damaged("its file system has no shared memory, which SQLite's WAL mode needs")
-        # A commit then waits for no disk: it survives the process, not a power cut. Checkpoints,
-        # which do wait, are made by the store's own thread.
-        self.execute("PRAGMA synchronous = NORMAL")
-        self.execute("PRAGMA wal_autocheckpoint = 0")
-        self.execute("PRAGMA temp_store = MEMORY")
-        if self._version() == VERSION:
-            return
-        self.begin()
-        try:
-            if make and self._version() == 0:
-                self._make_tables()
-            elif self._version() == MIGRATED:
-                self._migrate()
-            elif self._version() != VERSION:
-                raise Damaged(
-                    f"it was written by another version of this library (its format is "
-                    f"{self._version()}, known here is {VERSION})"
-                )
-            self.commit()
-        except BaseException:
-            self.roll_back()
-            raise
-
-    def _version(self) -> int:
-        return int(self.execute("PRAGMA user_version").fetchone()[0])
-
-    def _make_tables(self) -> None:
-        if self.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            raise Damaged("it is a database of something else")
-        self._run_all(TABLES)
-
-    def _migrate(self) -> None:
-        # A process that still runs the version before may have put its number back since.
-        done = self.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone()
-        self._run_all(f"PRAGMA user_version = {VERSION}" if done else MIGRATION)
-
-    def _run_all(self, statements: str) -> None:
-        for statement in statements.split(";\n"):
-            self.execute(statement)
+        self._file = os.stat(path)
 
     def is_current(self) -> bool:
         """Whether the file is still the one that was opened, and has lost nothing of its length.
@@ -279,7 +174,7 @@ class Books:
     def states(self, path: Path) -> tuple[AccountState, ...]:
         """The states of a path."""
         ids, _ = self.known(path)
-        rows = self.execute(_select(len(ids)), ids).fetchall()
+        rows = self.execute(selecting(len(ids)), ids).fetchall()
         by_id = {row[0]: AccountState._make(row[1:]) for row in rows}
         if len(by_id) < len(ids):  # another process has dropped one, and perhaps made it again
             del self._paths[path]
@@ -334,19 +229,11 @@ class Books:
         name, limits = command
         row, given = self._account(name), _as_text(limits)
         if row is None:
-            self.execute(
-                "INSERT INTO accounts (name, given, limit_usd, limit_calls, limit_tokens, "
-                "limit_input, limit_output) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (name, given, *limits),
-            )
+            self.execute(INSERT_ACCOUNT, (name, given, *limits))
             self._made_some = True
             return True
         if _changes(limits, row[1]):
-            self.execute(
-                "UPDATE accounts SET given = ?, limit_usd = ?, limit_calls = ?, limit_tokens = ?, "
-                "limit_input = ?, limit_output = ? WHERE id = ?",
-                (given, *limits, row[0]),
-            )
+            self.execute(LIMIT_ANEW, (given, *limits, row[0]))
         return False
 
     def reserve(self, command: Reserve, now: float) -> bool:
@@ -365,13 +252,13 @@ class Books:
             leaf, full = ids[0], False
             if not (idle or self._is_crowded(leaf) or "\n" in what or "\0" in what):
                 line = f"\n{self.owner} {key} {text} {usd} {calls} {into} {out} {now.hex()} {what}"
-                if self._run(_RESERVE_IN_ROW, (line, *amount, leaf, *room)).rowcount:
+                if self._run(RESERVE_IN_ROW, (line, *amount, leaf, *room)).rowcount:
                     ids = ids[1:]
                 else:
                     line, full = None, True
             if ids:
                 self._begin_if_not()
-                done = self._run(_reserve(len(ids)), amount + ids + room)
+                done = self._run(reserving(len(ids)), amount + ids + room)
                 if done.rowcount != len(ids):
                     return False
             if full:  # and not for lack of room in its limits
@@ -379,7 +266,7 @@ class Books:
         if line is not None:
             self._lines[key] = line, amount
             return True
-        self._run(_INSERT, (self.owner, key, text, usd, calls, into, out, now, what, idle))
+        self._run(INSERT, (self.owner, key, text, usd, calls, into, out, now, what, idle))
         return True
 
     def _is_crowded(self, account: int) -> bool:
@@ -406,14 +293,14 @@ class Books:
         kept: Any = None
         if not is_certain:
             self._move_out(ids[:1])
-            kept = self.execute(_KEPT, call).fetchone()
-        if self._run(_DELETE, call + amount).rowcount:
-            self._run(_settle(len(ids)), spent + amount + ids)
+            kept = self.execute(KEPT, call).fetchone()
+        if self._run(DELETE, call + amount).rowcount:
+            self._run(settling(len(ids)), spent + amount + ids)
         elif reserved := self._reserved(call, ids):  # somebody has drawn from it just now
-            self._run(_DELETE, call + reserved)
-            self._run(_settle(len(ids)), spent + reserved + ids)
+            self._run(DELETE, call + reserved)
+            self._run(settling(len(ids)), spent + reserved + ids)
         else:
-            expired = self.execute(_EXPIRED, call).fetchone()
+            expired = self.execute(EXPIRED, call).fetchone()
             if expired is None:
                 return False
             # Its lease was over, and somebody has charged it as uncertain: now the truth is known.
@@ -428,10 +315,10 @@ class Books:
     def _end_in_row(self, line: Line, ids: tuple[int, ...], spent: Amount) -> bool:
         text, amount = line
         leaf, above = ids[:1], ids[1:]
-        if not self._run(_SETTLE_IN_ROW, (text, *spent, *amount, *leaf, text)).rowcount:
+        if not self._run(SETTLE_IN_ROW, (text, *spent, *amount, *leaf, text)).rowcount:
             return False
         if above:
-            self._run(_settle(len(above)), spent + amount + above)
+            self._run(settling(len(above)), spent + amount + above)
         return True
 
     def _move_out(self, ids: Iterable[int]) -> None:
@@ -447,7 +334,7 @@ class Books:
                 owner, key, text, *amount, at, what = line.split(" ", 8)
                 call = int(owner), int(key)
                 self.execute(
-                    _INSERT, (*call, text, *map(int, amount), float.fromhex(at), what, False)
+                    INSERT, (*call, text, *map(int, amount), float.fromhex(at), what, False)
                 )
             self.execute("UPDATE accounts SET held = '' WHERE id = ?", (number,))
 
@@ -458,17 +345,17 @@ class Books:
         call = self.owner, key
         reserved = self._reserved(call, ids)
         if reserved is not None:
-            self.execute(_KEEP, kept + call)
+            self.execute(KEEP, kept + call)
             more = Amount(*[new - old for new, old in zip(kept, reserved, strict=True)])
         else:
-            expired = self.execute(_EXPIRED, call).fetchone()
+            expired = self.execute(EXPIRED, call).fetchone()
             if expired is None:
                 return False
             number, accounts, *charged, at, reserved_for = expired
             self._discharge(number, accounts, NOTHING)
             if any(charged) and not accounts:  # it was forgotten by a reset
                 return False
-            self._run(_INSERT, (*call, text, *kept, at, reserved_for, False))
+            self._run(INSERT, (*call, text, *kept, at, reserved_for, False))
             more = kept
         self._change(ids, Change(spent, more))
         if uncertain != NOTHING:
@@ -476,10 +363,10 @@ class Books:
         return True
 
     def _reserved(self, call: tuple[int, int], ids: tuple[int, ...]) -> Amount | None:
-        row = self.execute(_RESERVED, call).fetchone()
+        row = self.execute(RESERVED, call).fetchone()
         if row is None:
             self._move_out(ids[:1])
-            row = self.execute(_RESERVED, call).fetchone()
+            row = self.execute(RESERVED, call).fetchone()
         return None if row is None else Amount(*row)
 
     def _charge(
@@ -489,7 +376,7 @@ class Books:
         amount: Amount,
         kept: Sequence[Any],
     ) -> None:
-        self.execute(_INSERT_CHARGE, (*call, accounts, *amount, *kept))
+        self.execute(INSERT_CHARGE, (*call, accounts, *amount, *kept))
         self._change(_ids(accounts), Change(uncertain=amount))
 
     def _discharge(self, number: int, accounts: str, spent: Amount) -> None:
@@ -524,27 +411,19 @@ class Books:
     def adjust(self, command: Adjust) -> None:
         """Change the limits of the first account, where there are any."""
         path, by, tokens = command
-        self.execute(
-            "UPDATE accounts SET limit_usd = limit_usd + ?, limit_calls = limit_calls + ?, "
-            "limit_tokens = limit_tokens + ?, limit_input = limit_input + ?, "
-            "limit_output = limit_output + ? WHERE id = ?",
-            (by.usd, by.calls, tokens, by.input_tokens, by.output_tokens, self.known(path)[0][0]),
-        )
+        more = by.usd, by.calls, tokens, by.input_tokens, by.output_tokens
+        self.execute(ADJUST, (*more, self.known(path)[0][0]))
 
     def set_limits(self, command: SetLimits) -> None:
         """Give the first account other limits, whatever it was opened with."""
         path, limits = command
-        self.execute(
-            "UPDATE accounts SET limit_usd = ?, limit_calls = ?, limit_tokens = ?, "
-            "limit_input = ?, limit_output = ? WHERE id = ?",
-            (*limits, self.known(path)[0][0]),
-        )
+        self.execute(LIMIT, (*limits, self.known(path)[0][0]))
 
     def reset(self, accounts: Path) -> tuple[AccountState, ...]:
         """Forget what is spent and uncertain; the states before."""
         before = self.states(accounts)
         ids, _ = self.known(accounts)
-        self.execute(_reset(len(ids)), ids)
+        self.execute(resetting(len(ids)), ids)
         self._forget_charges(ids)
         return before
 
@@ -609,74 +488,11 @@ class Books:
     def _change(self, ids: Sequence[int], change: Change) -> None:
         spent, reserved, uncertain = change
         if ids:
-            self.execute(_add(len(ids)), (*spent, *reserved, *uncertain, *ids))
-
-
-_INSERT = "INSERT INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_RESERVED = f"SELECT {AMOUNT} FROM reservations WHERE owner = ? AND key = ?"
-_KEEP = (
-    "UPDATE reservations SET usd = ?, calls = ?, input = ?, output = ?, idle = 0 "
-    "WHERE owner = ? AND key = ?"
-)
-_KEPT = "SELECT at, what FROM reservations WHERE owner = ? AND key = ?"
-_DELETE = (
-    "DELETE FROM reservations WHERE owner = ? AND key = ? "
-    "AND usd = ? AND calls = ? AND input = ? AND output = ?"
-)
-_INSERT_CHARGE = "INSERT INTO charges VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_EXPIRED = f"SELECT id, accounts, {AMOUNT}, at, what FROM charges WHERE owner = ? AND key = ?"
-
-
-@cache
-def _select(accounts: int) -> str:
-    return f"SELECT id, {STATE} FROM accounts WHERE {_among(accounts)}"
-
-
-@cache
-def _add(accounts: int) -> str:
-    columns = AccountState._fields[5:]
-    added = ", ".join(f"{column} = {column} + ?" for column in columns)
-    return f"UPDATE accounts SET {added} WHERE {_among(accounts)}"
-
-
-@cache
-def _settle(accounts: int, more: str = "") -> str:
-    spent, reserved = AccountState._fields[5:9], AccountState._fields[9:13]
-    added = ", ".join(f"{column} = {column} + ?" for column in spent)
-    taken = ", ".join(f"{column} = {column} - ?" for column in reserved)
-    return f"UPDATE accounts SET {more}{added}, {taken} WHERE {_among(accounts)}"
-
-
-@cache
-def _reset(accounts: int) -> str:
-    columns = [c for c in AccountState._fields if c.startswith(("spent", "uncertain"))]
-    none = ", ".join(f"{column} = 0" for column in columns)
-    return f"UPDATE accounts SET {none} WHERE {_among(accounts)}"
-
-
-@cache
-def _reserve(accounts: int, more: str = "") -> str:
-    """Reserves in those accounts of a path that have room: if not in all, it has to be undone."""
-    columns = [c for c in AccountState._fields if c.startswith("reserved")]
-    added = ", ".join(f"{column} = {column} + ?" for column in columns)
-    used = {
-        quantity: f"spent_{quantity} + reserved_{quantity} + uncertain_{quantity}"
-        for quantity in ("usd", "calls", "input", "output")
-    }
-    used["tokens"] = f"{used['input']} + {used['output']}"
-    fits = " AND ".join(
-        f"(limit_{quantity} IS NULL OR {used[quantity]} + ? <= limit_{quantity})"
-        for quantity in ("usd", "calls", "input", "output", "tokens")
-    )
-    return f"UPDATE accounts SET {more}{added} WHERE {_among(accounts)} AND {fits}"
+            self.execute(adding(len(ids)), (*spent, *reserved, *uncertain, *ids))
 
 
 def _ids(accounts: str) -> tuple[int, ...]:
     return tuple(map(int, filter(None, accounts.split(","))))
-
-
-def _among(accounts: int) -> str:
-    return "id = ?" if accounts == 1 else f"id IN ({', '.join('?' * accounts)})"
 
 
 def _as_text(limits: Limits) -> str:
@@ -685,38 +501,3 @@ def _as_text(limits: Limits) -> str:
 
 def _changes(limits: Limits, given: str) -> bool:
     return limits != UNLIMITED and _as_text(limits) != given
-
-
-_RESERVE_IN_ROW = _reserve(1, "held = held || ?, ") + f" AND length(held) < {CROWDED}"
-_SETTLE_IN_ROW = _settle(1, "held = replace(held, ?, ''), ") + " AND instr(held, ?)"
-
-
-def is_busy(error: BaseException) -> bool:
-    """Whether another connection has locked the file."""
-    code = getattr(error, "sqlite_errorcode", 0) or 0
-    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def is_unwritten(error: BaseException) -> bool:
-    """Whether a statement that failed so has surely changed nothing, nor was about to commit."""
-    return is_busy(error) or isinstance(error, (LookupError, OverflowError, ValueError))
-
-
-_REASONS = {
-    sqlite3.SQLITE_NOTADB: "it is damaged, or no database at all; restore a copy",
-    sqlite3.SQLITE_CORRUPT: "it is damaged; restore a copy",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_READONLY: "it must not be written; give this process the right to",
-    sqlite3.SQLITE_CANTOPEN: (
-        "it cannot be opened; its folder must exist, and this process must have the right to write "
-        "there"
-    ),
-    sqlite3.SQLITE_IOERR: "the disk cannot be read or written",
-}
-
-
-def reason(error: sqlite3.Error) -> str:
-    """What is wrong with a file, and what to do about it."""
-    code = getattr(error, "sqlite_errorcode", 0) or 0
-    known = _REASONS.get(code & 0xFF)
-    return str(error) if known is None else f"{known} ({error})"
