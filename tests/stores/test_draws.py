@@ -231,7 +231,7 @@ def test_noted_draws_and_their_end_count_at_once_and_are_all_booked(shared: Shar
     owner, other, _ = shared
     owner.execute(Reserve(PATH, 1, Amount(60, 6, 6, 6), what="slice"))
     owner.execute(Read(PATH))
-    lock = owner._lock if isinstance(owner, SQLiteStore) else owner._sending
+    lock = owner._lock if isinstance(owner, SQLiteStore) else owner._courier.sending
     noted = threading.Event()
 
     def busy() -> None:
@@ -257,7 +257,7 @@ def test_noted_draws_and_their_end_count_at_once_and_are_all_booked(shared: Shar
     assert books(other) == both(Amount(45, 5, 5, 5), NOTHING, Amount(5))
     assert [charge.what for charge in other.charges()] == ["call"]
     assert [parts(state) for state in owner.peek(PATH)] == books(other)
-    assert not owner._held
+    assert not (owner._held if isinstance(owner, SQLiteStore) else owner._courier.held)
 
 
 def test_a_noted_draw_on_what_is_gone_changes_nothing_nor_does_its_end(shared: Shared) -> None:
@@ -327,7 +327,7 @@ def test_a_script_that_is_missing_by_chance_keeps_a_draw_in_front_of_its_end() -
         store.execute(Open(account, Limits()))
     store.execute(Reserve(PATH, 1, Amount(60)))
     with redis.Redis.from_url(redis_url()) as client:
-        with store._sending:
+        with store._courier.sending:
             store.note(Draw(PATH, 1, Amount(10), NOTHING, Amount(50)))
             store.note(Draw(PATH, 1, Amount(10), NOTHING, Amount(40)))
             store.note(End(PATH, 1, Amount(30), NOTHING))
@@ -363,7 +363,7 @@ async def test_a_draw_on_nothing_whose_answer_is_lost_is_answered_so_again(
     owner._wire.exchange = lossy
     gone = Draw(PATH, 1, Amount(9), Amount(9), Amount(9))
     there = Draw(PATH, 2, Amount(10), Amount(5), Amount(20))
-    with owner._sending:  # another batch is away
+    with owner._courier.sending:  # another batch is away
         tasks = [asyncio.create_task(owner.aexecute(draw)) for draw in (gone, there)]
         await asyncio.sleep(0)
     assert [reply.done for reply in await asyncio.gather(*tasks)] == [False, True]

@@ -19,7 +19,7 @@ from tests.stores.proxy import Fault, bad_network
 from tests.stores.test_contract import parts, read
 from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Budget, BudgetExceeded, LedgerRecord, StoreError, Usage
-from tokenfence_integrations.stores import listening, remote
+from tokenfence_integrations.stores import backing_off, listening
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Adjust,
@@ -275,8 +275,8 @@ def test_the_thread_of_a_process_renews_its_lease_while_calls_are_in_flight(
     alive.execute(Reserve(ROOT, 1, Amount(10)))
     for _ in range(5):
         database.advance(30)
-        alive._renew_at = 0.0  # a third of the lease is over
-        alive.tend()
+        alive._courier.renewals.at = 0.0  # a third of the lease is over
+        alive._courier.tend()
     assert parts(read(other, "root")) == (NOTHING, Amount(10), NOTHING)
 
 
@@ -384,7 +384,7 @@ def test_every_number_is_as_exact_as_in_memory(version: int) -> None:
 def test_every_command_is_applied_once_whatever_becomes_of_it_and_its_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(remote, "BACK_OFF", (0.0001, 0.001))
+    monkeypatch.setattr(backing_off, "BACK_OFF", (0.0001, 0.001))
     chance = random.Random(1)
     faults: tuple[Fault, ...] = ("none", "none", "request lost", "reply lost", "late")
     socket = f"{server(18).folder}/.s.PGSQL.5432"
@@ -631,7 +631,7 @@ def test_a_statement_that_the_server_stops_is_tried_again(database: Database) ->
             target=lambda: done.append(store.execute(Reserve(ROOT, 1, Amount(5))).done)
         )
         thread.start()
-        while not store._tries:
+        while not store._courier._back_off._tries:
             time.sleep(0.001)
         assert not done
     thread.join(20)

@@ -28,7 +28,7 @@ from tests.stores.servers import REDIS, RedisServer, redis_server
 from tests.stores.test_contract import parts, read
 from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Budget, BudgetExceeded, StoreError, Usage
-from tokenfence_integrations.stores import listening, remote
+from tokenfence_integrations.stores import backing_off, listening
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Adjust,
@@ -77,7 +77,7 @@ def test_every_number_is_as_exact_as_in_memory(server: str, seed: int) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow each other at once."""
-    monkeypatch.setattr(remote, "BACK_OFF", (0.0001, 0.001))
+    monkeypatch.setattr(backing_off, "BACK_OFF", (0.0001, 0.001))
 
 
 def socket_of(url: str) -> str:
@@ -359,15 +359,14 @@ def test_a_lease_is_renewed_while_calls_are_in_flight(pair: Pair) -> None:
     alive, other, prefix = pair
     alive.execute(Reserve(ROOT, 1, Amount(10)))
     lapse(prefix)
-    alive._renew_at = 0.0  # a third of the lease later
-    alive._renewed["root"] -= 20
-    pause = alive.tend()
+    alive._courier.renewals.at = 0.0  # a third of the lease later
+    pause = alive._courier.tend()
     assert pause is not None
     assert 19 < pause <= 20
     assert parts(read(other, "root")) == (NOTHING, Amount(10), NOTHING)
     alive.execute(End(ROOT, 1, NOTHING, NOTHING))
-    alive.tend()
-    assert alive.tend() is None
+    alive._courier.tend()
+    assert alive._courier.tend() is None
 
 
 def test_two_trees_have_leases_of_their_own(pair: Pair) -> None:
@@ -378,7 +377,7 @@ def test_two_trees_have_leases_of_their_own(pair: Pair) -> None:
     store.execute(Reserve(("tree",), 1, Amount(1)))
     store.execute(End(("tree",), 1, NOTHING, NOTHING))
     lapse(prefix, "tree")  # long ago it held something there
-    store._renewed["tree"] -= 60
+    store._courier.renewals._trees["tree"] -= 60
     store.execute(Reserve(ROOT, 2, Amount(10)))
     store.execute(Reserve(("tree",), 3, Amount(10)))
     assert parts(read(other, "tree")) == (NOTHING, Amount(10), NOTHING)
@@ -445,7 +444,7 @@ async def test_commands_that_meet_share_a_round_trip(monkeypatch: pytest.MonkeyP
         return exchange(batch)
 
     monkeypatch.setattr(store._wire, "exchange", counted)
-    with store._sending:  # another batch is away
+    with store._courier.sending:  # another batch is away
         tasks = [
             asyncio.create_task(store.aexecute(Reserve(ROOT, key, Amount(1)))) for key in range(65)
         ]
@@ -479,7 +478,7 @@ async def test_tasks_of_several_loops_and_threads_share_one_store() -> None:
 
 def test_a_server_that_stays_away_for_hours_is_still_the_same_error(tmp_path: Path) -> None:
     store = RedisStore(f"unix://{tmp_path}/nowhere", timeout=0.01)
-    store._tries = 5_000
+    store._courier._back_off._tries = 5_000
     for _ in range(2):
         with pytest.raises(StoreError, match="nowhere"):
             store.execute(Read(("acme",)))

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 from threading import Event, Lock, Thread
-from typing import Any
-from weakref import WeakSet
 
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.base import Waiting
+from tokenfence_integrations.stores.forks import begin_anew_in_children
+from tokenfence_integrations.stores.lines import Lines
 from tokenfence_integrations.stores.wire import Ears, Unreachable, tree_of
 
 __all__ = ["Listener"]
@@ -31,7 +31,12 @@ class Listener:
 
     def __init__(self, listen: Callable[[], Ears]) -> None:
         self._listen = listen
-        self._lines: WeakSet[Any] = WeakSet()
+        self.begin_life()
+        begin_anew_in_children(self)
+
+    def begin_life(self) -> None:
+        """As `Forked.begin_life`."""
+        self._lines = Lines()
         self._lock = Lock()
         self._begun = False
         self._news = Event()
@@ -76,16 +81,13 @@ class Listener:
             if ears is not None:
                 ears.close()
 
-    def _waiting(self) -> dict[Any, frozenset[str]]:
+    def _waiting(self) -> dict[Waiting, frozenset[str]]:
         """The lines in which anybody waits, and the trees that they wait for; none: it is over."""
         while True:
             with self._lock:
-                for line in list(self._lines):
-                    if not line:
-                        self._lines.discard(line)
                 lines = {
                     line: frozenset(tree_of(path[-1]) for path in line.paths)
-                    for line in self._lines
+                    for line in self._lines.waiting()
                 }
                 self._news.clear()
             if lines:

@@ -22,10 +22,10 @@ from tokenfence_integrations.stores.base import (
     Resolve,
     SetLimits,
 )
+from tokenfence_integrations.stores.numbers import MOST
 from tokenfence_integrations.stores.postgres_ears import PostgresEars, SleepingEars
 from tokenfence_integrations.stores.postgres_link import UNSAYABLE, Link
 from tokenfence_integrations.stores.wire import (
-    MOST,
     Answer,
     Batch,
     Ears,

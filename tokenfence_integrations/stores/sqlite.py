@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Lock, RLock
+from threading import Event, Lock, RLock
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -38,8 +38,10 @@ from tokenfence_integrations.stores.base import (
     Waiting,
 )
 from tokenfence_integrations.stores.exits import at_exit
+from tokenfence_integrations.stores.lines import Lines
 from tokenfence_integrations.stores.noting import Held, Note, sayable, with_notes
-from tokenfence_integrations.stores.sqlite_books import MOST, Books
+from tokenfence_integrations.stores.numbers import check_numbers
+from tokenfence_integrations.stores.sqlite_books import Books
 from tokenfence_integrations.stores.sqlite_errors import Damaged, is_busy, is_unwritten, reason
 from tokenfence_integrations.stores.sqlite_file import checkpoint
 from tokenfence_integrations.stores.tending import Tender
@@ -154,9 +156,7 @@ class SQLiteStore(Store):
         self._asked: dict[int, bool] = {}  # what an end came to, where somebody waits for it
         self._failing = False
         self._unsayable: list[str] = []
-        self._lines: WeakSet[Any] = WeakSet()
-        self._watching = Lock()
-        self._several_lines = False
+        self._lines = Lines()
         self._version: int | None = None
         self._made_room = False
         self._written = 0
@@ -236,7 +236,7 @@ class SQLiteStore(Store):
             self.draw(command, None)
             return
         if type(command) is Open:
-            _check(command)
+            check_numbers(command)
             if self._look(SQLiteStore._is_open, command):
                 return
         self._noted.append(Note(command))
@@ -263,9 +263,7 @@ class SQLiteStore(Store):
         return names
 
     def watch(self, line: Waiting) -> None:
-        with self._watching:
-            self._lines.add(line)
-            self._several_lines = len(self._lines) > 1
+        self._lines.add(line)
         self._tender.call()
 
     # What commands do with the books
@@ -330,7 +328,7 @@ class SQLiteStore(Store):
         return done
 
     def _open(self, books: Books, command: Open) -> Reply:
-        _check(command)
+        check_numbers(command)
         self._made_room = True  # perhaps: other limits may be higher ones
         return Reply(self._transact(books, Books.open, command))
 
@@ -344,7 +342,7 @@ class SQLiteStore(Store):
         return Reply(True, books.states(command.path))
 
     def _set_limits(self, books: Books, command: SetLimits) -> Reply:
-        _check(command)
+        check_numbers(command)
         self._transact(books, Books.set_limits, command)
         self._made_room = True
         return Reply(True, books.states(command.path))
@@ -500,8 +498,8 @@ class SQLiteStore(Store):
             for told, done in tell:
                 told(done)
         self._failing = False
-        self._commits += 1
-        if self._commits == CHECKPOINT_EVERY:
+        self._commits = commits = self._commits + 1
+        if commits == CHECKPOINT_EVERY:
             self._tender.call()
 
     def _roll_back(self, books: Books) -> None:
@@ -555,8 +553,8 @@ class SQLiteStore(Store):
     def _let_go(self) -> None:
         """What must not be done while the lock is held."""
         self._made_room = False
-        if self._several_lines:  # a tree tells its own line itself
-            self._tell_lines()
+        if self._lines.several:  # a tree tells its own line itself
+            self._lines.tell()
         while self._unsayable:
             logger().error(self._unsayable.pop())
 
@@ -596,23 +594,16 @@ class SQLiteStore(Store):
         """As `_insist`, in a thread; whoever is cancelled meanwhile learns it at its end."""
         import asyncio
 
-        cancelled: BaseException | None = None
+        from tokenfence_integrations.stores.awaiting import to_its_end
+
         if self._executor is None:
             # One thread: the file takes one writer at a time, and so the first to come is the
             # first to be served.
             self._executor = ThreadPoolExecutor(1, "tokenfence")
-        future = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._insist, way, what, lambda: cancelled is not None
-        )
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            future.exception()
-            raise cancelled
-        reply: Reply = future.result()
+        left = Event()
+        loop = asyncio.get_running_loop()
+        trying = loop.run_in_executor(self._executor, self._insist, way, what, left.is_set)
+        reply: Reply = await to_its_end(trying, left.set)
         return reply
 
     def _connect(self) -> Books:
@@ -648,9 +639,11 @@ class SQLiteStore(Store):
                 due.append(self._lease / 3)
             if self._commits >= CHECKPOINT_EVERY:
                 self._checkpoint()
-            if self._somebody_waits():
+            if self._lines.waiting():
                 self._look_around()
                 due.append(self._poll)
+            else:
+                self._version = None
         except StoreError as error:
             self._tell_failure(error)
             due.append(1.0)
@@ -661,23 +654,12 @@ class SQLiteStore(Store):
                 due.append(0.0)
         return min(due, default=None)
 
-    def _somebody_waits(self) -> bool:
-        with self._watching:
-            # Taken out before it is looked at: a call that comes to wait puts it in again.
-            for line in list(self._lines):
-                if not line:
-                    self._lines.discard(line)
-            self._several_lines = len(self._lines) > 1
-        if not self._lines:
-            self._version = None
-        return bool(self._lines)
-
     def _look_around(self) -> None:
         """Wake those who wait if another process has changed anything, or has died."""
         version = self._try(SQLiteStore._look_at_version)
         if version is not None and version != self._version:
             self._version = version
-            self._tell_lines()
+            self._lines.tell()
 
     def _look_at_version(self, books: Books, what: object) -> int:
         now = self._clock()
@@ -685,12 +667,6 @@ class SQLiteStore(Store):
             self._transact(books, Books.expire, now)
             self._version = None
         return books.version()
-
-    def _tell_lines(self) -> None:
-        with self._watching:
-            lines = list(self._lines)
-        for line in lines:
-            line.freed()
 
     def _checkpoint(self) -> None:
         self._commits = 0
@@ -711,14 +687,6 @@ _WAYS: dict[type[Any], Way] = {
     Resolve: SQLiteStore._resolve,
     Anchor: SQLiteStore._anchor,
 }
-
-
-def _check(command: Open | SetLimits) -> None:
-    if any(limit is not None and limit >= MOST for limit in command.limits):
-        raise ValueError(
-            f"a file of budgets holds numbers below {MOST:,} (dollars in billionths: "
-            f"${MOST // 10**9:,}), got {command.limits}"
-        )
 
 
 # Forks and the end of a process

@@ -25,6 +25,7 @@ from tokenfence_integrations.stores.base import (
     SetLimits,
 )
 from tokenfence_integrations.stores.noting import Change
+from tokenfence_integrations.stores.numbers import MOST
 from tokenfence_integrations.stores.sqlite_file import opened
 from tokenfence_integrations.stores.sqlite_statements import (
     ADJUST,
@@ -49,10 +50,7 @@ from tokenfence_integrations.stores.sqlite_statements import (
     settling,
 )
 
-__all__ = ["MOST", "Books"]
-
-MOST = 1 << 62
-"""SQLite's integers end at 2^63 - 1, beyond which it calculates with floats: stay well below."""
+__all__ = ["Books"]
 
 Known: TypeAlias = tuple[tuple[int, ...], str]
 """The ids of a path's accounts, and the same as text."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.stores.base import (
+    NOTHING,
     AccountState,
     Anchor,
     Charge,
@@ -22,6 +23,7 @@ from tokenfence_integrations.stores.base import (
     Reset,
     Resolve,
 )
+from tokenfence_integrations.stores.numbers import MOST
 
 __all__ = [
     "MOST",
@@ -36,9 +38,6 @@ __all__ = [
     "accounts_of",
     "tree_of",
 ]
-
-MOST = 1 << 62
-"""Servers count in 64 bits: every limit and every amount has to be below this."""
 
 
 class Unreachable(Exception):
@@ -84,6 +83,7 @@ class Order:
 
     Attributes:
         command: What is to be done.
+        reserved: What was reserved before a `Draw` or an `End`.
         number: Its place in the order of all commands of its owner; 0 until it is first sent.
         sent: Whether it may have reached the server.
         until: Monotonic time up to which somebody waits for the answer; None: nobody does.
@@ -93,10 +93,21 @@ class Order:
         outcome: How it ended, or None.
     """
 
-    __slots__ = ("command", "future", "number", "outcome", "sent", "told", "until", "withdrawn")
+    __slots__ = (
+        "command",
+        "future",
+        "number",
+        "outcome",
+        "reserved",
+        "sent",
+        "told",
+        "until",
+        "withdrawn",
+    )
 
     def __init__(self, command: Command, until: float | None = None, future: Any = None) -> None:
         self.command = command
+        self.reserved = NOTHING
         self.number = 0
         self.sent = False
         self.until = until
