@@ -23,9 +23,10 @@ from tokenfence_integrations.engine.policy import (
     check_priced,
     parse_fallback,
 )
-from tokenfence_integrations.engine.quota import AS_IT_IS, Quota, Unnamed, agreed
+from tokenfence_integrations.engine.quota import Quota
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.engine.snapshot import Snapshot, described, outline
+from tokenfence_integrations.engine.terms import AS_IT_IS, Unnamed, agreed
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.engine.windows import Window
 from tokenfence_integrations.money import parse_usd, to_float

@@ -1,19 +1,16 @@
 """A budget's quota: its limits, of its own or as shares of its parent's, and how they change."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, tzinfo
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tokenfence_integrations.engine.accounts import Accounts
 from tokenfence_integrations.engine.children import Children
 from tokenfence_integrations.engine.drivers import execute, run
 from tokenfence_integrations.engine.events import Event
-from tokenfence_integrations.engine.grammar import Dollars, Given, given
-from tokenfence_integrations.engine.policy import parse_fallback
+from tokenfence_integrations.engine.grammar import given
 from tokenfence_integrations.engine.shares import Shares, parts, resolve
 from tokenfence_integrations.engine.snapshot import settled_share
-from tokenfence_integrations.engine.windows import Interval, zone_named
+from tokenfence_integrations.engine.terms import Terms
 from tokenfence_integrations.stores.base import (
     LIFTED,
     UNLIMITED,
@@ -30,69 +27,11 @@ from tokenfence_integrations.stores.base import (
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.tree import Tree
 
-__all__ = ["AS_IT_IS", "Quota", "Terms", "Unnamed", "agreed"]
-
-
-class Unnamed(Enum):
-    """The type of `AS_IT_IS`, which is no limit that anybody could give."""
-
-    AS_IT_IS = "as it is"
-
-
-AS_IT_IS: Final = Unnamed.AS_IT_IS
-"""For limits that a call of `Budget.set_limits` does not name."""
+__all__ = ["Quota"]
 
 
 _NO_PARTS: Mapping[str, int] = {}
 """For those that have no shares: a dictionary of their own costs 64 bytes."""
-
-
-class Terms(NamedTuple):
-    """What a budget is made with: limits and windows, and how they are kept."""
-
-    given: Given
-    zone: tzinfo
-    threshold: float
-    overflow: bool
-
-
-def agreed(
-    usd: Dollars | None,
-    above: "Quota | None",
-    *,
-    threshold: float,
-    overflow: bool,
-    tz: str | tzinfo | None,
-    **limits: Any,
-) -> Terms:
-    """Read what a budget is made with; a share that says no windows has the parent's.
-
-    Args:
-        usd: Dollars, a share, or a limit in words.
-        above: The parent's quota; None: it has no parent.
-        threshold: As for `Budget`.
-        overflow: As for `Budget`.
-        tz: As for `Budget`.
-        limits: Other limits, and ``per``, as for `Budget`.
-
-    Raises:
-        ValueError: Something is not valid.
-    """
-    inherited = UTC if above is None else above.terms.zone
-    zone = inherited if tz is None else zone_named(tz)
-    asked = given(usd, zone=zone, **limits)
-    parse_fallback(None, threshold)
-    if type(overflow) is not bool:
-        raise ValueError(f"overflow must be True or False, got {overflow!r}")
-    if asked.shares and asked.schedule is None and above is not None:
-        schedule = above.terms.given.schedule
-        if isinstance(schedule, Interval):
-            raise ValueError(
-                f"the windows of budget {above.name!r} have a fixed length from its first use on: "
-                f"a share of it needs per= as well, and counts its own from its own first use on"
-            )
-        asked = asked._replace(schedule=schedule)
-    return Terms(asked, zone, threshold, overflow)
 
 
 class Quota:
