@@ -42,7 +42,7 @@ class Opening(NamedTuple):
         begin, reserve, end, commit = Books.begin, Books.reserve, Books.end, Books.commit
 
         def stopping_begin(books: Books) -> None:
-            stop("settle under way" if store._noted else "reserve under way")
+            stop("settle under way" if store._keeper.noted else "reserve under way")
             begin(books)
 
         def stopping_reserve(books: Books, *arguments: Any) -> bool:
@@ -63,7 +63,7 @@ class Opening(NamedTuple):
                 books.connection.set_progress_handler(None, 1)
 
         def stopping_commit(books: Books) -> None:
-            done = "settled" if store._noted else "reserved"
+            done = "settled" if store._keeper.noted else "reserved"
             if books.connection.in_transaction:
                 stop(f"{done}, not committed")
             commit(books)
@@ -72,8 +72,8 @@ class Opening(NamedTuple):
         Books.begin, Books.commit = stopping_begin, stopping_commit  # type: ignore[method-assign]
         Books.reserve, Books.end = stopping_reserve, stopping_end  # type: ignore[method-assign]
         if self.begins:
-            begin_store = store._begin
-            store._begin = lambda books, *_: begin_store(books)  # type: ignore[method-assign]
+            begin_transaction = store._keeper.begin
+            store._keeper.begin = lambda books, *_: begin_transaction(books)  # type: ignore[method-assign]
         return store
 
 

@@ -231,7 +231,7 @@ def test_noted_draws_and_their_end_count_at_once_and_are_all_booked(shared: Shar
     owner, other, _ = shared
     owner.execute(Reserve(PATH, 1, Amount(60, 6, 6, 6), what="slice"))
     owner.execute(Read(PATH))
-    lock = owner._lock if isinstance(owner, SQLiteStore) else owner._courier.sending
+    lock = owner._keeper.lock if isinstance(owner, SQLiteStore) else owner._courier.sending
     noted = threading.Event()
 
     def busy() -> None:
@@ -257,7 +257,7 @@ def test_noted_draws_and_their_end_count_at_once_and_are_all_booked(shared: Shar
     assert books(other) == both(Amount(45, 5, 5, 5), NOTHING, Amount(5))
     assert [charge.what for charge in other.charges()] == ["call"]
     assert [parts(state) for state in owner.peek(PATH)] == books(other)
-    assert not (owner._held if isinstance(owner, SQLiteStore) else owner._courier.held)
+    assert not (owner._keeper.held if isinstance(owner, SQLiteStore) else owner._courier.held)
 
 
 def test_a_noted_draw_on_what_is_gone_changes_nothing_nor_does_its_end(shared: Shared) -> None:
@@ -297,7 +297,7 @@ def test_an_end_in_the_midst_of_a_draw_is_booked_after_it(tmp_path: Path) -> Non
     for account in (ROOT, LEAF):
         store.execute(Open(account, Limits()))
     store.execute(Reserve(PATH, 1, Amount(60)))
-    books_of_store = store._books
+    books_of_store = store._keeper.books
     assert books_of_store is not None
     draw = books_of_store.draw
 

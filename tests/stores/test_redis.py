@@ -603,7 +603,7 @@ from tokenfence_integrations.stores.base import *
 from tokenfence_integrations.stores.base import Amount, Book, End, Reserve
 from tokenfence_integrations.stores.redis import RedisStore
 store = RedisStore({redis_url()!r}, prefix={prefix!r})
-store.tend = lambda: None
+store._courier.tend = lambda: None
 store.execute(Reserve(("root",), 1, Amount(9)))
 store.end(("root",), 1, Amount(4), Amount(1))
 store.note(Book(("root",), Amount(2)))

@@ -20,7 +20,7 @@ from tests.engine.helpers import FakeClock, charged, nano, outcomes, reserve, sm
 from tests.stores.heartbeat import PATIENCE, beating
 from tests.stores.test_contract import parts, read
 from tokenfence_integrations import Budget, StoreError, Usage
-from tokenfence_integrations.stores import sqlite, sqlite_file
+from tokenfence_integrations.stores import sqlite_file, sqlite_keeper
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Amount,
@@ -39,6 +39,7 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 from tokenfence_integrations.stores.sqlite_books import Books
+from tokenfence_integrations.stores.sqlite_keeper import Keeper
 
 ROOT = ("root",)
 
@@ -201,7 +202,7 @@ def test_who_is_charged_for_a_call_is_known_whatever_its_model_is_called(
         other.execute(Reserve(ROOT, key, Amount(1)))
     reserved_at = clock()
     clock.advance(40)
-    other.tend()  # a sign of life
+    other._keeper.tend()  # a sign of life
     clock.advance(20)
     charges = {charge.amount.usd: charge for charge in other.charges()}
     assert sorted(charges) == list(range(1, 21))
@@ -235,7 +236,7 @@ def test_a_command_that_cannot_be_said_holds_nothing(file: Path) -> None:
         store.execute(Reserve(ROOT, 2, Amount(1 << 70)))
     with pytest.raises(UnicodeEncodeError):
         store.execute(Reserve(ROOT, 3, Amount(1), what="\ud800"))
-    assert not store._held
+    assert not store._keeper.held
     assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
 
 
@@ -265,10 +266,10 @@ class Interrupted:
         self.store = opened(file)
         self.store.execute(Open("root/leaf", Limits()))
         self.store.execute(Reserve(path, 1, Amount(60)))
-        self.store.tend = lambda: None  # type: ignore[method-assign]
-        assert self.store._books is not None
+        self.store._keeper.tend = lambda: None  # type: ignore[method-assign]
+        assert self.store._keeper.books is not None
         self._left = step
-        self._books = self.store._books
+        self._books = self.store._keeper.books
         self._books.connection.set_progress_handler(self._stops, 1)
 
     def _stops(self) -> bool:
@@ -491,11 +492,13 @@ def test_the_thread_of_a_process_renews_its_lease_while_calls_are_in_flight(file
     alive.execute(Reserve(ROOT, 1, Amount(10)))
     for _ in range(5):
         clock.advance(30)
-        assert alive.tend() == 20.0  # seconds to the next sign of life: a third of the lease
+        assert (
+            alive._keeper.tend() == 20.0
+        )  # seconds to the next sign of life: a third of the lease
     assert parts(read(other, "root")) == (NOTHING, Amount(10), NOTHING)
     alive.execute(End(ROOT, 1, NOTHING, NOTHING))
-    alive.tend()
-    assert alive.tend() is None
+    alive._keeper.tend()
+    assert alive._keeper.tend() is None
 
 
 # Locked by others
@@ -568,7 +571,7 @@ async def test_a_reservation_that_was_made_for_a_cancelled_task_is_given_back(
     store = SQLiteStore(file)
     budget = small(100, store=store)
     committed, go_on = threading.Event(), threading.Event()
-    insist = SQLiteStore._insist
+    insist = Keeper.insist
 
     def slow(*arguments: Any) -> Any:
         result = insist(*arguments)
@@ -578,7 +581,7 @@ async def test_a_reservation_that_was_made_for_a_cancelled_task_is_given_back(
         return result
 
     with locked(file):
-        monkeypatch.setattr(SQLiteStore, "_insist", slow)
+        monkeypatch.setattr(Keeper, "insist", slow)
         asking = asyncio.create_task(reserve(budget, 20).aadmit())
         await asyncio.sleep(0)
     await asyncio.to_thread(committed.wait, 20)
@@ -624,13 +627,13 @@ def test_what_has_ended_while_the_file_was_locked_is_written_by_the_thread(file:
 def test_a_finalizer_in_the_midst_of_a_command_ends_its_call(file: Path) -> None:
     store = opened(file)
     store.execute(Reserve(ROOT, 1, Amount(50)))
-    with store._lock:
-        store._depth += 1
+    with store._keeper.lock:
+        store._keeper.depth += 1
         store.end(ROOT, 1, Amount(20), NOTHING)
         assert parts(read(store, "root")) == (Amount(20), NOTHING, NOTHING)
         with pytest.raises(StoreError, match="in the midst of another command"):
             store.execute(Reserve(ROOT, 2, Amount(1)))
-        store._depth -= 1
+        store._keeper.depth -= 1
     store.close()
     assert parts(read(opened(file), "root")) == (Amount(20), NOTHING, NOTHING)
 
@@ -775,7 +778,7 @@ def test_a_checkpoint_leaves_the_number_of_the_version_as_it_is(file: Path) -> N
     store = opened(file)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 7")  # another process has just migrated it
-        store._checkpoint()
+        store._keeper._checkpoint()
         assert connection.execute("PRAGMA user_version").fetchone() == (7,)
 
 
@@ -833,9 +836,9 @@ def test_a_file_whose_middle_is_torn_out_admits_nothing_more(file: Path) -> None
 
 def full(store: SQLiteStore) -> None:
     """As on a full disk: not one page more."""
-    assert store._books is not None
-    [pages] = store._books.execute("PRAGMA page_count").fetchone()
-    store._books.execute(f"PRAGMA max_page_count = {pages}")
+    assert store._keeper.books is not None
+    [pages] = store._keeper.books.execute("PRAGMA page_count").fetchone()
+    store._keeper.books.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def test_a_full_disk_admits_nothing_and_loses_no_end(
@@ -900,7 +903,7 @@ def test_a_forked_process_has_a_file_and_reservations_of_its_own(file: Path) -> 
     mine = reserve(budget, 50).admit()
 
     def child() -> None:
-        assert store._books is None, "a connection must not be used after a fork"
+        assert store._keeper.books is None, "a connection must not be used after a fork"
         mine.settle(Usage(0, 50))  # not this process's to end
         spend(budget, 20)
         reserve(budget, 30).admit().lose()
@@ -922,7 +925,7 @@ from tokenfence_integrations.stores.base import *
 from tokenfence_integrations.stores.base import Amount, Book, End, Reserve
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 store = SQLiteStore({str(file)!r})
-store.tend = lambda: None
+store._keeper.tend = lambda: None
 store.execute(Reserve(("root",), 1, Amount(9)))
 other = sqlite3.connect({str(file)!r}, isolation_level=None)
 other.execute("BEGIN IMMEDIATE")
@@ -968,7 +971,7 @@ def test_a_second_tree_on_the_same_store_is_woken(file: Path) -> None:
         thread.start()
     while not (one._tree.line and other._tree.line):
         time.sleep(0.001)
-    store.tend()
+    store._keeper.tend()
     call.settle(Usage(0, 20))
     for thread in waiting:
         thread.join(20)
@@ -976,17 +979,17 @@ def test_a_second_tree_on_the_same_store_is_woken(file: Path) -> None:
 
 
 def test_checkpoints_are_made_by_the_thread(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 10)
+    monkeypatch.setattr(sqlite_keeper, "CHECKPOINT_EVERY", 10)
     monkeypatch.setattr(sqlite_file, "LONG_WAL", 0)
     store = opened(file, None)
     made: list[str] = []
-    checkpoint = store._checkpoint
+    checkpoint = store._keeper._checkpoint
 
     def noted() -> None:
         made.append(threading.current_thread().name)
         checkpoint()
 
-    monkeypatch.setattr(store, "_checkpoint", noted)
+    monkeypatch.setattr(store._keeper, "_checkpoint", noted)
     for key in range(200):
         store.reserve(ROOT, key, Amount(1))
         store.end(ROOT, key, Amount(1), NOTHING)
