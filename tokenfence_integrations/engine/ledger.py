@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tokenfence_integrations.engine.names import MARK, budget_of
 from tokenfence_integrations.log import logger
+from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Ledger", "LedgerRecord", "LedgerView", "Outcome", "Sink"]
@@ -92,9 +93,10 @@ class Ledger:
         self._open: dict[str, int] = {}
         self._stale = False
         self.begin_life()
+        begin_anew_in_children(self)
 
     def begin_life(self) -> None:
-        """All that a process must not share with the one that it was forked from."""
+        """As `Forked.begin_life`."""
         self._counting = RLock()
         self._leaving = Lock()
 

@@ -2,13 +2,11 @@
 
 import heapq
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock, RLock
 from typing import NamedTuple, Protocol, TypeAlias
-from weakref import WeakSet
 
 from tokenfence_integrations.engine.events import Event, Listener, tell
 from tokenfence_integrations.engine.forecast import Forecasts
@@ -18,6 +16,7 @@ from tokenfence_integrations.engine.names import budget_of
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.base import AccountState, Amount, Drop, Path, Store
+from tokenfence_integrations.stores.forks import begin_anew_in_children
 
 __all__ = ["NONE_STUCK", "Clock", "Live", "Orphan", "Tree"]
 
@@ -76,12 +75,12 @@ class Tree:
         self.forecasts = Forecasts()
         self.name = ""
         """The root's."""
-        self._begin_life()
+        self.begin_life()
+        begin_anew_in_children(self)
         store.on_trouble(self._heed)
-        _trees.add(self)
 
-    def _begin_life(self) -> None:
-        """All that a process must not share with the one that it was forked from."""
+    def begin_life(self) -> None:
+        """As `Forked.begin_life`: calls in flight are the parent's, and nobody stands in line."""
         self.line = WaitingLine(self.clock.monotonic)
         self.live: dict[int, Live] = {}
         self.changing = RLock()  # held while limits change, and those that are shares of them
@@ -222,20 +221,6 @@ class Tree:
             tags={} if trouble is None else {"reason": trouble.reason},
         )
         tell([listener for _, listener in self.listeners.copy()], event)
-
-
-_trees: "WeakSet[Tree]" = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # Threads that held a lock or stood in line are not here, and calls in flight are the parent's.
-    for tree in list(_trees):
-        tree._begin_life()
-        tree.ledger.begin_life()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _more_reserved(path: Path, states: Sequence[AccountState], live: Sequence[Live]) -> bool:

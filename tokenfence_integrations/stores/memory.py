@@ -1,13 +1,11 @@
 """Accounts in this process: exact, thread-safe, and safe to touch from a finalizer."""
 
-import os
 from collections.abc import Callable
 from itertools import count
 from operator import attrgetter
 from threading import RLock
 from time import time
 from typing import Any
-from weakref import WeakSet
 
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.base import (
@@ -35,6 +33,7 @@ from tokenfence_integrations.stores.base import (
     Store,
     is_of,
 )
+from tokenfence_integrations.stores.forks import begin_anew_in_children
 
 __all__ = ["Account", "MemoryStore"]
 
@@ -182,7 +181,7 @@ class MemoryStore(Store):
             Resolve: self._resolve,
             Anchor: self._anchor,
         }
-        _stores.add(self)
+        begin_anew_in_children(self)
 
     def execute(self, command: Command) -> Reply:
         return self._handlers[type(command)](command)
@@ -356,7 +355,8 @@ class MemoryStore(Store):
 
     # In a forked process
 
-    def _begin_life(self) -> None:
+    def begin_life(self) -> None:
+        """As `Forked.begin_life`."""
         self._lock = RLock()  # another thread, which is not here, may have held it
         self._reservations.clear()
         for account in self._accounts.values():
@@ -373,15 +373,3 @@ class MemoryStore(Store):
             path[-1],
         )
         return self.reserve(path, *wanted)
-
-
-_stores: "WeakSet[MemoryStore]" = WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for store in list(_stores):
-        store._begin_life()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,7 +1,6 @@
 """The ledger as a table beside the accounts: one row for each attempt of a call."""
 
 import json
-import os
 import secrets
 from collections import deque
 from contextlib import suppress
@@ -13,6 +12,7 @@ from weakref import WeakSet
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.exits import at_exit
+from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.postgres import PostgresStore
 from tokenfence_integrations.stores.postgres_link import UNSAYABLE
 from tokenfence_integrations.stores.tending import Tender
@@ -58,11 +58,17 @@ class PostgresLedger:
         self._link = store.link.copy()
         self._insert = self._link.sql(INSERT)
         self._most = most
-        self._begin_life()
+        self._begin()
+        begin_anew_in_children(self)
         _ledgers.add(self)
 
-    def _begin_life(self) -> None:
-        """All that a process must not share with the one that it was forked from."""
+    def begin_life(self) -> None:
+        """As `Forked.begin_life`."""
+        self._link.forget()
+        self._begin()
+        _unwritten.discard(self)
+
+    def _begin(self) -> None:
         self._writing = Lock()
         self._records: deque[tuple[int, LedgerRecord]] = deque()
         self._writer = secrets.randbits(62)
@@ -168,18 +174,9 @@ ON CONFLICT DO NOTHING
 """
 
 
-# Forks and the end of a process
-
 _ledgers: "WeakSet[PostgresLedger]" = WeakSet()
 _unwritten: set[PostgresLedger] = set()
 """Kept alive until what they have is written."""
-
-
-def _after_fork_in_child() -> None:
-    _unwritten.clear()
-    for ledger in list(_ledgers):
-        ledger._link.forget()
-        ledger._begin_life()
 
 
 def _close_all() -> None:
@@ -187,7 +184,3 @@ def _close_all() -> None:
         if ledger._records:
             with suppress(StoreError):
                 ledger.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,12 +1,10 @@
 """Slices: a process borrows a part of a shared budget, and admits from it at memory speed."""
 
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from itertools import count
 from math import inf
 from typing import TypeAlias
-from weakref import WeakSet
 
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.base import (
@@ -29,6 +27,7 @@ from tokenfence_integrations.stores.base import (
     Waiting,
 )
 from tokenfence_integrations.stores.exits import at_exit
+from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import (
@@ -129,12 +128,13 @@ class SlicedStore(Store):
         self._linger = LINGER_LOCAL if self._local else LINGER
         self._clock = clock
         self._troubles = Troubles()
-        self._begin_life()
+        self.begin_life()
+        begin_anew_in_children(self)
         store.on_trouble(self._heed)
-        _stores.add(self)
 
-    def _begin_life(self) -> None:
-        """All that a process must not share with the one that it was forked from."""
+    def begin_life(self) -> None:
+        """As `Forked.begin_life`."""
+        _lending.discard(self)
         self._held = Holdings(self._store)
         self._seen: dict[Path, float] = {}
         self._borrowing: set[Path] = set()
@@ -570,12 +570,9 @@ def _ends(command: Command) -> Path:
     return (command.account,) if type(command) is Drop else ()
 
 
-# Forks and the end of a process
-
 _numbers = count(1 << 50)
 """Numbers of slices, which no call has."""
 
-_stores: "WeakSet[SlicedStore]" = WeakSet()
 _lending: set[SlicedStore] = set()
 """Kept alive until they have given back all."""
 
@@ -583,13 +580,3 @@ _lending: set[SlicedStore] = set()
 def _give_back_all() -> None:
     for store in list(_lending):
         store.give_back()
-
-
-def _after_fork_in_child() -> None:
-    _lending.clear()
-    for store in list(_stores):
-        store._begin_life()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
