@@ -1,14 +1,11 @@
 """Slices: a process borrows a part of a shared budget, and admits from it at memory speed."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from itertools import count
-from math import inf
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.stores.base import (
-    NOTHING,
     AccountState,
     Amount,
     Book,
@@ -26,15 +23,14 @@ from tokenfence_integrations.stores.base import (
     Store,
     Waiting,
 )
+from tokenfence_integrations.stores.borrowing import SLICE, Borrower, Steps
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import (
-    is_large,
     is_near_limit,
     parse_slice,
-    room_for,
     slice_of,
     with_room,
 )
@@ -42,9 +38,6 @@ from tokenfence_integrations.stores.tending import Tender
 from tokenfence_integrations.stores.troubles import OnStoreError, TroubleListener, Troubles
 
 __all__ = ["SLICE", "SlicedStore"]
-
-SLICE = "(slice)"
-"""What a slice is reserved for, in the place of a model."""
 
 LOOK = 1.0
 """Seconds after which a slice in use is reported, and its accounts are looked at again."""
@@ -58,20 +51,11 @@ LINGER = 1.0
 LINGER_LOCAL = 60.0
 """The same where slices are kept for the time that the store may be away."""
 
-CLAIM, CLAIM_EVERY = 3.0, 20.0
-"""Seconds for which what is left is held for a call that needs more; and how often, at most."""
-
-REMEMBERED = 10_000
-"""Paths of which is known when they were last used."""
-
 AGAIN = 10
 """How often a store is asked anew if what this process holds has changed meanwhile."""
 
 DONE = Reply(True)
 NOT_DONE = Reply(False)
-
-Steps: TypeAlias = Generator[Command, Reply, Reply]
-"""What is to be asked of the store below, written once for sync and async code."""
 
 
 class SlicedStore(Store):
@@ -136,10 +120,16 @@ class SlicedStore(Store):
         """As `Forked.begin_life`."""
         _lending.discard(self)
         self._held = Holdings(self._store)
-        self._seen: dict[Path, float] = {}
-        self._borrowing: set[Path] = set()
+        self._borrower = Borrower(
+            self._store,
+            self._held,
+            self._share,
+            linger=self._linger,
+            lasting=self._local,
+            clock=self._clock,
+            lent=self._lend,
+        )
         self._look_at = 0.0
-        self._claim_until = self._claim_again = -inf
         self._troubles.now = None
         self._tender = Tender(self)
 
@@ -285,17 +275,16 @@ class SlicedStore(Store):
         return Reply(reply.done, states)
 
     def _reserve_steps(self, command: Reserve) -> Steps:
-        path = command.path
-        if command.times > 1 and self._troubles.now is not None and self._held.mirror.knows(path):
+        path, key, amount, _, times, what, _ = command
+        if times > 1 and self._troubles.now is not None and self._held.mirror.knows(path):
             return Reply(False, self.peek(path) or ())  # that cannot be asked now
         try:
-            if (
-                not (command.force or command.idle)
-                and (yield from self._borrow_steps(command)).done
-            ):
-                return DONE
+            if not (command.force or command.idle):
+                take = partial(self._take, path, key, amount, times, what)
+                if (yield from self._borrower.borrow(path, amount, take)).done:
+                    return DONE
             reply = yield command
-            if not reply.done and self._held.empty_for(path, reply.states, command.amount):
+            if not reply.done and self._held.empty_for(path, reply.states, amount):
                 reply = yield command
         except StoreError as error:
             if not self._local:
@@ -306,113 +295,8 @@ class SlicedStore(Store):
             self._held.went_past(command)
             return DONE
         states = self._held.as_they_are(path, reply.states)
-        yield from self._claim_steps(command, reply.states)
+        yield from self._borrower.claim(path, amount, reply.states)
         return Reply(False, states)
-
-    def _claim_steps(self, command: Reserve, states: Sequence[AccountState]) -> Steps:
-        """Hold what is left for a large call that needs more, so that others see that nothing is.
-
-        Then they give back what they hold unused. It is held for a moment only, so that a call that
-        waits for long does not hold up smaller ones.
-        """
-        now = self._clock()
-        if self._claim_until <= now < self._claim_again or not is_large(states, command.amount):
-            return NOT_DONE
-        if self._claim_until <= now:
-            self._claim_until, self._claim_again = now + CLAIM, now + CLAIM_EVERY
-        path, amount = command.path, command.amount
-        piece = room_for(states, amount)
-        if piece == NOTHING:
-            return NOT_DONE
-        reply = yield from self._add_steps(path, piece, amount)
-        if (purse := self._held.purses.get(path)) is not None:
-            purse.until = self._claim_until
-        return reply
-
-    def _borrow_steps(self, command: Reserve) -> Steps:
-        """Have the call take what it needs of a slice, old or new, if it is worth one."""
-        path, key, amount, _, times, what, _ = command
-        purse = self._held.purses.get(path)
-        if not self._is_busy(path) and purse is None:
-            return NOT_DONE
-        with self._held.lock:
-            if path in self._borrowing:  # others need not: they go along in the same round trip
-                return NOT_DONE
-            self._borrowing.add(path)
-        try:
-            before = self._held.changes
-            states = self._store.peek(path)
-            if states is None:
-                if purse is None and not self._local:
-                    return NOT_DONE  # it will be known next time
-                states = (yield Read(path)).states
-            self._held.learn(path, states, before)
-            if purse is not None and purse.spare is not None:
-                yield from self._unseal_steps(purse)
-            if self._take(path, key, amount, times, what):
-                return DONE
-            wanted = slice_of(states, amount, self._share)
-            if wanted is None:
-                return NOT_DONE
-            if not (yield from self._add_steps(path, wanted, amount)).done:
-                return NOT_DONE
-            if purse is not None:  # what was left was too little, of one quantity at least
-                with self._held.lock:
-                    self._held.report(purse, wanted)
-        finally:
-            self._borrowing.discard(path)
-        return DONE if self._take(path, key, amount, times, what) else NOT_DONE
-
-    def _add_steps(self, path: Path, amount: Amount, asked: Amount, spare: bool = False) -> Steps:
-        """Borrow one more slice, for calls like the one that is asked for."""
-        number = next(_numbers)
-        held, reply = self._held, NOT_DONE
-        held.asks(number, path, amount)
-        try:
-            reply = yield Reserve(path, number, amount, what=SLICE, idle=spare)
-        finally:
-            with held.lock:
-                held.is_answered(number)
-                if reply.done:
-                    purse = held.purse(path)
-                    purse.asked = asked
-                    if spare:
-                        purse.spare = number, amount
-                    else:
-                        purse.add(number, amount)
-                else:
-                    # It may have been applied although no reply came; else this changes nothing.
-                    self._store.end(path, number, NOTHING, NOTHING)
-        if not reply.done:
-            return NOT_DONE
-        at_exit(_give_back_all)
-        _lending.add(self)
-        before = self._held.changes
-        states = self._store.peek(path)
-        if states is not None:
-            self._held.learn(path, states, before)
-        self._wake()
-        return DONE
-
-    def _unseal_steps(self, purse: Purse) -> Steps:
-        """Have the slice in reserve be one that is used; the store has to know before it is."""
-        path, held, reply = purse.path, self._held, NOT_DONE
-        with held.lock:
-            spare, purse.spare = purse.spare, None
-            if spare is None:
-                return NOT_DONE
-            number, amount = spare
-            held.asks(number, path, amount)
-        try:
-            reply = yield Draw(path, number, NOTHING, NOTHING, amount)
-        finally:
-            with held.lock:
-                held.is_answered(number)
-                if reply.done and held.purses.get(path) is purse:
-                    purse.add(number, amount)
-                else:  # its lease was over, or the purse was emptied meanwhile
-                    self._store.end(path, number, NOTHING, NOTHING)
-        return reply
 
     # What this process holds
 
@@ -445,15 +329,6 @@ class SlicedStore(Store):
         with self._held.lock:
             self._held.mirror.doubt(accounts)
 
-    def _is_busy(self, path: Path) -> bool:
-        """Whether this path was used a moment ago."""
-        now = self._clock()
-        if len(self._seen) > REMEMBERED:
-            self._seen.clear()
-        before = self._seen.get(path)
-        self._seen[path] = now
-        return self._local or (before is not None and now - before < self._linger)
-
     def _within_reach(
         self, path: Path, states: tuple[AccountState, ...]
     ) -> tuple[AccountState, ...]:
@@ -468,6 +343,12 @@ class SlicedStore(Store):
         return tuple([with_room(state, purse.free) for state in states])
 
     # What is done by the thread
+
+    def _lend(self) -> None:
+        """What is held has to be given back some time."""
+        at_exit(_give_back_all)
+        _lending.add(self)
+        self._wake()
 
     def _wake(self) -> None:
         """Have this be tended now."""
@@ -496,7 +377,7 @@ class SlicedStore(Store):
             for purse in purses:
                 if purse.asks or (due and purse.is_low):
                     purse.asks = False
-                    self._refill(purse)
+                    self._run(self._borrower.refill(purse))
         except StoreError as error:
             self._heed(error)
         except KeyError:  # an account is not there any more; calls will be told
@@ -537,28 +418,6 @@ class SlicedStore(Store):
                     near_limit |= is_near_limit(reply.states, purse.asked, self._share)
         return near_limit
 
-    def _refill(self, purse: Purse) -> None:
-        """Take the half in reserve, and borrow another."""
-        with self._held.lock:
-            if purse.path in self._borrowing:
-                return
-            self._borrowing.add(purse.path)
-            # Should this process die, no more than what is left is uncertain.
-            self._held.report(purse)
-        try:
-            if purse.spare is not None:
-                self._run(self._unseal_steps(purse))
-            before = self._held.changes
-            states = self._store.peek(purse.path)
-            if states is None:
-                return
-            self._held.learn(purse.path, states, before)
-            wanted = slice_of(states, purse.asked, self._share)
-            if wanted is not None and purse.spare is None:
-                self._run(self._add_steps(purse.path, wanted, purse.asked, not self._local))
-        finally:
-            self._borrowing.discard(purse.path)
-
     def _heed(self, trouble: StoreError | None) -> None:
         self._troubles.are(trouble)
 
@@ -569,9 +428,6 @@ def _ends(command: Command) -> Path:
         return command.accounts
     return (command.account,) if type(command) is Drop else ()
 
-
-_numbers = count(1 << 50)
-"""Numbers of slices, which no call has."""
 
 _lending: set[SlicedStore] = set()
 """Kept alive until they have given back all."""
