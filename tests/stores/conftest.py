@@ -1,4 +1,6 @@
-"""An empty store of each kind."""
+"""An empty store of each kind, and a place for a file."""
+
+from pathlib import Path
 
 import pytest
 
@@ -9,3 +11,9 @@ from tokenfence_integrations.stores.base import Store
 @pytest.fixture(params=sorted(VERSIONS))
 def store(request: pytest.FixtureRequest) -> Store:
     return VERSIONS[request.param]()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where there may be a file of budgets; there is none yet."""
+    return tmp_path / "budgets.db"
