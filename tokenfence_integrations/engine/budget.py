@@ -63,7 +63,7 @@ class Budget:
         name: Its name; below a parent it must be unique there. No ``/`` and no ``~``. It is the
             account in the store, so in one that processes share only a child with ``kept=False``
             may be without. In memory None is a name that nothing else has there, for a child, and
-            ``"budget"`` for a root.
+            ``"budget"`` for a root, of which a store takes one.
         parent: The budget that this one is part of: what is reserved or spent here is so there too.
         kept: Whether the parent remembers it for ever (about a kilobyte). False: only while
             something uses it, such as a scope or a call in flight; what it spent stays in the
@@ -88,8 +88,8 @@ class Budget:
     Raises:
         ValueError: A limit is negative, not finite, or not an amount; a window or time zone is not
             known; a name is taken, has a ``/`` or ``~``, or is missing in a store that processes
-            share; the store's URL is not one; it is a share of a limit that the parent does not
-            have, or may overflow where no budget above has a limit.
+            share, or that has a budget without one; the store's URL is not one; it is a share of a
+            limit that the parent does not have, or may overflow where no budget above has a limit.
         StoreError: The store cannot be used.
 
     Example:
@@ -150,7 +150,7 @@ class Budget:
         if parent is None:
             store = _opened(store, slice, on_store_error, named=name is not None)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
-            self._own_name = self._tree.name = checked("budget" if name is None else name)
+            self._own_name = self._tree.name = checked(NAMELESS if name is None else name)
             path: Path = (self._own_name,)
             self._quota = Quota(terms, self._tree, path, None, self._children)
         else:
@@ -715,8 +715,17 @@ def _opened(
             "a budget in a store that processes share needs a name, which is its account there: "
             "name='acme', the same wherever it is to be the same budget"
         )
+    if not named and there is not None and there.accounts(NAMELESS):
+        raise ValueError(
+            f"this store has the account {NAMELESS!r} of a budget without a name already, and what "
+            f"that one spends would count here as well: give this one a name of its own, "
+            f"name='acme'; or to spend the same money, use that Budget, or its name"
+        )
     return sliced(opens() if there is None else there, slice, on_store_error)
 
+
+NAMELESS = "budget"
+"""What a root without a name is called."""
 
 _PLAIN = Policy()
 
