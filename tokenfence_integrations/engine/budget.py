@@ -102,6 +102,7 @@ class Budget:
     """
 
     path: Path
+    _life: object
     _tree: Tree
     _quota: Quota
 
@@ -146,12 +147,12 @@ class Budget:
         self.parent = parent
         self._kept = kept
         self._passes = False
-        self._children = Children()
         if parent is None:
             store = _opened(store, slice, on_store_error, named=name is not None)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
             self._own_name = self._tree.name = checked(NAMELESS if name is None else name)
             path: Path = (self._own_name,)
+            self._children = Children(self._tree)
             self._quota = Quota(terms, self._tree, path, None, self._children)
         else:
             of_root = (store, sink, clock, slice)
@@ -162,6 +163,7 @@ class Budget:
                 )
             self._tree = parent._tree
             self._tree.settle_orphans()
+            self._children = Children(self._tree)
             if name is None:
                 self._passes = not (kept and parent._kept)  # nothing can ask for it again
                 if self._passes:
@@ -174,10 +176,11 @@ class Budget:
                         f"one piece of work of this process"
                     )
                 else:
-                    with parent._children.making:
+                    with self._tree.making:
                         name = parent._children.free_name()
             self._passes = self._passes or parent._passes  # its name is below one that passes
             self._kept = kept and parent._kept
+            self._life = self._tree.life
             self._own_name = checked(name)
             path = (f"{parent.name}/{self._own_name}", *parent.path)
             self._quota = Quota(terms, self._tree, path, parent._quota, self._children)
@@ -191,7 +194,9 @@ class Budget:
         if not getattr(self, "_kept", True) and hasattr(self, "path"):
             accounts = self._quota.accounts
             path = self.path if accounts is None else accounts.latest
-            self._tree.passed.append((path, self._passes))
+            # In a forked process its account is still the parent's, which may go on using it.
+            passes = self._passes and self._life is self._tree.life
+            self._tree.passed.append((path, passes))
 
     def __copy__(self) -> Self:
         return self
@@ -253,7 +258,7 @@ class Budget:
         Raises:
             ValueError: It exists with other limits, or a limit is not valid.
         """
-        with self._children.making:  # two threads that ask for the same child get the same one
+        with self._tree.making:  # two threads that ask for the same child get the same one
             existing = self.find(name)
             if existing is None:
                 return Budget(

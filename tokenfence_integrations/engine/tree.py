@@ -84,6 +84,10 @@ class Tree:
         """All that a process must not share with the one that it was forked from."""
         self.line = WaitingLine(self.clock.monotonic)
         self.live: dict[int, Live] = {}
+        self.life = object()
+        """Whose life it is: another one in a forked process."""
+        self.making = RLock()
+        """Held while a child is looked for and made, so that two threads get the same one."""
         self.changing = RLock()  # held while limits change, and those that are shares of them
         # Reentrant: a finalizer may end a call, and its listener look at a budget.
         self.moving = RLock()

@@ -52,6 +52,7 @@ from tokenfence_integrations.stores.noting import (
     Note,
     change_by,
     sayable,
+    to_open,
     with_notes,
 )
 from tokenfence_integrations.stores.tending import Tender
@@ -137,6 +138,14 @@ class RemoteStore(Store):
         self._called = False
         self._tender = Tender(self)
         self._listener = Listener(self._wire.listen)
+
+    def _go_on_in_child(self) -> None:
+        """Begin anew in a forked process, with the accounts that its budgets have."""
+        opened = to_open([order.command for order in self._outbox])
+        self._wire.forget()
+        self._begin_life()
+        for command in opened:
+            self._place(command)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._wire.where}>"
@@ -663,9 +672,9 @@ _unsent: set[RemoteStore] = set()
 
 def _after_fork_in_child() -> None:
     _unsent.clear()
+    _chance.seed()  # else all children would wait alike
     for store in list(_stores):
-        store._wire.forget()
-        store._begin_life()
+        store._go_on_in_child()
 
 
 def _close_all() -> None:

@@ -38,7 +38,7 @@ from tokenfence_integrations.stores.base import (
     Waiting,
 )
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.noting import Held, Note, sayable, with_notes
+from tokenfence_integrations.stores.noting import Held, Note, sayable, to_open, with_notes
 from tokenfence_integrations.stores.sqlite_books import (
     MOST,
     Books,
@@ -143,8 +143,8 @@ class SQLiteStore(Store):
         self._clock = clock
         self._was_open = False
         self._begin_life()
+        _stores.add(self)  # before it is opened: another thread may fork just then
         self._insist(SQLiteStore._write)
-        _stores.add(self)
 
     def _begin_life(self) -> None:
         """All that a process must not share with the one that it was forked from."""
@@ -171,6 +171,12 @@ class SQLiteStore(Store):
         self._commits = 0
         self._executor: ThreadPoolExecutor | None = None
         self._tender = Tender(self)
+
+    def _go_on_in_child(self) -> None:
+        """Begin anew in a forked process, with the accounts that its budgets have."""
+        opened = to_open([note.command for note in self._noted])
+        self._begin_life()
+        self._noted.extend(map(Note, opened))
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {self.path}>"
@@ -770,8 +776,9 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     _unwritten.clear()
+    _chance.seed()  # else all children would wait alike
     while _forking:
-        _forking.pop()._begin_life()
+        _forking.pop()._go_on_in_child()
 
 
 def _close_all() -> None:
