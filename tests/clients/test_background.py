@@ -1,5 +1,8 @@
 """Responses in the background: they are settled by whoever sees their end."""
 
+import asyncio
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -7,10 +10,12 @@ import pytest
 
 from tests.clients.helpers import (
     check_books,
+    check_covered,
     outcomes,
     scripted_client,
+    sync_client,
 )
-from tokenfence_integrations import Budget
+from tokenfence_integrations import Budget, guard
 from tokenfence_integrations.testing import SimulatedProvider
 
 
@@ -167,3 +172,190 @@ class TestBackgroundStreams:
             async for _ in reply.iter_bytes():
                 pass
         check_books(budget, provider)
+
+
+STREAMED: dict[str, Any] = {
+    "model": "gpt-4o",
+    "input": "Hello",
+    "background": True,
+    "stream": True,
+}
+
+Leave = Callable[[openai.OpenAI], str]
+
+
+def closed(client: openai.OpenAI) -> str:
+    stream = client.responses.create(**STREAMED)
+    name = next(stream).response.id
+    stream.close()
+    return str(name)
+
+
+def dropped(client: openai.OpenAI) -> str:
+    for event in client.responses.create(**STREAMED):
+        return str(event.response.id)
+    raise AssertionError("no events")
+
+
+def raw(client: openai.OpenAI) -> str:
+    stream: Any = client.responses.with_raw_response.create(**STREAMED).parse()
+    name = next(stream).response.id
+    stream.close()
+    return str(name)
+
+
+def unparsed(client: openai.OpenAI) -> str:
+    with client.responses.with_streaming_response.create(**STREAMED) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data:"):
+                return str(line.partition('"id":"')[2].partition('"')[0])
+    raise AssertionError("no events")
+
+
+def helper(client: openai.OpenAI) -> str:
+    with client.responses.stream(model="gpt-4o", input="Hello", background=True) as stream:
+        event: Any = next(iter(stream))
+        return str(event.response.id)
+
+
+def failed_within(client: openai.OpenAI) -> str:
+    name = ""
+    try:
+        with client.responses.create(**STREAMED) as stream:
+            for event in stream:
+                name = event.response.id
+                raise KeyError(name)
+    except KeyError:
+        pass
+    return name
+
+
+WAYS: dict[str, Leave] = {
+    way.__name__: way for way in (closed, dropped, raw, unparsed, helper, failed_within)
+}
+each_way = pytest.mark.parametrize("leave", WAYS.values(), ids=WAYS)
+
+
+class TestStartedAsStreams:
+    """A background response that is streamed from the first: it goes on without its reader."""
+
+    @pytest.fixture
+    def provider(self, provider: SimulatedProvider) -> SimulatedProvider:
+        provider.behave(stall=True)  # halfway, until the client leaves
+        return provider
+
+    @each_way
+    def test_settled_by_a_later_look(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, leave: Leave
+    ) -> None:
+        name = leave(guarded)
+        assert len(budget.ledger) == 0
+        assert budget.reserved > 0
+        done = guarded.with_options(timeout=5).responses.retrieve(name)
+        assert done.usage.output_tokens == 16
+        check_books(budget, provider)
+        guarded.responses.retrieve(name)
+        check_books(budget, provider)
+
+    @each_way
+    def test_settled_by_the_rest_of_the_stream(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, leave: Leave
+    ) -> None:
+        name = leave(guarded)
+        rest = guarded.responses.retrieve(name, stream=True, starting_after=0)
+        assert [event.type for event in rest][-1] == "response.completed"
+        check_books(budget, provider)
+
+    def test_a_connection_that_breaks(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        provider.behave(stall=False, drop="during")
+        seen: list[Any] = []
+        with pytest.raises(Exception, match=r"incomplete|Connection error"):
+            seen.extend(guarded.responses.create(**STREAMED))
+        assert budget.reserved > 0
+        rest = guarded.responses.retrieve(
+            seen[0].response.id, stream=True, starting_after=seen[-1].sequence_number
+        )
+        assert [event.type for event in rest][-1] == "response.completed"
+        check_books(budget, provider)
+
+    def test_one_that_is_read_to_its_end_is_settled_by_it(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        provider.behave(stall=False)
+        for event in guarded.responses.create(**STREAMED):
+            assert (budget.reserved == 0) == (event.type == "response.completed")
+        guarded.responses.retrieve(event.response.id)
+        check_books(budget, provider)
+
+    def test_one_that_nobody_can_look_at_is_uncertain(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        stream = guarded.responses.create(**STREAMED)
+        stream.close()
+        assert outcomes(budget) == ["uncertain"]
+        check_covered(budget, provider)
+
+    def test_one_whose_client_is_gone_is_uncertain(
+        self, provider: SimulatedProvider, budget: Budget
+    ) -> None:
+        with sync_client(provider.base_url) as client:
+            closed(guard(client, budget=budget))
+        gc.collect()
+        assert budget.reserved == 0
+        assert outcomes(budget) == ["uncertain"]
+        check_covered(budget, provider)
+
+    def test_its_failure_ends_it(self, budget: Budget) -> None:
+        events = [
+            {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}},
+            {"type": "response.failed", "response": {"id": "resp_1", "status": "failed"}},
+        ]
+        list(guard(scripted_client(events), budget=budget).responses.create(**STREAMED))
+        assert outcomes(budget) == ["uncertain"]
+        assert budget.reserved == 0
+
+    def test_unread_failure_ends_it(self, budget: Budget) -> None:
+        events = [
+            {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}},
+            {"type": "response.failed", "response": {"id": "resp_1", "status": "failed"}},
+        ]
+        guarded = guard(scripted_client(events), budget=budget)
+        with guarded.responses.with_streaming_response.create(**STREAMED) as reply:
+            reply.read()
+        assert outcomes(budget) == ["uncertain"]
+        assert budget.reserved == 0
+
+    async def test_async_cancelled(
+        self, provider: SimulatedProvider, aguarded: openai.AsyncOpenAI, budget: Budget
+    ) -> None:
+        seen = asyncio.get_running_loop().create_future()
+
+        async def read() -> None:
+            async for event in await aguarded.responses.create(**STREAMED):
+                if not seen.done():
+                    seen.set_result(event.response.id)
+
+        reading = asyncio.create_task(read())
+        name = await seen
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert budget.reserved > 0
+        await aguarded.responses.retrieve(name)
+        check_books(budget, provider)
+
+
+@pytest.mark.parametrize("parsed", [False, True])
+def test_a_streaming_response_of_one_that_is_queued_ends_nothing(
+    provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, parsed: bool
+) -> None:
+    with guarded.responses.with_streaming_response.create(
+        model="gpt-4o", input="Hello", background=True
+    ) as reply:
+        queued = reply.parse() if parsed else reply.json()
+    name = queued.id if parsed else queued["id"]
+    assert budget.reserved > 0
+    guarded.responses.retrieve(name)
+    check_books(budget, provider)

@@ -1,61 +1,27 @@
 """A budget in memory in a forked process: a copy that works, and says that it is one."""
 
-import contextlib
 import logging
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.engine.helpers import charged, reserve, small, spend
+from tests.forks import forking, held_elsewhere, in_a_fork
 from tokenfence_integrations import Budget, Usage
 from tokenfence_integrations.stores.base import Path, Reply
 from tokenfence_integrations.stores.memory import MemoryStore
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-]
-
-
-def in_a_fork(work: Callable[[], None]) -> int | None:
-    """Run it in a forked process, and return its exit code; None if it has not ended."""
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join(20)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        return None
-    return process.exitcode
+pytestmark = forking
 
 
 def test_it_works_although_another_thread_held_every_lock() -> None:
     budget = small(200)
     tree, store = budget._tree, budget._tree.store
     assert isinstance(store, MemoryStore)
-    locks: Any = [store._lock, tree.line._lock, tree.moving, tree.changing, tree.correcting]
-    locks += [tree.ledger._counting, tree.ledger._leaving]
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with contextlib.ExitStack() as stack:
-            for lock in locks:
-                stack.enter_context(lock)
-            held.set()
-            done.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(60)
-    try:
+    locks: Any = [store._lock, tree.line._lock, tree.moving, tree.making, tree.changing]
+    locks += [tree.correcting, tree.ledger._counting, tree.ledger._leaving]
+    with held_elsewhere(*locks):
         assert in_a_fork(lambda: use(budget)) == 0
-    finally:
-        done.set()
-        thread.join()
 
 
 def use(budget: Budget) -> None:

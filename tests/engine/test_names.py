@@ -70,3 +70,17 @@ def test_what_has_no_name_is_not_found_again_below_a_child_that_passes_and_comes
 def test_budgets_in_memory_need_no_name() -> None:
     root = Budget(nano(1_000), store="memory:")
     assert [root.name, Budget(parent=root).name] == ["budget", "budget/budget-1"]
+
+
+@pytest.mark.parametrize("limit", ["$5", "$5/day"])
+def test_a_second_root_without_a_name_is_refused_where_it_would_share_the_account(
+    limit: str,
+) -> None:
+    store = MemoryStore()
+    first = Budget(limit, store=store)
+    with pytest.raises(ValueError, match=r"'budget' of a budget without a name .* name='acme'"):
+        Budget("$7", store=store)
+    assert first.remaining == 5.0  # whose limit is not another one's now
+    Budget("$7", name="acme", store=store).record(2)
+    assert first.remaining == 5.0
+    assert Budget("$7", store=MemoryStore()).remaining == 7.0

@@ -64,7 +64,7 @@ class Budget:
         name: Its name; below a parent it must be unique there. No ``/`` and no ``~``. It is the
             account in the store, so in one that processes share only a child with ``kept=False``
             may be without. In memory None is a name that nothing else has there, for a child, and
-            ``"budget"`` for a root.
+            ``"budget"`` for a root, of which a store takes one.
         parent: The budget that this one is part of: what is reserved or spent here is so there too.
         kept: Whether the parent remembers it for ever (about a kilobyte). False: only while
             something uses it, such as a scope or a call in flight; what it spent stays in the
@@ -89,8 +89,8 @@ class Budget:
     Raises:
         ValueError: A limit is negative, not finite, or not an amount; a window or time zone is not
             known; a name is taken, has a ``/`` or ``~``, or is missing in a store that processes
-            share; the store's URL is not one; it is a share of a limit that the parent does not
-            have, or may overflow where no budget above has a limit.
+            share, or that has a budget without one; the store's URL is not one; it is a share of a
+            limit that the parent does not have, or may overflow where no budget above has a limit.
         StoreError: The store cannot be used.
 
     Example:
@@ -103,6 +103,7 @@ class Budget:
     """
 
     path: Path
+    _life: object
     _tree: Tree
     _quota: Quota
 
@@ -147,12 +148,12 @@ class Budget:
         self.parent = parent
         self._kept = kept
         self._passes = False
-        self._children = Children()
         if parent is None:
             store = _opened(store, slice, on_store_error, named=name is not None)
             self._tree = Tree(store, Ledger(ledger_size, sink), clock or Clock())
-            self._own_name = self._tree.name = checked("budget" if name is None else name)
+            self._own_name = self._tree.name = checked(NAMELESS if name is None else name)
             path: Path = (self._own_name,)
+            self._children = Children(self._tree)
             self._quota = Quota(terms, self._tree, path, None, self._children)
         else:
             of_root = (store, sink, clock, slice)
@@ -163,6 +164,7 @@ class Budget:
                 )
             self._tree = parent._tree
             self._tree.settle_orphans()
+            self._children = Children(self._tree)
             if name is None:
                 self._passes = not (kept and parent._kept)  # nothing can ask for it again
                 if self._passes:
@@ -175,10 +177,11 @@ class Budget:
                         f"one piece of work of this process"
                     )
                 else:
-                    with parent._children.making:
+                    with self._tree.making:
                         name = parent._children.free_name()
             self._passes = self._passes or parent._passes  # its name is below one that passes
             self._kept = kept and parent._kept
+            self._life = self._tree.life
             self._own_name = checked(name)
             path = (f"{parent.name}/{self._own_name}", *parent.path)
             self._quota = Quota(terms, self._tree, path, parent._quota, self._children)
@@ -192,7 +195,9 @@ class Budget:
         if not getattr(self, "_kept", True) and hasattr(self, "path"):
             accounts = self._quota.accounts
             path = self.path if accounts is None else accounts.latest
-            self._tree.passed.append((path, self._passes))
+            # In a forked process its account is still the parent's, which may go on using it.
+            passes = self._passes and self._life is self._tree.life
+            self._tree.passed.append((path, passes))
 
     def __copy__(self) -> Self:
         return self
@@ -254,7 +259,7 @@ class Budget:
         Raises:
             ValueError: It exists with other limits, or a limit is not valid.
         """
-        with self._children.making:  # two threads that ask for the same child get the same one
+        with self._tree.making:  # two threads that ask for the same child get the same one
             existing = self.find(name)
             if existing is None:
                 return Budget(
@@ -716,8 +721,17 @@ def _opened(
             "a budget in a store that processes share needs a name, which is its account there: "
             "name='acme', the same wherever it is to be the same budget"
         )
+    if not named and there is not None and there.accounts(NAMELESS):
+        raise ValueError(
+            f"this store has the account {NAMELESS!r} of a budget without a name already, and what "
+            f"that one spends would count here as well: give this one a name of its own, "
+            f"name='acme'; or to spend the same money, use that Budget, or its name"
+        )
     return sliced(opens() if there is None else there, slice, on_store_error)
 
+
+NAMELESS = "budget"
+"""What a root without a name is called."""
 
 _PLAIN = Policy()
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from itertools import count
-from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget
+    from tokenfence_integrations.engine.tree import Tree
 
 __all__ = ["Children"]
 
@@ -18,14 +18,14 @@ _NOBODY: "WeakValueDictionary[str, Budget]" = WeakValueDictionary()
 class Children:
     """The budgets directly below one, by name.
 
-    Attributes:
-        making: Held while one is looked for and made, so that two threads get the same.
+    Args:
+        tree: The tree that they are in.
     """
 
-    __slots__ = ("_kept", "_passing", "_taken", "making")
+    __slots__ = ("_kept", "_passing", "_taken", "_tree")
 
-    def __init__(self) -> None:
-        self.making = RLock()
+    def __init__(self, tree: "Tree") -> None:
+        self._tree = tree
         self._kept: dict[str, Budget] = {}
         self._passing = _NOBODY
         self._taken = 0  # up to this number, names without one have been given
@@ -48,7 +48,7 @@ class Children:
             ValueError: There is one of this name.
         """
         name = child._own_name
-        with self.making:
+        with self._tree.making:
             if (there := self.find(name)) is not None:
                 parent = there.name.rpartition("/")[0]
                 raise ValueError(
@@ -60,7 +60,7 @@ class Children:
             (self._kept if kept else self._passing)[name] = child
 
     def free_name(self) -> str:
-        """A name that none has, and that is given once; `making` is held."""
+        """A name that none has, and that is given once; the tree's `making` is held."""
         numbers = count(self._taken + 1)
         self._taken = next(n for n in numbers if self.find(f"budget-{n}") is None)
         return f"budget-{self._taken}"

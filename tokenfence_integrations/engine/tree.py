@@ -83,6 +83,10 @@ class Tree:
         """As `Forked.begin_life`: calls in flight are the parent's, and nobody stands in line."""
         self.line = WaitingLine(self.clock.monotonic)
         self.live: dict[int, Live] = {}
+        self.life = object()
+        """Whose life it is: another one in a forked process."""
+        self.making = RLock()
+        """Held while a child is looked for and made, so that two threads get the same one."""
         self.changing = RLock()  # held while limits change, and those that are shares of them
         # Reentrant: a finalizer may end a call, and its listener look at a budget.
         self.moving = RLock()

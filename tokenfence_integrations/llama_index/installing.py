@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import RLock
 from typing import Any
 
 from llama_index.core import Settings
@@ -11,6 +10,7 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.llama_index.callbacks import OTHERS, BudgetCallbackHandler
+from tokenfence_integrations.locks import OwnLock
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -23,7 +23,7 @@ class Installed(BaseCallbackHandler):
 
     def __init__(self) -> None:
         super().__init__(OTHERS, OTHERS)
-        self._changing = RLock()
+        self._changing = OwnLock()
         self._active: tuple[BudgetCallbackHandler, ...] = ()
         self._retired: tuple[BudgetCallbackHandler, ...] = ()
         self._lists: list[list[BaseCallbackHandler]] = []

@@ -10,11 +10,12 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from tokenfence_integrations.locks import OwnLock
 
 if TYPE_CHECKING:
     import tiktoken
@@ -69,7 +70,7 @@ _VOCABULARIES = {
 }
 
 # One thread loads a vocabulary (half a second), the others wait for it.
-_lock = threading.RLock()
+_lock = OwnLock()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,10 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 from tokenfence_integrations.engine.ledger import LedgerRecord
+from tokenfence_integrations.locks import OwnLock
 from tokenfence_integrations.reconcile.exports import ExportError
 from tokenfence_integrations.reconcile.matching import Known
 from tokenfence_integrations.usage import Usage
@@ -33,7 +33,7 @@ class LedgerFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = Lock()
+        self._lock = OwnLock()
 
     def __call__(self, record: LedgerRecord) -> None:
         """Append a record."""

@@ -8,8 +8,6 @@ __all__ = ["BackOff"]
 BACK_OFF = 0.02, 1.0
 """Seconds between two tries: from, to, each twice the one before."""
 
-_chance = random.Random()  # the module's own is the user's: seeded, perhaps
-
 
 class BackOff:
     """Pauses that grow with each try that fails."""
@@ -17,6 +15,7 @@ class BackOff:
     def __init__(self) -> None:
         self._try_at = 0.0
         self._tries = 0
+        self._chance = random.Random()  # of its own, or all forked processes would wait alike
 
     def pause(self) -> None:
         """Wait until it is time for the next try, if the last ones failed."""
@@ -30,7 +29,7 @@ class BackOff:
         # Some thousand tries later the power would be too large for a float.
         pause = min(first * 2 ** min(self._tries, 16), longest, most)
         self._tries += 1
-        self._try_at = time.monotonic() + _chance.uniform(pause / 2, pause)
+        self._try_at = time.monotonic() + self._chance.uniform(pause / 2, pause)
 
     def refused(self) -> None:
         """Take note that it has answered, but can do nothing before somebody has seen to it."""

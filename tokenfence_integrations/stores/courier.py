@@ -31,7 +31,7 @@ from tokenfence_integrations.stores.base import (
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.known import Known
-from tokenfence_integrations.stores.noting import Held, sayable
+from tokenfence_integrations.stores.noting import Held, sayable, to_open
 from tokenfence_integrations.stores.numbers import check_numbers
 from tokenfence_integrations.stores.outbox import Outbox, tell
 from tokenfence_integrations.stores.renewals import Renewals
@@ -88,9 +88,12 @@ class Courier:
         _couriers.add(self)
 
     def begin_life(self) -> None:
-        """As `Forked.begin_life`."""
+        """As `Forked.begin_life`; the accounts that its budgets have are opened in any case."""
+        opened = to_open([order.command for order in self.outbox.all()])
         self.wire.forget()
         self._begin()
+        for command in opened:
+            self.place(command)
         _unsent.pop(self, None)
 
     def _begin(self) -> None:

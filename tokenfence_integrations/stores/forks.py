@@ -20,7 +20,7 @@ _forked: "WeakSet[Any]" = WeakSet()
 def begin_anew_in_children(thing: Forked) -> None:
     """Have something begin anew in each process that is forked from this one, if it is there then.
 
-    It is called in the child before anything else of ours runs there.
+    They begin in no order: none may need another.
     """
     _forked.add(thing)
 

@@ -9,6 +9,7 @@ from tokenfence_integrations.stores.base import (
     AccountState,
     Amount,
     Book,
+    Command,
     Draw,
     Drop,
     End,
@@ -17,7 +18,17 @@ from tokenfence_integrations.stores.base import (
     Reserve,
 )
 
-__all__ = ["NO_CHANGE", "Change", "Held", "Notable", "Note", "change_by", "sayable", "with_notes"]
+__all__ = [
+    "NO_CHANGE",
+    "Change",
+    "Held",
+    "Notable",
+    "Note",
+    "change_by",
+    "sayable",
+    "to_open",
+    "with_notes",
+]
 
 Notable: TypeAlias = Open | Draw | End | Book | Drop
 """The commands whose reply nobody needs."""
@@ -128,3 +139,17 @@ def with_notes(
         else:
             state = state.plus(*change_by(command, reserved))
     return state
+
+
+def to_open(commands: Iterable[Command]) -> list[Open]:
+    """What a forked process has to write as well, of that which its parent still has to write.
+
+    Its calls need the accounts, and may come first; to open one twice changes nothing.
+    """
+    found: dict[str, Open] = {}
+    for command in commands:
+        if type(command) is Open:
+            found[command.account] = command
+        elif type(command) is Drop:
+            found.pop(command.account, None)
+    return list(found.values())

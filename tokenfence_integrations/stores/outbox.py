@@ -31,7 +31,11 @@ class Outbox:
         return len(self._orders)
 
     def __contains__(self, order: object) -> bool:
-        return order in self._orders.copy()
+        return order in self.all()
+
+    def all(self) -> list[Order]:
+        """All, in their order."""
+        return list(self._orders.copy())
 
     @property
     def last(self) -> Order | None:
@@ -46,14 +50,14 @@ class Outbox:
         """What nobody waits for."""
         return [
             Note(order.command, order.reserved)  # type: ignore[arg-type]
-            for order in self._orders.copy()
+            for order in self.all()
             if order.until is None and order.outcome is None  # else it counts in what is known
         ]
 
     @property
     def awaited(self) -> list[Order]:
         """What somebody waits for."""
-        return [order for order in self._orders.copy() if order.until is not None]
+        return [order for order in self.all() if order.until is not None]
 
     def put(self, order: Order) -> None:
         """Put one behind all others."""

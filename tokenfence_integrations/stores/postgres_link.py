@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Generator
 from importlib.resources import files
 from math import inf
-from threading import Lock
 from traceback import clear_frames
 from typing import Any, TypeVar
 from weakref import finalize
@@ -17,6 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
 from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.locks import OwnLock
 from tokenfence_integrations.stores.postgres_errors import Late, explained
 
 __all__ = ["UNSAYABLE", "VERSION", "Link", "place"]
@@ -239,7 +239,7 @@ _of_parents: list[Any] = []
 """Connections of the processes that this one was forked from: never to be closed from here."""
 
 _texts: dict[str, str] = {}
-_reading = Lock()
+_reading = OwnLock()
 
 
 def _text(part: str) -> str:

@@ -28,7 +28,7 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.lines import Lines
-from tokenfence_integrations.stores.noting import Held, Note, with_notes
+from tokenfence_integrations.stores.noting import Held, Note, to_open, with_notes
 from tokenfence_integrations.stores.sqlite_books import Books
 from tokenfence_integrations.stores.sqlite_errors import Damaged, is_busy, reason
 from tokenfence_integrations.stores.sqlite_file import checkpoint
@@ -106,7 +106,7 @@ class Keeper:
         self._poll = poll
         self._was_open = False
         self.begin_life()
-        _keepers.add(self)
+        _keepers.add(self)  # before the file is opened: another thread may fork just then
 
     def begin_life(self) -> None:
         """Have nothing that a process must not share with the one that it was forked from."""
@@ -131,6 +131,12 @@ class Keeper:
         self._commits = 0
         self._executor: ThreadPoolExecutor | None = None
         self.tender = Tender(self)
+
+    def go_on_in_child(self) -> None:
+        """Begin anew in a forked process, with the accounts that its budgets have."""
+        opened = to_open([note.command for note in self.noted])
+        self.begin_life()
+        self.noted.extend(map(Note, opened))
 
     def close(self) -> None:
         """As `SQLiteStore.close`."""
@@ -484,9 +490,10 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _unwritten.clear()
+    _chance.seed()  # else all children would wait alike
     while _forking:
-        _forking.pop().begin_life()
+        _forking.pop().go_on_in_child()
+    _unwritten.clear()
 
 
 def _close_all() -> None:

@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
-from threading import Lock
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from tokenfence_integrations.locks import OwnLock
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
@@ -20,7 +20,7 @@ REDIS = "redis://", "rediss://", "unix://", "valkey://", "valkeys://"
 POSTGRES = "postgresql://", "postgres://"
 
 _opened: "WeakValueDictionary[str, Store]" = WeakValueDictionary()
-_opening = Lock()
+_opening = OwnLock()
 _slices: "WeakKeyDictionary[Store, WeakValueDictionary[tuple[str, str], Store]]" = (
     WeakKeyDictionary()
 )

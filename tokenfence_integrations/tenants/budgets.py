@@ -4,13 +4,13 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from threading import RLock
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.ledger import Sink
 from tokenfence_integrations.engine.tree import Clock
+from tokenfence_integrations.locks import OwnLock
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.tenants.plan import Found, Node, Plan, Storage, TierOf
 from tokenfence_integrations.tenants.reading import opened, read
@@ -51,7 +51,7 @@ class Budgets:
         self._store: Store = opened(plan) if store is None else store
         self._sink = sink
         self._clock = clock
-        self._making = RLock()
+        self._making = OwnLock()
         # Those in the file; those of tenants, by tier; and under "" what was in it before.
         self._kept: dict[str, Budget] = {}
         self._alive: dict[str, WeakValueDictionary[str, Budget]] = {}

@@ -44,13 +44,12 @@ def responses_answer(job: Job) -> Answer:
     )
     usage = job.usage(reply.tokens, reply.reasoning_tokens)
     document = _document(job, reply, usage)
+    tell = partial(_events, job, document, reply)
+    retold = tell if body.get("background") else lambda: iter(())
     if body.get("stream"):
-        return Answer(usage, events=_events(job, document, reply), stored=document)
-    if body.get("background"):
-        queued = dump({**document, **_UNFINISHED, "status": "queued"})
-        retold = partial(_events, job, document, reply)
-        return Answer(usage, queued, stored=document, retold=retold)
-    return Answer(usage, dump(document), stored=document)
+        return Answer(usage, events=tell(), stored=document, retold=retold)
+    shown = {**document, **_UNFINISHED, "status": "queued"} if body.get("background") else document
+    return Answer(usage, dump(shown), stored=document, retold=retold)
 
 
 def _document(job: Job, reply: Reply, usage: Usage) -> dict[str, Any]:

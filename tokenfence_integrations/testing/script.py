@@ -29,7 +29,8 @@ class Behavior:
 
     Lengths are wishes: the request's own output cap still applies. Billing follows what real
     servers do: a plain answer is finished and billed in full even if the client has left; a stream
-    is billed for its input and for what was generated until the server noticed.
+    is billed for its input and for what was generated until the server noticed, but in full if it
+    is one of a background response.
 
     Args:
         latency: Seconds before the first byte. Default 0.

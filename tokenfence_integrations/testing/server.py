@@ -170,7 +170,7 @@ class Server:
             await gone.wait()
         if not charged:
             usage = answer.usage
-            if not behavior.bill_full_on_disconnect:
+            if not (behavior.bill_full_on_disconnect or job.body.get("background")):
                 reasoning = min(usage.reasoning_tokens, generated)
                 usage = replace(usage, output_tokens=generated, reasoning_tokens=reasoning)
             self._service.charge(job, usage, client_gone=gone.is_set())

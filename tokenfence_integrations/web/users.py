@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from threading import Lock
 from typing import Protocol, TypeAlias
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -10,6 +9,7 @@ from weakref import WeakValueDictionary
 from starlette.requests import HTTPConnection
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
+from tokenfence_integrations.locks import OwnLock
 from tokenfence_integrations.stores.base import NOTHING
 
 __all__ = ["BudgetOf", "FoundUsers", "Key", "Users", "WithBudgets"]
@@ -67,7 +67,7 @@ class Users:
         self._tz = tz
         self._kept: dict[str, Budget] = {}
         self._alive: WeakValueDictionary[str, Budget] = WeakValueDictionary()
-        self._making = Lock()
+        self._making = OwnLock()
         self._look_at = FEW
 
     def __len__(self) -> int:

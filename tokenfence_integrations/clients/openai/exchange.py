@@ -5,6 +5,7 @@ from typing import Any
 
 from openai._legacy_response import LegacyAPIResponse
 
+from tokenfence_integrations.clients.openai.background import StartMeter
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
 from tokenfence_integrations.clients.openai.reported import get, members, usage_in_bytes
 from tokenfence_integrations.clients.openai.streams import (
@@ -166,8 +167,12 @@ class Exchange:
 
     def _watch(self, response: Any) -> StreamMeter:
         """Watch a response that will be read later, by whoever."""
-        kind = EventMeter if self.endpoint.name == "responses" else StreamMeter
-        meter = kind(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
+        meter: StreamMeter
+        if self.endpoint.name == "responses" and self.body.get("background"):
+            meter = StartMeter(self)
+        else:
+            kind = EventMeter if self.endpoint.name == "responses" else StreamMeter
+            meter = kind(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
         watch_response(response, meter)
         if self.raw == "stream":
             meter.capture()

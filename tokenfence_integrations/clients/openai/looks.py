@@ -2,13 +2,9 @@
 
 from typing import Any
 
+from tokenfence_integrations.clients.openai.background import LookMeter
 from tokenfence_integrations.clients.openai.exchange import Exchange
-from tokenfence_integrations.clients.openai.reported import get
-from tokenfence_integrations.clients.openai.streams import (
-    StreamMeter,
-    read_through,
-    watch_response,
-)
+from tokenfence_integrations.clients.openai.streams import read_through, watch_response
 
 __all__ = ["Look"]
 
@@ -50,32 +46,3 @@ class Look:
         else:
             self._meter.see_answer(parsed)
         return parse(parsed) if callable(parse) else parsed
-
-
-class LookMeter(StreamMeter):
-    """Has the event, or the answer, that tells of an end settle the call.
-
-    Whoever looks away before ends nothing: the work goes on, and can be looked at again.
-    """
-
-    __slots__ = ("_exchange", "_name")
-
-    def __init__(self, exchange: Exchange, name: str) -> None:
-        super().__init__(exchange.call, exchange.endpoint, exchange.body, hide_usage=False)
-        self._exchange = exchange
-        self._name = name
-
-    def see(self, chunk: Any) -> bool:
-        answer = get(chunk, "response")
-        if answer is not None:
-            self.see_answer(answer)
-        return False
-
-    def see_answer(self, answer: Any) -> None:
-        background, name = self._exchange.terms.background, self._name
-        # Others may look at it at the same time, and the first one to see the end settles.
-        if background.get(name) is self._exchange and self._exchange.finished_later(name, answer):
-            background.pop(name, None)
-
-    def finish(self) -> None:
-        pass

@@ -6,10 +6,10 @@ stand for all that was thought. How much that was, the answer's own usage tells.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from threading import Lock
 from typing import Any
 
 from tokenfence_integrations.clients.openai.reported import get
+from tokenfence_integrations.locks import OwnLock
 
 __all__ = ["hidden_tokens", "hides_reasoning", "remember"]
 
@@ -20,7 +20,7 @@ OPENAIS = "rs_"
 """How ids of OpenAI's begin; reasoning of other makers is all in its item."""
 
 _thought: OrderedDict[str, int] = OrderedDict()
-_lock = Lock()
+_lock = OwnLock()
 
 
 def hides_reasoning(item: Mapping[str, Any]) -> bool:

@@ -1,14 +1,14 @@
 """Usage as OpenAI reports it, brought into a `Usage`; from SDK models and from plain JSON alike."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import inf
 from operator import attrgetter
 from typing import Any
 
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["get", "members", "response_usage", "token_usage", "usage_in_bytes"]
+__all__ = ["events_in_bytes", "get", "members", "response_usage", "token_usage", "usage_in_bytes"]
 
 
 NO_MEMBERS: Mapping[str, Any] = {}
@@ -137,14 +137,25 @@ def usage_in_bytes(content: bytes, content_type: str) -> dict[str, Any] | None:
     if "event-stream" not in content_type:
         return _json_object(content)
     found = None
+    for event in events_in_bytes(content, b'"usage"'):
+        answer = event.get("response", event)
+        if isinstance(answer, dict) and answer.get("usage"):
+            found = answer
+    return found
+
+
+def events_in_bytes(content: bytes, having: bytes) -> Iterator[dict[str, Any]]:
+    """The events of a body that nobody has parsed, as far as it was read.
+
+    Args:
+        content: The decoded body.
+        having: What the JSON of an event must have in it to be worth parsing.
+    """
     for line in content.splitlines():
-        if line.startswith(b"data:") and b'"usage"' in line:
+        if line.startswith(b"data:") and having in line:
             event = _json_object(line[5:])
             if event is not None:
-                answer = event.get("response", event)
-                if isinstance(answer, dict) and answer.get("usage"):
-                    found = answer
-    return found
+                yield event
 
 
 def _json_object(content: bytes) -> dict[str, Any] | None:

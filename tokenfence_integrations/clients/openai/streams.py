@@ -192,7 +192,10 @@ class StreamMeter:
 
     def _finish_captured(self) -> None:
         content = _decoded(b"".join(self._captured or ()))
-        events = content.lstrip().startswith((b"data:", b"event:", b":"))
+        self._see_captured(content, events=content.lstrip().startswith((b"data:", b"event:", b":")))
+
+    def _see_captured(self, content: bytes, *, events: bool) -> None:
+        """Look for the usage in a body, or in as much of it as was read."""
         found = usage_in_bytes(content, "text/event-stream" if events else "")
         if found is not None:
             self.see_answer(found)
