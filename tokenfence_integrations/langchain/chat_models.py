@@ -16,7 +16,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import is_any_offered, offered
+from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.waiting import waited_for
 from tokenfence_integrations.errors import BudgetExceeded
@@ -247,10 +247,9 @@ class BudgetedChatModel(_ChatModel):
         """
         return (
             self.tokenfence_terms.client_reserves
-            and not is_any_offered()
+            and offered.get() is None
             and cache_of(self) is None
             and still_metered(self)
-            and not runs(self)
         )
 
     def _never_leaves_cache(self) -> bool:

@@ -20,7 +20,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from tokenfence_integrations.clients.openai.replies import refusal_text
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import is_any_offered, offered
+from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
@@ -219,9 +219,8 @@ class BudgetedLLM(_LLM):
         """
         return (
             self.tokenfence_terms.client_reserves
-            and not is_any_offered()
+            and offered.get() is None
             and still_metered(self, priced_alike=True)
-            and not runs(self)
         )
 
     def _refused(self, method: str, refusal: BudgetExceeded, options: dict[str, Any]) -> Any:
