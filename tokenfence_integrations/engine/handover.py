@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget
     from tokenfence_integrations.engine.meter import Call
 
-__all__ = ["Handover", "is_any_offered", "offered"]
+__all__ = ["Handover", "offered"]
 
 
 class Handover:
@@ -50,12 +50,6 @@ class Handover:
     def withdraw(self, call: "Call") -> bool:
         """Take a call back; False if a layer below was quicker."""
         return self._remove(call)
-
-    def is_open(self) -> bool:
-        """Whether any call is still on offer, here or further out."""
-        if any(call.open for call in [*self._calls]):
-            return True
-        return self.around is not None and self.around.is_open()
 
     def charges(self, budget: "Budget") -> bool:
         """Whether an open call on offer charges this budget already."""
@@ -97,9 +91,3 @@ class Handover:
 
 offered: "ContextVar[Handover | None]" = ContextVar("tokenfence_offered", default=None)
 """What the layers around this one have reserved for the call that is about to be made."""
-
-
-def is_any_offered() -> bool:
-    """Whether a layer around this one has reserved for the call that is about to be made."""
-    handover = offered.get()
-    return handover is not None and handover.is_open()

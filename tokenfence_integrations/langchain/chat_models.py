@@ -16,13 +16,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import is_any_offered, offered
+from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.waiting import waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
 from tokenfence_integrations.langchain.exchange import Exchange, may_stop
-from tokenfence_integrations.langchain.openai_clients import still_metered
+from tokenfence_integrations.langchain.openai_clients import Metered, still_metered
 from tokenfence_integrations.langchain.replies import refusal_chunks, refusal_result
 from tokenfence_integrations.langchain.routes import (
     Detour,
@@ -77,7 +77,7 @@ class BudgetedChatModel(_ChatModel):
 
     tokenfence_terms: Terms
     tokenfence_metered_below: bool
-    tokenfence_below: tuple[Any, ...]
+    tokenfence_below: Metered | tuple[()]
 
     @property
     def tokenfence(self) -> Budget:
@@ -103,26 +103,36 @@ class BudgetedChatModel(_ChatModel):
     def _generate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        if self._left_to_client():
+        if self._never_leaves_cache():
             return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
         return run(self._cached(SYNC, messages, stop, run_manager, kwargs))
 
     async def _agenerate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        if self._left_to_client():
+        if self._never_leaves_cache():
             return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
         return await arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
 
     def _generate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return run(self._answer(SYNC, messages, stop, run_manager, kwargs))
+        if not self._left_to_client():
+            return run(self._answer(SYNC, messages, stop, run_manager, kwargs))
+        try:
+            return super()._generate(messages, stop, run_manager, **kwargs)  # type: ignore[safe-super]
+        except BudgetExceeded as refusal:
+            return self._refused(refusal, kwargs)
 
     async def _agenerate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        return await arun(self._answer(ASYNC, messages, stop, run_manager, kwargs))
+        if not self._left_to_client():
+            return await arun(self._answer(ASYNC, messages, stop, run_manager, kwargs))
+        try:
+            return await super()._agenerate(messages, stop, run_manager, **kwargs)
+        except BudgetExceeded as refusal:
+            return self._refused(refusal, kwargs)
 
     def _stream(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -182,14 +192,6 @@ class BudgetedChatModel(_ChatModel):
         if runs(self):
             result = yield self._provider(way.generate, messages, stop, run_manager, options)
             return result
-        if self._left_to_client():
-            try:
-                result = yield self._provider(way.generate, messages, stop, run_manager, options)
-                return result
-            except BudgetExceeded as refusal:
-                if not may_stop(self.tokenfence_terms.policy, options):
-                    raise
-                return refusal_result(refusal)
         exchange = Exchange(self, messages, options, _given(self))
         route = yield from self._admission(way, exchange, options)
         if route is not None:
@@ -245,10 +247,24 @@ class BudgetedChatModel(_ChatModel):
         """
         return (
             self.tokenfence_terms.client_reserves
-            and not is_any_offered()
+            and offered.get() is None
             and cache_of(self) is None
             and still_metered(self)
         )
+
+    def _never_leaves_cache(self) -> bool:
+        """Whether there is no cache that an answer by a detour would have to be kept from."""
+        return self.tokenfence_terms.client_reserves and cache_of(self) is None
+
+    def _refused(self, refusal: BudgetExceeded, options: Options) -> ChatResult:
+        """What is answered where the guarded client has refused.
+
+        Raises:
+            BudgetExceeded: It may not be answered with a text.
+        """
+        if not may_stop(self.tokenfence_terms.policy, options):
+            raise refusal
+        return refusal_result(refusal)
 
     def _admission(self, way: Way, exchange: Exchange, options: Options) -> Flow[Route | None]:
         """Get a call admitted; the route to take if this model will not answer."""

@@ -13,7 +13,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
-from tokenfence_integrations.langchain.openai_clients import still_metered
+from tokenfence_integrations.langchain.openai_clients import Metered, still_metered
 from tokenfence_integrations.langchain.terms import Terms
 from tokenfence_integrations.models.flows import Flow, arun, run
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
@@ -63,7 +63,7 @@ class BudgetedEmbeddings(_Embeddings):
 
     tokenfence_terms: Terms
     tokenfence_metered_below: bool
-    tokenfence_below: tuple[Any, ...]
+    tokenfence_below: Metered | tuple[()]
 
     @property
     def tokenfence(self) -> Budget:

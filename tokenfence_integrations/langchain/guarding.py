@@ -17,6 +17,7 @@ from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.openai_clients import (
     calls_clients_alone,
     clients_of,
+    metered,
     refusal_class,
     with_clients,
 )
@@ -136,7 +137,7 @@ class Guarding(guarding.Guarding):
             exact_input=bool(self.exact_input),
         )
         copied = guarded_embeddings(embeddings, terms, metered_below=bool(changes))
-        copied.tokenfence_below = tuple([c._terms for c in clients_of(copied) if c is not None])
+        copied.tokenfence_below = metered(copied)
         return copied
 
     def _book(self, model: BaseChatModel) -> PriceBook:
@@ -161,7 +162,7 @@ class Guarding(guarding.Guarding):
         )
         cls = guarded_class(type(model), BudgetedChatModel, _names)
         copied = guarded_copy(model, cls, terms, metered_below=metered_below)
-        copied.tokenfence_below = tuple(guarded)
+        copied.tokenfence_below = metered(copied)
         if not plain and not meter_attempts(copied):
             self.check_retries(model)
         asks_not = getattr(copied, "stream_usage", True) in (None, False)

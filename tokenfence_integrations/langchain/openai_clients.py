@@ -7,7 +7,7 @@ model has reserved, so the call is charged once.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
 
@@ -15,20 +15,17 @@ from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 
 __all__ = [
+    "Metered",
     "calls_clients_alone",
     "clients_of",
+    "metered",
     "refusal_class",
     "still_metered",
     "with_clients",
 ]
 
-HELD = (
-    ("root_client", False),
-    ("root_async_client", False),
-    ("client", True),
-    ("async_client", True),
-)
-"""Where models hold their clients, and whether it is a resource of one."""
+HELD = ("root_client", "root_async_client", "client", "async_client")
+"""Where models hold their clients; the last two are resources of them."""
 
 WAYS = ("_generate", "_agenerate", "_stream", "_astream")
 
@@ -58,25 +55,45 @@ def calls_clients_alone(cls: type) -> bool:
     return all(getattr(cls, way).__module__.startswith("langchain_openai.") for way in WAYS)
 
 
+class Metered(NamedTuple):
+    """The guarded clients of a guarded model, as it held them when it was guarded."""
+
+    held: tuple[Any, ...]
+    terms: tuple[Any, ...]
+
+
+def metered(model: Any) -> Metered:
+    """The guarded clients that a model holds now.
+
+    Args:
+        model: A guarded chat model, or embeddings.
+    """
+    terms = tuple([client._terms for client in clients_of(model) if client is not None])
+    return Metered(tuple(map(model.__dict__.get, HELD)), terms)
+
+
 def still_metered(model: Any) -> bool:
     """Whether the clients that a guarded model holds are those that it was guarded with.
 
     The user may have put others in their place. A copy of a client (``with_options``) counts as it.
 
     Args:
-        model: A guarded chat model, or embeddings; ``tokenfence_below`` has its clients' terms.
+        model: A guarded chat model, or embeddings; ``tokenfence_below`` has what it held then.
     """
     below = model.tokenfence_below
-    if not below:
+    if not below or not below.terms:
         return False
-    fields = model.__dict__  # every call asks: pydantic's own way takes ten times as long
-    for name, is_resource in HELD:
-        held = fields.get(name)
-        if held is not None:
-            terms = getattr(getattr(held, "_client", None) if is_resource else held, "_terms", None)
-            if terms is not below[0] and terms is not below[-1]:
-                return False
-    return True
+    held = tuple(map(model.__dict__.get, HELD))
+    return held == below.held or all(_has_terms(each, below.terms) for each in held)
+
+
+def _has_terms(held: Any, terms: tuple[Any, ...]) -> bool:
+    if held is None:
+        return True
+    own = getattr(held, "_terms", None)
+    if own is None:  # a resource of a client
+        own = getattr(getattr(held, "_client", None), "_terms", None)
+    return any(own is each for each in terms)
 
 
 def with_clients(model: BaseChatModel, guard: Callable[[Any], Any]) -> BaseChatModel:

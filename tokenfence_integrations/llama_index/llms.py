@@ -20,7 +20,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from tokenfence_integrations.clients.openai.replies import refusal_text
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import is_any_offered, offered
+from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
@@ -130,15 +130,23 @@ class BudgetedLLM(_LLM):
     # Where the provider is called
 
     def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._left_to_client():
+            return self._passed_on("chat", messages, args, kwargs)
         return run(self._answer("chat", messages, args, kwargs))
 
     def complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._left_to_client():
+            return self._passed_on("complete", prompt, args, kwargs)
         return run(self._answer("complete", prompt, args, kwargs))
 
     async def achat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._left_to_client():
+            return await self._apassed_on("achat", messages, args, kwargs)
         return await arun(self._answer("achat", messages, args, kwargs))
 
     async def acomplete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._left_to_client():
+            return await self._apassed_on("acomplete", prompt, args, kwargs)
         return await arun(self._answer("acomplete", prompt, args, kwargs))
 
     def stream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
@@ -157,7 +165,25 @@ class BudgetedLLM(_LLM):
         stream = await arun(self._answer("astream_complete", prompt, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
-    # The ways, each written once
+    # The client's way
+
+    def _passed_on(self, method: str, content: Content, args: Any, options: dict[str, Any]) -> Any:
+        """A whole answer, for which the guarded client below does all that has to be done."""
+        try:
+            return self._own(method)(content, *args, **options)
+        except BudgetExceeded as refusal:
+            return self._refused(method, refusal, options)
+
+    async def _apassed_on(
+        self, method: str, content: Content, args: Any, options: dict[str, Any]
+    ) -> Any:
+        """The same on an async way."""
+        try:
+            return await self._own(method)(content, *args, **options)
+        except BudgetExceeded as refusal:
+            return self._refused(method, refusal, options)
+
+    # All other ways, each written once
 
     def _answer(
         self, method: str, content: Content, args: Any, options: dict[str, Any]
@@ -165,10 +191,7 @@ class BudgetedLLM(_LLM):
         """An answer, whole or a stream: admitted, made, and settled when all of it has come."""
         if runs(self):
             return (yield partial(self._own(method), content, *args, **options))
-        terms = self.tokenfence_terms
         try:
-            if method in WHOLE and self._left_to_client():
-                return (yield partial(self._own(method), content, *args, **options))
             call = _given(self) or call_for(self, content, options)
             if not call.open:
                 yield _admission(method, call)
@@ -182,9 +205,7 @@ class BudgetedLLM(_LLM):
                 exchange.failed(error)
                 raise
         except BudgetExceeded as refusal:
-            told = _checked(refusal, terms.policy, options)
-            made_up = refusal_stream if "stream" in method else refusal_response
-            return made_up(method, told)
+            return self._refused(method, refusal, options)
         if "stream" in method:
             return Responses(method, response, exchange, partial(self._signed, call=call))
         exchange.finished(response)
@@ -198,9 +219,19 @@ class BudgetedLLM(_LLM):
         """
         return (
             self.tokenfence_terms.client_reserves
-            and not is_any_offered()
+            and offered.get() is None
             and still_metered(self, priced_alike=True)
         )
+
+    def _refused(self, method: str, refusal: BudgetExceeded, options: dict[str, Any]) -> Any:
+        """What is answered where a call was refused.
+
+        Raises:
+            BudgetExceeded: It may not be answered with a text.
+        """
+        told = _checked(refusal, self.tokenfence_terms.policy, options)
+        made_up = refusal_stream if "stream" in method else refusal_response
+        return made_up(method, told)
 
     def _own(self, method: str) -> Any:
         """The class's own method."""

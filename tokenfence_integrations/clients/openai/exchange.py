@@ -205,8 +205,9 @@ class Exchange:
                 parsed: Any = answer.parse()
             except Exception:  # the caller will see it
                 parsed = None
-            if get(parsed, "usage") is not None:
-                return parsed
+            shown = members(parsed)
+            if shown.get("usage") is not None:
+                return shown
         return self._json(self._response)
 
     def _settle(self, answer: Any) -> None:
