@@ -30,7 +30,15 @@ def scope(budget: "Budget") -> "Iterator[Budget]":
 
 
 def scoped_budget() -> "Budget | None":
-    """The ambient budget; None if there is none here."""
+    """The budget of the innermost ``with budget.scope():`` here; None if there is none.
+
+    In a web app with `tokenfence_integrations.web`: the request's.
+
+    Example:
+        >>> with Budget("$5", name="job").scope():
+        ...     scoped_budget().name
+        'job'
+    """
     return _scoped.get()
 
 
