@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tokenfence_integrations.engine.names import MARK, budget_of
 from tokenfence_integrations.log import logger
+from tokenfence_integrations.money import format_usd, to_float
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Ledger", "LedgerRecord", "LedgerView", "Outcome", "Sink"]
@@ -45,6 +46,11 @@ class LedgerRecord(NamedTuple):
     def budget(self) -> str:
         """Path of the budget that the call was made on."""
         return budget_of(self.accounts[0])
+
+    @property
+    def cost_usd(self) -> float:
+        """The cost in dollars."""
+        return to_float(self.cost)
 
 
 Fields: TypeAlias = tuple[
@@ -216,6 +222,9 @@ class LedgerView:
     def __init__(self, ledger: Ledger, account: str) -> None:
         self._ledger = ledger
         self._account = account
+
+    def __repr__(self) -> str:
+        return f"<Ledger of {self._account}: {len(self)} records, {format_usd(self.total)} in all>"
 
     def __iter__(self) -> Iterator[LedgerRecord]:
         return iter(self._ledger.of(self._account))

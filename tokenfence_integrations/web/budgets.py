@@ -28,6 +28,10 @@ class RequestBudget:
         self._parent = parent
         self._users = users
 
+    def __repr__(self) -> str:
+        limits = (f"{name}={limit!r}" for name, limit in self._limits.items() if limit is not None)
+        return f"<RequestBudget of {', '.join(limits)}>"
+
     async def __call__(self, connection: HTTPConnection) -> AsyncIterator[Budget]:
         """Open a budget for this request, until the last byte and background task of it."""
         async with self.opened(connection) as budget:
