@@ -70,6 +70,8 @@ def budget_in_scope() -> "Budget":
     if budget is None:
         raise NoBudgetError(
             "this was guarded without a budget and is called outside any budget.scope(); "
-            'give it one, guard(..., budget="$5"), or call it inside "with budget.scope():"'
+            'give it one, guard(..., budget="$5"), or call it inside "with budget.scope():". '
+            "Threads of a pool do not inherit a scope: submit contextvars.copy_context().run to "
+            "them, and the function after it"
         )
     return budget
