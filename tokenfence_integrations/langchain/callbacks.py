@@ -105,6 +105,9 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         self._runs: dict[UUID, Run] = {}
         self._around: BudgetCallbackHandler | None = None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._handling.whose}>"
+
     @property
     def tokenfence(self) -> Budget:
         """The budget that calls made here and now count against."""

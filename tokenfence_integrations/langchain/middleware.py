@@ -119,7 +119,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def __init__(
         self,
-        budget: Budget | Dollars | None,
+        budget: Budget | Dollars | None = None,
         *,
         run_limit: Allowance = None,
         thread_limit: Allowance = None,
@@ -157,6 +157,10 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         self._guarding = Guarding(held, policy, fallback, given, prices, exact_input)
         self._models: dict[int, tuple[ref[BaseChatModel], Any]] = {}
         self._unsaved: dict[tuple[str, str], AgentRun] = {}
+
+    def __repr__(self) -> str:
+        held = "the budget in scope" if self.budget is None else f"budget {self.budget.name!r}"
+        return f"<{type(self).__name__} of {held}, exit_behavior={self.exit_behavior!r}>"
 
     # What LangChain calls
 

@@ -120,6 +120,9 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         self._exact_input = exact_input
         self._runs: dict[str, Run] = {}
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._handling.whose}>"
+
     @property
     def tokenfence(self) -> Budget:
         """The budget that calls made here and now count against."""

@@ -81,6 +81,11 @@ class Handling:
         self._lease = lease
 
     @property
+    def whose(self) -> str:
+        """What its calls count against, in words."""
+        return "the budget in scope" if self.budget is None else f"budget {self.budget.name!r}"
+
+    @property
     def budget_now(self) -> Budget:
         """The budget that calls made here and now count against."""
         return budget_here(self.budget)
