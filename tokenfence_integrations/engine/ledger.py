@@ -18,13 +18,24 @@ Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded", "re
 class LedgerRecord(NamedTuple):
     """One attempt of one call, after it ended.
 
-    ``cost`` is what it added to the budget's spent and ``uncertain`` what it added to its
-    uncertain, in nano-dollars; ``bound`` is what was reserved for it. ``cap`` is the output
-    maximum per choice that we set (None: we set none) and ``truncated`` tells that the answer was
-    cut short by it. ``waited`` is in seconds, ``at`` in Unix time. ``accounts`` is the path, leaf
-    first; that of a budget with windows is named after the window too: ``"acme~2026-11-24"``. Two
-    outcomes are no attempt's: ``recorded`` (`Budget.record` and `reset`), and ``resolved`` (an
-    uncertain charge, replaced by its cost: ``uncertain`` is then negative).
+    Args:
+        at: When it ended, in Unix time.
+        call: Its number, unique in its budget tree.
+        accounts: The accounts that it was charged to, leaf first; that of a budget with windows is
+            named after the window too: ``"acme~2026-11-24"``.
+        model_asked: The model that the caller asked for.
+        model: The model that the call went to.
+        outcome: ``"settled"``, ``"released"`` or ``"uncertain"``. Two are no attempt's:
+            ``"recorded"`` (`Budget.record` and `reset`), and ``"resolved"`` (an uncertain charge,
+            replaced by its cost).
+        usage: What the provider reported, if it did.
+        cost: What it added to the budget's spent, in nano-dollars; see `cost_usd`.
+        uncertain: What it added to its uncertain, in nano-dollars; negative if resolved.
+        bound: What was reserved for it, in nano-dollars.
+        cap: The output maximum per choice that we set; None: we set none.
+        truncated: Whether the answer was cut short by that.
+        waited: Seconds that it waited.
+        tags: The caller's own tags.
     """
 
     at: float
