@@ -30,7 +30,7 @@ def summarize(text: str) -> str:
     except BudgetExceeded as refusal:
         return f"not sent: {refusal}"
     text = answer["choices"][0]["message"]["content"]
-    return f"{call.cost / 1e9:.7f} $: {text}"
+    return f"${call.cost_usd:.7f}: {text}"
 
 
 def post(path: str, body: object) -> Any:

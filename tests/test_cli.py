@@ -316,3 +316,20 @@ def test_a_missing_library_of_a_store_is_named(
     monkeypatch.setattr("tokenfence_integrations.stores.urls.open_store", without_redis)
     assert main(["reconcile", "redis://localhost:6379/0"]) == 2
     assert "needs redis-py: pip install" in capsys.readouterr().err
+
+
+def test_a_store_may_be_named_in_the_same_way_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'budgets.db'}"
+    Budget("$5", name="acme", store=url)
+    for command in (["budgets", "--store", url], ["reconcile", "--store", url], ["reconcile", url]):
+        assert main(command) == 0
+    for command in (["reconcile"], ["reconcile", url, "--store", url]):
+        assert main(command) == 2
+        assert "give one store: --store sqlite:///budgets.db" in capsys.readouterr().err
+
+
+def test_without_a_command_it_tells_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "reconcile" in capsys.readouterr().out

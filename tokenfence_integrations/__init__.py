@@ -10,6 +10,7 @@ from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.events import Event
 from tokenfence_integrations.engine.ledger import LedgerRecord
 from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.scope import scoped_budget
 from tokenfence_integrations.engine.snapshot import Snapshot
 from tokenfence_integrations.errors import (
     BudgetExceeded,
@@ -22,6 +23,7 @@ from tokenfence_integrations.errors import (
 )
 from tokenfence_integrations.guard import async_guard, guard
 from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.list_price import ListPrice
 from tokenfence_integrations.pricing.rates import Price
 from tokenfence_integrations.usage import Usage
 
@@ -35,6 +37,7 @@ __all__ = [
     "Call",
     "Event",
     "LedgerRecord",
+    "ListPrice",
     "NoBudgetError",
     "Price",
     "PriceBook",
@@ -47,6 +50,7 @@ __all__ = [
     "Usage",
     "async_guard",
     "guard",
+    "scoped_budget",
 ]
 
 

@@ -164,12 +164,15 @@ class UnknownModelError(TokenFenceError, LookupError):
         self.provider = provider
         self.elsewhere = tuple(elsewhere)
         known = f" Nearest known: {', '.join(self.nearest)}." if self.nearest else ""
+        listed = 'ListPrice("gpt-4o")'
         if self.elsewhere:
             known += f" It is in the price lists of {', '.join(self.elsewhere)}."
+            listed = f'ListPrice("{model}", "{self.elsewhere[0]}")'
         super().__init__(
             f"no price is known for model {model!r} of provider {provider!r}, so it cannot be kept "
             f"within a budget; nothing was sent.{known} Give its price: "
-            f'prices={{{model!r}: Price(input="$1/M", output="$2/M", max_output_tokens=8192)}}'
+            f'prices={{{model!r}: Price(input="$1/M", output="$2/M", max_output_tokens=8192)}}; '
+            f"or {listed} in its place, if it is that listed model under this name."
             if model
             else "the call names no model, so its price cannot be known, and it cannot be kept "
             "within a budget; nothing was sent. Give model=, also beside a stored prompt that has "

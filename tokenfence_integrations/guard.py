@@ -1,6 +1,5 @@
 """`guard()` and `async_guard()`: put a budget inside what they are given."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
@@ -9,7 +8,7 @@ from tokenfence_integrations.engine.policy import (
     OnLimit,
     OnUnknown,
 )
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import Prices
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
@@ -43,7 +42,7 @@ class _CommonTerms(TypedDict, total=False):
     wait: float
     min_output_tokens: int
     on_unknown: OnUnknown
-    prices: Mapping[str, Price] | None
+    prices: Prices
     strict: bool
     stream_usage: bool
     exact_input: bool | None
@@ -89,7 +88,7 @@ def guard(
     wait: float = 60.0,
     min_output_tokens: int = 16,
     on_unknown: OnUnknown = "charge",
-    prices: Mapping[str, Price] | None = None,
+    prices: Prices = None,
     strict: bool = False,
     stream_usage: bool = True,
     exact_input: bool | None = None,
@@ -116,7 +115,8 @@ def guard(
         wait: Seconds that a call waits for calls in flight before it is refused; 0 never waits.
         min_output_tokens: The smallest answer cap that is worth paying for.
         on_unknown: ``"charge"`` a call of unknown outcome what it may have cost, or ``"release"``.
-        prices: Prices of your own by model name, used before the price list.
+        prices: Prices of your own by model name, used before the price list: a `Price`, or a
+            `ListPrice` for a listed model's other name. Or a `PriceBook`.
         strict: Refuse what cannot be metered (WebSockets, fees of hosted tools, retries inside of
             other SDKs than OpenAI's and Anthropic's), rather than warn.
         stream_usage: Ask streams for their usage, hiding the chunk from callers who did not; set
@@ -178,10 +178,19 @@ def async_guard(
 @overload
 def async_guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
 def async_guard(client: Any, **terms: Unpack[Terms]) -> Any:
-    """As `guard`, for async clients only.
+    """As `guard`, for async clients: it refuses a sync one.
+
+    Args:
+        client: An async OpenAI client, Azure's and subclasses included.
+        **terms: As for `guard`.
+
+    Returns:
+        The guarded client.
 
     Raises:
-        TypeError: The client is not async.
+        TypeError: The client is a sync one, or cannot be guarded.
+        ValueError: As for `guard`.
+        UnknownModelError: As for `guard`.
 
     Example:
         >>> client = async_guard(openai.AsyncOpenAI(), budget="$5.00")  # doctest: +SKIP

@@ -21,8 +21,10 @@ from tests.clients.helpers import (
 )
 from tokenfence_integrations import (
     Budget,
+    ListPrice,
     NoBudgetError,
     Price,
+    PriceBook,
     UnmeteredError,
     async_guard,
     guard,
@@ -431,6 +433,42 @@ def test_own_prices_are_used(
             guarded = guard(client, budget=budget, prices={"my-model": price})
             guarded.chat.completions.create(model="my-model", messages=HELLO)
         check_books(budget, own)
+
+
+def test_a_deployment_has_the_price_of_a_listed_model(budget: Budget) -> None:
+    with SimulatedProvider(prices={"chat-prod": ("2.5", 10)}) as own:
+        with sync_client(own.base_url) as client:
+            guarded = guard(client, budget=budget, prices={"chat-prod": ListPrice("gpt-4o")})
+            guarded.chat.completions.create(model="chat-prod", messages=HELLO)
+        assert [line.model for line in own.bill] == ["chat-prod"]
+        check_books(budget, own)
+
+
+def test_a_picture_for_a_deployment_has_the_bound_of_the_listed_model(budget: Budget) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+    ask: Any = [{"role": "user", "content": [picture]}]
+    with scripted_client(ANSWER) as client:
+        guarded = guard(client, budget=budget, prices={"chat-prod": ListPrice("gpt-4o")})
+        for model in ("gpt-4o", "chat-prod"):
+            guarded.chat.completions.create(model=model, messages=ask, max_tokens=16)
+    listed, deployed = budget.ledger
+    assert deployed.bound == listed.bound < 128_000 * 2_500, "no context window for each picture"
+
+
+def test_a_book_of_prices_is_taken_as_it_is(budget: Budget) -> None:
+    # A proxy's address is nobody's: here all that it offers is Anthropic's.
+    with SimulatedProvider(prices={"claude-opus-4-5": (5, 25)}) as own:
+        with sync_client(own.base_url) as client:
+            guarded = guard(client, budget=budget, prices=PriceBook(provider="anthropic"))
+            guarded.chat.completions.create(model="claude-opus-4-5", messages=HELLO, max_tokens=9)
+        check_books(budget, own)
+
+
+def test_it_shows_who_guards_it(bare: openai.OpenAI) -> None:
+    assert repr(guard(bare, budget=Budget("$1", name="team"))) == (
+        "<openai.OpenAI guarded by budget 'team'>"
+    )
+    assert repr(guard(bare)) == "<openai.OpenAI guarded by the budget in scope>"
 
 
 @pytest.mark.parametrize(

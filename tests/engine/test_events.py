@@ -176,3 +176,8 @@ def test_prompts_and_answers_are_no_part_of_an_event() -> None:
         "usage",
         "waited",
     }
+
+
+def test_a_listener_has_to_be_a_function() -> None:
+    with pytest.raises(TypeError, match="a listener must be a function of an Event, got 'print'"):
+        small(100).on_event("print")  # type: ignore[arg-type]

@@ -143,3 +143,20 @@ def test_the_sum_is_exact_while_threads_push_records_out() -> None:
         thread.join()
     assert budget.ledger.total == charged(budget)[0] == 1_200
     assert not fell
+
+
+def test_a_record_and_an_event_tell_dollars_too() -> None:
+    budget = Budget("$1", name="team")
+    heard: list[float] = []
+    budget.on_event(lambda event: event.kind == "settled" and heard.append(event.cost_usd))
+    with budget.reserve(model="gpt-4o", input_tokens=1_000, max_output_tokens=100) as call:
+        call.settle(Usage(1_000, 100))
+    # https://platform.openai.com/docs/pricing: $2.50 in, $10 out
+    assert heard == [0.0035] == [record.cost_usd for record in budget.ledger] == [call.cost_usd]
+
+
+def test_it_shows_whose_it_is() -> None:
+    budget = Budget("$1", name="team")
+    with budget.reserve(model="gpt-4o", input_tokens=1_000, max_output_tokens=100) as call:
+        call.settle(Usage(1_000, 100))
+    assert repr(budget.ledger) == "<Ledger of team: 1 records, $0.0035 in all>"

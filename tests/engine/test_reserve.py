@@ -499,3 +499,12 @@ def test_a_call_that_takes_no_maximum_is_admitted_whole_or_not_at_all(busy: bool
     with pytest.raises(BudgetExceeded):
         call().admit()
     whole.release()
+
+
+def test_a_call_shows_what_became_of_it() -> None:
+    call = reserve(small(100, name="team"), 20)
+    assert repr(call) == "<Call of model on team: not yet reserved>"
+    with call:
+        assert repr(call) == "<Call of model on team: in flight>"
+        call.settle(Usage(1, 1))
+    assert repr(call) == "<Call of model on team: settled>"

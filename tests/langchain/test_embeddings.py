@@ -1,5 +1,6 @@
 """Guarded embeddings: each batch is metered, and what was paid for is never lost."""
 
+import pickle
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -79,6 +80,9 @@ async def test_a_refusal_keeps_what_was_paid_for(
         embeddings.embed_documents(TEXTS)
 
     assert len(refusal.value.embedded) == 6
+    travelled = pickle.loads(pickle.dumps(refusal.value))  # to a queue's result backend, say
+    assert (type(travelled), str(travelled)) == (type(refusal.value), str(refusal.value))
+    assert travelled.embedded == refusal.value.embedded
     assert provider.requests == 2
     budget.top_up(calls=1)
     rest = await embeddings.aembed_documents(TEXTS[6:])

@@ -30,7 +30,7 @@ from tests.clients.helpers import check_books, check_covered, in_dollars
 from tests.langchain.agents import ASK, CALLS, invoke, is_refusal, looping, search, text_of
 from tests.langchain.models import LOCAL_PRICES, LocalChat, answer
 from tokenfence_integrations import Budget, BudgetExceeded, NoBudgetError, guard
-from tokenfence_integrations.langchain import BudgetMiddleware
+from tokenfence_integrations.langchain import BudgetCallbackHandler, BudgetMiddleware
 from tokenfence_integrations.stores.base import NOTHING, Limits
 from tokenfence_integrations.testing import SimulatedProvider
 from tokenfence_integrations.testing.script import Behavior
@@ -766,3 +766,13 @@ async def test_streams_show_plain_data(provider: SimulatedProvider, plain: ChatO
         )
     ]
     assert len(texts) > 1
+
+
+def test_it_shows_whose_budget_it_keeps() -> None:
+    told = "<BudgetMiddleware of budget 'team', exit_behavior='end'>"
+    assert repr(BudgetMiddleware(Budget("$1", name="team"))) == told
+    assert (
+        repr(BudgetMiddleware()) == "<BudgetMiddleware of the budget in scope, exit_behavior='end'>"
+    )
+    told = "<BudgetCallbackHandler of budget 'team'>"
+    assert repr(BudgetCallbackHandler(Budget("$1", name="team"))) == told

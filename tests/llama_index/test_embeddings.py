@@ -209,6 +209,9 @@ async def test_a_list_goes_on_where_the_limit_stopped_it(
         await embed(embedding, way)
 
     assert refusal.value.completed == 6
+    travelled = pickle.loads(pickle.dumps(refusal.value))
+    assert (type(travelled), str(travelled)) == (type(refusal.value), str(refusal.value))
+    assert travelled.completed == 6
     provider.idle()
     assert provider.requests == 2
     budget.top_up(calls=1)

@@ -16,11 +16,12 @@ from genai_prices.types import (
     ModelInfo,
     ModelPrice,
     Provider,
+    StartDateConstraint,
     TimeOfDateConstraint,
 )
 
 from tokenfence_integrations.errors import UnknownModelError
-from tokenfence_integrations.pricing import Price, PriceBook
+from tokenfence_integrations.pricing import ListPrice, Price, PriceBook
 from tokenfence_integrations.usage import Usage
 
 Listing = Callable[..., None]
@@ -79,6 +80,56 @@ class TestOwnPrices:
     def test_must_be_prices(self) -> None:
         with pytest.raises(TypeError, match="'my-model' is a dict: expected a Price"):
             PriceBook({"my-model": {"input": 1}})  # type: ignore[dict-item]
+
+
+class TestListPrices:
+    def test_cost_what_the_listed_model_costs(self) -> None:
+        card = PriceBook({"chat-prod": ListPrice("gpt-4o")}).card("chat-prod")
+        # https://platform.openai.com/docs/pricing: $2.50 in, $1.25 cached, $10 out; a batch half
+        assert card.cost(Usage(1_000, 100, cached_tokens=400)) == 1_500_000 + 500_000 + 1_000_000
+        assert card.cost(Usage(1_000, 100), batch=True) == 1_250_000 + 500_000
+        assert (card.context_window, card.max_output_tokens) == (128_000, 16_384)
+
+    def test_keep_the_name_that_is_sent_and_the_one_that_is_known(self) -> None:
+        card = PriceBook({"chat-prod": ListPrice("gpt-4o")}, "azure").card("chat-prod")
+        assert (card.model, card.known_as, card.provider) == ("chat-prod", "gpt-4o", "azure")
+        listed = PriceBook(provider="azure").card("gpt-4o")
+        assert (listed.model, listed.known_as) == ("gpt-4o", "gpt-4o")
+
+    def test_of_another_provider(self) -> None:
+        book = PriceBook({"opus": ListPrice("claude-opus-4-5", "anthropic")})
+        # https://www.anthropic.com/pricing: $5 in, $25 out
+        assert book.card("opus").cost(Usage(1_000, 100)) == 5_000_000 + 2_500_000
+
+    def test_win_over_the_list(self) -> None:
+        book = PriceBook({"gpt-4o": ListPrice("gpt-4o-mini")})
+        assert book.card("gpt-4o").rates() == PriceBook().card("gpt-4o-mini").rates()
+
+    def test_follow_the_list(self, listing: Listing) -> None:
+        rising = [
+            ConditionalPrice(prices=per_million("1")),
+            ConditionalPrice(
+                constraint=StartDateConstraint(start_date=date(2026, 1, 2)), prices=per_million("2")
+            ),
+        ]
+        listing(a_model("listed", rising))
+        clock = Clock(2026, 1, 1)
+        book = PriceBook({"mine": ListPrice("listed")}, clock=clock)
+        assert book.card("mine").rates().input == 1_000_000
+        assert book.card("mine") is book.card("mine"), "not made anew for each call"
+        clock.now += 86_400
+        assert book.card("mine").rates().input == 2_000_000
+
+    def test_of_a_model_that_is_not_listed(self) -> None:
+        book = PriceBook({"chat-prod": ListPrice("gpt-4oo"), "other": Price(input=1, output=2)})
+        with pytest.raises(UnknownModelError, match=r"'gpt-4oo'.*Nearest known: gpt-4o"):
+            book.card("chat-prod")
+        assert book.card("other").rates().output == 2_000_000
+
+    @pytest.mark.parametrize("name", ["", " ", None, 4])
+    def test_need_a_name(self, name: str) -> None:
+        with pytest.raises(ValueError, match="ListPrice needs the name of a model"):
+            ListPrice(name)
 
 
 class TestLookup:

@@ -46,3 +46,13 @@ def test_it_is_booked_above_the_account_that_was_dropped(place: Place, end: str)
     assert [charge.amount.usd for charge in seen.charges()] == [expected[2]] * bool(expected[2])
     spend(team, 100 - sum(expected))
     assert charged(team) == charged(seen) == (100 - expected[2], 0, expected[2])
+
+
+def test_whoever_reads_the_budget_has_sent_what_was_noted_before(place: Place) -> None:
+    # So a function that is frozen when it has returned leaves nothing unsaid (docs/deploying.md).
+    budget = small(1_000, name=place.name, store=place.store())
+    other = small(1_000, name=place.name, store=place.store())
+    for number in range(1, 21):
+        spend(budget, 10)
+        assert budget.spent > 0
+        assert charged(other) == (number * 10, 0, 0)

@@ -3,13 +3,15 @@
 from typing import assert_type
 
 import openai
+from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRetryMiddleware
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from llama_index.core import MockEmbedding
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.llms.openai import OpenAI as LlamaOpenAI
 
 from tokenfence_integrations import Budget, async_guard, guard
-from tokenfence_integrations.langchain import BudgetedChatModel
+from tokenfence_integrations.langchain import BudgetedChatModel, BudgetMiddleware
 from tokenfence_integrations.llama_index import BudgetedLLM, budget_for
 
 sync: openai.OpenAI = guard(openai.OpenAI(), budget="$5.00")
@@ -55,6 +57,9 @@ assert_type(model, ChatOpenAI)
 assert_type(guard(OpenAIEmbeddings(), budget=1), OpenAIEmbeddings)
 if isinstance(model, BudgetedChatModel):
     assert_type(model.tokenfence, Budget)
+
+# Middleware of a state of its own goes with LangChain's, whose state is another one.
+create_agent(model, middleware=[ModelRetryMiddleware(), BudgetMiddleware("$5.00")])
 
 # LLMs, embeddings and engines of LlamaIndex.
 

@@ -317,3 +317,19 @@ async def test_a_store_that_has_to_be_waited_for_does_not_block_the_event_loop(
     assert (await get(app, "/3", user="user 0")).status_code == 429
     assert store.reads > 0
     assert store.blocking == []
+
+
+def test_a_budget_is_no_limit_of_each_request() -> None:
+    for given in ({"usd": Budget("$1")}, {"usd": "$1", "key": str, "per_user": Budget("$1")}):
+        with pytest.raises(TypeError, match=r"a budget for each request.*above all.*parent="):
+            request_budget(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("budget", ["$5", 5, Budget("$5")])
+def test_the_middleware_takes_what_request_budget_returns(budget: Any) -> None:
+    with pytest.raises(TypeError, match="takes what request_budget\\(\\) returns, got"):
+        RequestBudgets(Starlette(), budget)
+
+
+def test_it_shows_what_each_request_may_cost() -> None:
+    assert repr(request_budget("$0.25", calls=3)) == "<RequestBudget of usd='$0.25', calls=3>"

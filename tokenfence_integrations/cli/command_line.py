@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Example:
         >>> main(["prices", "gpt-4o"])  # doctest: +SKIP
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 2
     try:
         code: int = COMMANDS[arguments.command].run(arguments)
     except ModuleNotFoundError as error:
@@ -54,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="tokenfence", description="LLM budgets enforced inside the call chain."
     )
     parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     for command in COMMANDS.values():
         command.add(commands)
     return parser

@@ -77,7 +77,7 @@ def _without_a_price(error: UnknownModelError) -> str:
     if error.elsewhere:
         others = ", ".join(f"--provider {provider}" for provider in error.elsewhere)
         told += f"; it is in the price lists of {others}"
-    return told
+    return f"{told}. A budget takes prices of your own: guard(..., prices=...)"
 
 
 def _price_table(card: Card) -> Table | str:

@@ -31,7 +31,8 @@ def add(commands: Commands) -> None:
         description="List the calls that are charged although nobody knows whether they were "
         "billed, and replace those whose cost is known. Nothing is changed without --apply.",
     )
-    reconcile.add_argument("store", metavar="STORE_URL", help="such as sqlite:///budgets.db")
+    reconcile.add_argument("url", nargs="?", metavar="STORE_URL", help="the same as --store")
+    reconcile.add_argument("--store", metavar="URL", help="such as sqlite:///budgets.db")
     reconcile.add_argument("--budget", metavar="NAME", help="only of this budget and those below")
     reconcile.add_argument(
         "--older-than",
@@ -81,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what is uncertain and what it cost; with ``--apply``, settle it."""
     from tokenfence_integrations.reconcile import command
 
+    if (arguments.url is None) == (arguments.store is None):
+        return fail("give one store: --store sqlite:///budgets.db")
     screen = console()
     costs = dict(arguments.settle) | dict.fromkeys(arguments.release, 0)
     if len(costs) < len(arguments.settle) + len(arguments.release):
@@ -94,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         provider=arguments.provider,
     )
     try:
-        store = open_store(arguments.store)
+        store = open_store(arguments.store or arguments.url)
         report = command.plan(store, wanted)
         gone = command.carry_out(store, report, arguments.ledger) if arguments.apply else []
     except (TokenFenceError, ValueError) as error:

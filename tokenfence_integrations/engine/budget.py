@@ -30,8 +30,7 @@ from tokenfence_integrations.engine.terms import AS_IT_IS, Unnamed, agreed
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.engine.windows import Window
 from tokenfence_integrations.money import parse_usd, to_float
-from tokenfence_integrations.pricing.book import PriceBook, as_book
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book
 from tokenfence_integrations.stores.base import Amount, Charge, Limits, Path, Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
@@ -311,7 +310,7 @@ class Budget:
         min_output_tokens: int = 16,
         on_unknown: OnUnknown = "charge",
         provider: str = "openai",
-        prices: Mapping[str, Price] | PriceBook | None = None,
+        prices: Prices = None,
         service_tier: str | None = None,
         batch: bool = False,
         tags: Mapping[str, Any] | None = None,
@@ -435,7 +434,7 @@ class Budget:
         truth: Dollars | Usage,
         *,
         provider: str = "openai",
-        prices: Mapping[str, Price] | PriceBook | None = None,
+        prices: Prices = None,
     ) -> bool:
         """Replace an uncertain charge by what the call did cost; calls that wait look again.
 
@@ -595,7 +594,12 @@ class Budget:
 
         Returns:
             A function that removes the listener.
+
+        Raises:
+            TypeError: It is no function.
         """
+        if not callable(listener):
+            raise TypeError(f"a listener must be a function of an Event, got {listener!r}")
         entry = (self.name, listener)
         listeners = self._tree.listeners
         listeners.append(entry)

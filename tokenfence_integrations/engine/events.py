@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from tokenfence_integrations.log import logger
+from tokenfence_integrations.money import to_float
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Event", "EventKind", "Listener", "tell"]
@@ -63,6 +64,11 @@ class Event:
     usage: Usage | None = None
     ratio: float = 0.0
     tags: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cost_usd(self) -> float:
+        """The cost in dollars."""
+        return to_float(self.cost)
 
 
 Listener: TypeAlias = Callable[[Event], object]

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tokenfence_integrations.engine.names import MARK, budget_of
 from tokenfence_integrations.log import logger
+from tokenfence_integrations.money import format_usd, to_float
 from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.usage import Usage
 
@@ -18,13 +19,24 @@ Outcome: TypeAlias = Literal["settled", "released", "uncertain", "recorded", "re
 class LedgerRecord(NamedTuple):
     """One attempt of one call, after it ended.
 
-    ``cost`` is what it added to the budget's spent and ``uncertain`` what it added to its
-    uncertain, in nano-dollars; ``bound`` is what was reserved for it. ``cap`` is the output
-    maximum per choice that we set (None: we set none) and ``truncated`` tells that the answer was
-    cut short by it. ``waited`` is in seconds, ``at`` in Unix time. ``accounts`` is the path, leaf
-    first; that of a budget with windows is named after the window too: ``"acme~2026-11-24"``. Two
-    outcomes are no attempt's: ``recorded`` (`Budget.record` and `reset`), and ``resolved`` (an
-    uncertain charge, replaced by its cost: ``uncertain`` is then negative).
+    Args:
+        at: When it ended, in Unix time.
+        call: Its number, unique in its budget tree.
+        accounts: The accounts that it was charged to, leaf first; that of a budget with windows is
+            named after the window too: ``"acme~2026-11-24"``.
+        model_asked: The model that the caller asked for.
+        model: The model that the call went to.
+        outcome: ``"settled"``, ``"released"`` or ``"uncertain"``. Two are no attempt's:
+            ``"recorded"`` (`Budget.record` and `reset`), and ``"resolved"`` (an uncertain charge,
+            replaced by its cost).
+        usage: What the provider reported, if it did.
+        cost: What it added to the budget's spent, in nano-dollars; see `cost_usd`.
+        uncertain: What it added to its uncertain, in nano-dollars; negative if resolved.
+        bound: What was reserved for it, in nano-dollars.
+        cap: The output maximum per choice that we set; None: we set none.
+        truncated: Whether the answer was cut short by that.
+        waited: Seconds that it waited.
+        tags: The caller's own tags.
     """
 
     at: float
@@ -46,6 +58,11 @@ class LedgerRecord(NamedTuple):
     def budget(self) -> str:
         """Path of the budget that the call was made on."""
         return budget_of(self.accounts[0])
+
+    @property
+    def cost_usd(self) -> float:
+        """The cost in dollars."""
+        return to_float(self.cost)
 
 
 Fields: TypeAlias = tuple[
@@ -218,6 +235,9 @@ class LedgerView:
     def __init__(self, ledger: Ledger, account: str) -> None:
         self._ledger = ledger
         self._account = account
+
+    def __repr__(self) -> str:
+        return f"<Ledger of {self._account}: {len(self)} records, {format_usd(self.total)} in all>"
 
     def __iter__(self) -> Iterator[LedgerRecord]:
         return iter(self._ledger.of(self._account))

@@ -23,6 +23,7 @@ from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import Owner, current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
+from tokenfence_integrations.money import to_float
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import NOTHING, Amount, Path, Reserve
@@ -110,6 +111,15 @@ class Call:
         self.cost = 0
         self.outcome: Outcome | None = None
         self.waited = 0.0
+
+    def __repr__(self) -> str:
+        state = self.outcome or ("in flight" if self._key else "not yet reserved")
+        return f"<Call of {self.model} on {self.budget.name}: {state}>"
+
+    @property
+    def cost_usd(self) -> float:
+        """What it did cost, in dollars, once settled."""
+        return to_float(self.cost)
 
     def again(self, *, same_model: bool, same_maximum: bool = False) -> "Call":
         """A call to admit for another attempt at the same thing, after this one has ended.

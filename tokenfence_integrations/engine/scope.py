@@ -30,7 +30,15 @@ def scope(budget: "Budget") -> "Iterator[Budget]":
 
 
 def scoped_budget() -> "Budget | None":
-    """The ambient budget; None if there is none here."""
+    """The budget of the innermost ``with budget.scope():`` here; None if there is none.
+
+    In a web app with `tokenfence_integrations.web`: the request's.
+
+    Example:
+        >>> with Budget("$5", name="job").scope():
+        ...     scoped_budget().name
+        'job'
+    """
     return _scoped.get()
 
 
@@ -62,6 +70,8 @@ def budget_in_scope() -> "Budget":
     if budget is None:
         raise NoBudgetError(
             "this was guarded without a budget and is called outside any budget.scope(); "
-            'give it one, guard(..., budget="$5"), or call it inside "with budget.scope():"'
+            'give it one, guard(..., budget="$5"), or call it inside "with budget.scope():". '
+            "Threads of a pool do not inherit a scope: submit contextvars.copy_context().run to "
+            "them, and the function after it"
         )
     return budget

@@ -33,7 +33,7 @@ from tokenfence_integrations.models.callbacks import (
     forget_ended,
     on_event_loop,
 )
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import Prices
 
 __all__ = ["LEASE", "BudgetCallbackHandler", "budget_callbacks"]
 
@@ -53,7 +53,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         expected_output_tokens: Reserve for answers of this length (per choice, 1 or more) rather
             than for the longest possible, where that is less. No guarantee any more: a longer
             answer is booked as it was, and the event ``bound_exceeded`` tells of it.
-        prices: Prices of your own by model name, used before the price list.
+        prices: Prices of your own by model name, used before the price list; as for `guard`.
         on_limit: ``"raise"``, or ``"warn"`` to log and let the call through.
         wait: Seconds that a call in a thread may wait for calls in flight before it is refused; 0
             never waits. On an event loop it never does: that would block the loop.
@@ -81,7 +81,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         *,
         allocations: Mapping[str, Dollars | None] | None = None,
         expected_output_tokens: int | None = None,
-        prices: Mapping[str, Price] | None = None,
+        prices: Prices = None,
         on_limit: OnLimit = "raise",
         wait: float = 60.0,
         on_unknown: OnUnknown = "charge",
@@ -104,6 +104,9 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         self._exact_input = exact_input
         self._runs: dict[UUID, Run] = {}
         self._around: BudgetCallbackHandler | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._handling.whose}>"
 
     @property
     def tokenfence(self) -> Budget:

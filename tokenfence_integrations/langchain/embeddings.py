@@ -173,5 +173,5 @@ def _request(embeddings: Embeddings, texts: list[str], *, exact: bool) -> CallRe
 
 
 def _counted(texts: list[str], card: Card | None) -> int | None:
-    counts = [None if card is None else count_text(text, card.model) for text in texts]
+    counts = [None if card is None else count_text(text, card.known_as) for text in texts]
     return None if None in counts else sum(filter(None, counts))

@@ -1,6 +1,7 @@
 """The refusal as LangChain and LangGraph need it, so that nothing retries it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.exceptions import ModelError
 
@@ -21,3 +22,6 @@ class LangChainBudgetExceeded(BudgetExceeded, ModelError):
 
     is_retryable = False
     embedded: Sequence[Sequence[float]] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *super().__reduce__(), {"embedded": self.embedded}

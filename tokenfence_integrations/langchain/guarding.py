@@ -34,7 +34,7 @@ from tokenfence_integrations.models import guarding
 from tokenfence_integrations.models.guarding import ALREADY, named_fallbacks
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
 from tokenfence_integrations.models.terms import ChainBook
-from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.book import PriceBook, as_book
 
 __all__ = ["Guarding", "ModelFallback"]
 
@@ -132,7 +132,7 @@ class Guarding(guarding.Guarding):
         terms = Terms(
             self.budget,
             policy,
-            ChainBook(PriceBook(self.prices, provider_of_class(type(embeddings))), {}),
+            ChainBook(as_book(self.prices, provider_of_class(type(embeddings))), {}),
             error=_refusals(embeddings),
             exact_input=bool(self.exact_input),
         )
@@ -141,7 +141,7 @@ class Guarding(guarding.Guarding):
         return copied
 
     def _book(self, model: BaseChatModel) -> PriceBook:
-        return PriceBook(self.prices, provider_of(model))
+        return as_book(self.prices, provider_of(model))
 
     def _guarded(self, model: BaseChatModel, terms: Terms) -> Any:
         plain = [client for client in clients_of(model) if client is not None]

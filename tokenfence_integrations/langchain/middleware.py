@@ -1,6 +1,6 @@
 """A budget inside an agent made by LangChain's `create_agent`."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,7 @@ from tokenfence_integrations.langchain.statuses import status_line
 from tokenfence_integrations.langchain.wrap_up import WrapUp
 from tokenfence_integrations.models.flows import Flow, arun, run
 from tokenfence_integrations.money import to_decimal
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import Prices
 from tokenfence_integrations.stores.base import Limits, Read
 
 __all__ = ["BudgetMiddleware", "ExitBehavior"]
@@ -64,7 +64,7 @@ class BudgetState(AgentState[Any]):
     ]
 
 
-class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
+class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     """Keeps the model calls of an agent within a budget, and each run and thread within a limit.
 
     Give it as the last of the middleware, so that it sees each attempt of those around it. Each
@@ -119,7 +119,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 
     def __init__(
         self,
-        budget: Budget | Dollars | None,
+        budget: Budget | Dollars | None = None,
         *,
         run_limit: Allowance = None,
         thread_limit: Allowance = None,
@@ -131,7 +131,7 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         wait: float = 60.0,
         min_output_tokens: int = 16,
         on_unknown: OnUnknown = "charge",
-        prices: Mapping[str, Price] | None = None,
+        prices: Prices = None,
         exact_input: bool | None = None,
     ) -> None:
         super().__init__()
@@ -157,6 +157,10 @@ class BudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         self._guarding = Guarding(held, policy, fallback, given, prices, exact_input)
         self._models: dict[int, tuple[ref[BaseChatModel], Any]] = {}
         self._unsaved: dict[tuple[str, str], AgentRun] = {}
+
+    def __repr__(self) -> str:
+        held = "the budget in scope" if self.budget is None else f"budget {self.budget.name!r}"
+        return f"<{type(self).__name__} of {held}, exit_behavior={self.exit_behavior!r}>"
 
     # What LangChain calls
 

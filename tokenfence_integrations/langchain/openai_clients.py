@@ -6,13 +6,11 @@ model has reserved, so the call is charged once.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
 
 from tokenfence_integrations.errors import BudgetExceeded
-from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 
 __all__ = [
     "Metered",
@@ -114,12 +112,8 @@ def with_clients(model: BaseChatModel, guard: Callable[[Any], Any]) -> BaseChatM
     return model.model_copy(update=changes) if changes else model
 
 
-@cache
 def refusal_class() -> type[BudgetExceeded]:
     """Refusals that neither the OpenAI SDK nor LangChain retries."""
-    from tokenfence_integrations.clients.openai.client import OpenAIBudgetExceeded
-
-    class OpenAIModelBudgetExceeded(LangChainBudgetExceeded, OpenAIBudgetExceeded):
-        """A `BudgetExceeded` of a chat model that calls an OpenAI client."""
+    from tokenfence_integrations.langchain.openai_errors import OpenAIModelBudgetExceeded
 
     return OpenAIModelBudgetExceeded

@@ -68,7 +68,7 @@ def exact_count(
         chat.append({"role": role, "content": str(message.content)})
         if message.name:
             chat[-1]["name"] = message.name
-    return lambda card: count_chat(chat, card.model)
+    return lambda card: count_chat(chat, card.known_as)
 
 
 def _is_plain(message: BaseMessage) -> bool:

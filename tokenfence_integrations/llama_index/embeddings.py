@@ -281,7 +281,7 @@ def request_for_texts(
 
 def counted_texts(texts: Sequence[str], card: Card | None) -> int | None:
     """The exact number of tokens of texts, as OpenAI counts; None if it cannot be told."""
-    counts = [None if card is None else count_text(text, card.model) for text in texts]
+    counts = [None if card is None else count_text(text, card.known_as) for text in texts]
     return None if None in counts else sum(filter(None, counts))
 
 

@@ -101,9 +101,10 @@ def budget_for(
         An instance of the engine's own class.
 
     Raises:
-        TypeError: It is no query engine, or has a budget for each query already.
-        ValueError: There is no limit, a fallback was given for LLMs that are guarded already, or
-            they count against another budget than ``parent``.
+        TypeError: It is no query engine, has a budget for each query already, or a budget was given
+            for what each query may cost.
+        ValueError: There is no limit, it has a window, a fallback was given for LLMs that are
+            guarded already, or they count against another budget than ``parent``.
 
     Example:
         >>> engine = budget_for(index.as_query_engine(), "$0.05")  # doctest: +SKIP
@@ -117,10 +118,20 @@ def budget_for(
             f"budget_for() takes a query engine, got {type(query_engine).__name__}; of a chat "
             f"engine or an agent guard the LLM, and call it inside budget.scope()"
         )
+    if "budget" in terms or isinstance(usd, Budget):
+        raise TypeError(
+            "budget_for() makes a budget for each query: give what one may cost, "
+            "budget_for(engine, '$0.05'), and a budget above all of them as parent="
+        )
     limits: dict[str, Any] = {"usd": usd, "calls": calls, "tokens": tokens}
     if set(limits.values()) == {None}:
         raise ValueError("each query needs a limit: dollars, calls or tokens")
-    Budget(**limits)  # bad limits fail here, and not at the first query
+    # Bad limits fail here, and not at the first query.
+    if Budget(**limits).window is not None:
+        raise ValueError(
+            f"a query's own budget is a new one each time, so it needs no window, got {usd!r}: "
+            f"give one to the parent of all queries"
+        )
     guarded = [model for model in models_of(query_engine) if hasattr(model, "tokenfence_terms")]
     if fallback is not None and any(isinstance(model, LLM) for model in guarded):
         raise ValueError(

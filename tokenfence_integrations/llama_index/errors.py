@@ -1,6 +1,6 @@
 """The refusal as LlamaIndex needs it."""
 
-from functools import cache
+from typing import Any
 
 from tokenfence_integrations.errors import BudgetExceeded
 
@@ -17,13 +17,12 @@ class LlamaIndexBudgetExceeded(BudgetExceeded):
 
     completed: int = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *super().__reduce__(), {"completed": self.completed}
 
-@cache
+
 def refusal_class() -> type[BudgetExceeded]:
     """Refusals that neither the OpenAI SDK nor LlamaIndex's own retries try again."""
-    from tokenfence_integrations.clients.openai.client import OpenAIBudgetExceeded
-
-    class OpenAILlamaIndexBudgetExceeded(LlamaIndexBudgetExceeded, OpenAIBudgetExceeded):
-        """A `BudgetExceeded` of an LLM, or of embeddings, that calls an OpenAI client."""
+    from tokenfence_integrations.llama_index.openai_errors import OpenAILlamaIndexBudgetExceeded
 
     return OpenAILlamaIndexBudgetExceeded

@@ -29,8 +29,7 @@ from tokenfence_integrations.llama_index.exchange import request_for
 from tokenfence_integrations.llama_index.openai_clients import counts_exactly
 from tokenfence_integrations.llama_index.providers import provider_of
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
-from tokenfence_integrations.pricing.book import Cards, PriceBook
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import Cards, Prices, as_book
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Cost", "CostEstimate", "cost_of"]
@@ -95,7 +94,7 @@ def cost_of(
     *,
     expected_output_tokens: int = 256,
     sub_questions: int | None = None,
-    prices: dict[str, Price] | None = None,
+    prices: Prices = None,
 ) -> CostEstimate:
     """What a query would cost; nothing is sent.
 
@@ -158,7 +157,7 @@ class DryRun:
         choice: Which engine each router chooses, from 0.
     """
 
-    prices: dict[str, Price] | None
+    prices: Prices
     output_tokens: int | None
     sub_questions: int | None
     choice: int = 0
@@ -231,7 +230,7 @@ class DryRun:
     def _note(self, thing: Any, request: CallRequest, kind: str) -> int:
         terms = getattr(thing, "tokenfence_terms", None)
         book: Cards = (
-            PriceBook(self.prices, provider_of(thing, kind)) if terms is None else terms.book
+            as_book(self.prices, provider_of(thing, kind)) if terms is None else terms.book
         )
         card = book.card(request.model)
         own = request.max_output_tokens

@@ -32,7 +32,7 @@ from tokenfence_integrations.models.anthropic_clients import with_metered_attemp
 from tokenfence_integrations.models.guarding import ALREADY, named_fallbacks
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
 from tokenfence_integrations.models.terms import ChainBook
-from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.book import PriceBook, as_book
 
 __all__ = ["Guarding", "LLMFallback"]
 
@@ -109,7 +109,7 @@ class Guarding(guarding.Guarding):
         """
         if isinstance(embedding, BudgetedEmbedding):
             raise TypeError(f"this embedding model is {ALREADY}")
-        book = ChainBook(PriceBook(self.prices, provider_of(embedding, "embeddings")), {})
+        book = ChainBook(as_book(self.prices, provider_of(embedding, "embeddings")), {})
         terms = self._terms(embedding, policy=self.embedding_policy(), book=book)
         cls = guarded_class(type(embedding), BudgetedEmbedding, client_names)
         guarded = guarded_copy(embedding, cls, terms, metered_below=self._metered_below(embedding))
@@ -128,7 +128,7 @@ class Guarding(guarding.Guarding):
         )
 
     def _book(self, llm: LLM) -> PriceBook:
-        return PriceBook(self.prices, provider_of(llm))
+        return as_book(self.prices, provider_of(llm))
 
     def _guarded_llm(self, llm: LLM, terms: Terms) -> Any:
         cls = guarded_class(type(llm), BudgetedLLM, lambda c: {**client_names(c), **llm_names(c)})

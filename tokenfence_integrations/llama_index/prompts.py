@@ -107,7 +107,7 @@ def exact_count(
             if blocks[0].block_type != "text":
                 return None
             chat.append({"role": role, "content": blocks[0].text})
-    return lambda card: count_chat(chat, card.model)
+    return lambda card: count_chat(chat, card.known_as)
 
 
 def _add_blocks(blocks: Sequence[Any], content: Content) -> None:

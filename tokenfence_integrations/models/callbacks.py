@@ -5,7 +5,8 @@ of every end. So it can neither cap an answer nor fall back, and what it has res
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from math import isfinite
 from typing import Any, Protocol
@@ -15,8 +16,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.pricing.book import PriceBook, book_of
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book
 
 __all__ = ["LEASE", "Handling", "counts_against", "end_quietly", "forget_ended", "on_event_loop"]
 
@@ -56,7 +56,7 @@ class Handling:
         budget: Budget | Dollars | None,
         *,
         expected_output_tokens: int | None,
-        prices: Mapping[str, Price] | None,
+        prices: Prices,
         on_limit: OnLimit,
         wait: float,
         on_unknown: OnUnknown,
@@ -76,9 +76,14 @@ class Handling:
         self._policy = Policy(on_limit, wait=wait, on_unknown=on_unknown)
         self._without_waiting = replace(self._policy, wait=0)
         self._expected = expected
-        self._prices = dict(prices or {})
-        self._books: dict[str, PriceBook] = {}
+        self._books = {"openai": as_book(prices, "openai")}  # which looks at them, too
+        self._prices = copy(prices)
         self._lease = lease
+
+    @property
+    def whose(self) -> str:
+        """What its calls count against, in words."""
+        return "the budget in scope" if self.budget is None else f"budget {self.budget.name!r}"
 
     @property
     def budget_now(self) -> Budget:
@@ -92,11 +97,9 @@ class Handling:
 
     def book(self, provider: str) -> PriceBook:
         """The prices of a provider's models, as genai-prices names it."""
-        if not self._prices:
-            return book_of(provider)
         book = self._books.get(provider)
         if book is None:
-            book = self._books.setdefault(provider, PriceBook(self._prices, provider))
+            book = self._books.setdefault(provider, as_book(self._prices, provider))
         return book
 
     def expected(self, most: int) -> int:

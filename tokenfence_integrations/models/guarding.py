@@ -8,7 +8,7 @@ from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy, parse_fallback
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import Prices
 
 __all__ = ["ALREADY", "Guarding", "named_fallbacks"]
 
@@ -37,7 +37,7 @@ class Guarding:
     policy: Policy
     fallback: Any = None
     threshold: float = 0.8
-    prices: Mapping[str, Price] | None = None
+    prices: Prices = None
     exact_input: bool | None = None
     strict: bool = False
     stream_usage: bool = True

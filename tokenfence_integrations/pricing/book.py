@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import cache, lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tokenfence_integrations.errors import UnknownModelError
 from tokenfence_integrations.pricing.ceilings import Ceiling, ceiling
+from tokenfence_integrations.pricing.list_price import ListPrice
 from tokenfence_integrations.pricing.rates import Card, Price, Rates, Tiers, to_pico
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ class PriceBook:
     models, because the list would count their audio as text, at a fraction of its price.
 
     Args:
-        prices: Your own prices, by model name.
+        prices: Your own prices, by model name; a `ListPrice` for a listed model's other name.
         provider: Whose models these are: a genai-prices provider, such as "openai" or "azure".
         clock: Seconds since the epoch.
 
     Raises:
-        TypeError: If a price of your own is not a `Price`, or they are not by name.
+        TypeError: If a price of your own is neither a `Price` nor a `ListPrice`, or they are not by
+            name.
 
     Example:
         >>> book = PriceBook({"my-model": Price(input="$1/M", output="$2/M")})
@@ -68,7 +70,7 @@ class PriceBook:
 
     def __init__(
         self,
-        prices: Mapping[str, Price] | None = None,
+        prices: Mapping[str, Price | ListPrice] | None = None,
         provider: str = "openai",
         *,
         clock: Callable[[], float] = time.time,
@@ -78,11 +80,20 @@ class PriceBook:
             raise TypeError(
                 f"prices are by model name, prices={{'my-model': Price(...)}}, got {prices!r}"
             )
-        self._own = {
-            name: _own_card(name, price, provider) for name, price in (prices or {}).items()
+        self._own: dict[str, Card | _OtherName] = {
+            name: _OtherName(
+                name, price.model, PriceBook(None, price.provider or provider, clock=clock)
+            )
+            if isinstance(price, ListPrice)
+            else _own_card(name, price, provider)
+            for name, price in (prices or {}).items()
         }
         self._clock = clock
         self._list: _PriceList | None = None
+
+    def __repr__(self) -> str:
+        own = f", and {len(self._own)} prices of your own" if self._own else ""
+        return f"<PriceBook of {self.provider}{own}>"
 
     def card(self, model: str) -> Card:
         """The prices and limits of a model.
@@ -104,7 +115,7 @@ class PriceBook:
         """
         own = self._own.get(model)
         if own is not None:
-            return own
+            return own if isinstance(own, Card) else own.card()
         prices = self._list
         if prices is None or prices.snapshot is not prices.get_snapshot():
             prices = self._list = _PriceList(self.provider, tuple(self._own))
@@ -119,6 +130,33 @@ class PriceBook:
         if isinstance(found, Card):
             return found
         raise UnknownModelError(model, found, self.provider, prices.elsewhere(model))
+
+
+class _OtherName:
+    """A listed model that is sent under another name.
+
+    Args:
+        name: The name that is sent.
+        model: The name on the list.
+        book: The list.
+    """
+
+    def __init__(self, name: str, model: str, book: PriceBook) -> None:
+        self._name = name
+        self._model = model
+        self._book = book
+        self._cards: tuple[Card, Card] | None = None  # as listed, and renamed
+
+    def card(self) -> Card:
+        """The model's card of this moment, with the name that is sent.
+
+        Raises:
+            UnknownModelError: The model is not on the list.
+        """
+        listed, cards = self._book.card(self._model), self._cards
+        if cards is None or cards[0] is not listed:
+            cards = self._cards = listed, listed.named(self._name)
+        return cards[1]
 
 
 class _PriceList:
@@ -215,7 +253,7 @@ def _own_card(name: str, price: Price, provider: str) -> Card:
     if not isinstance(price, Price):
         raise TypeError(
             f"the price of {name!r} is a {type(price).__name__}: expected a Price, such as "
-            'Price(input="$1/M", output="$2/M")'
+            'Price(input="$1/M", output="$2/M"), or ListPrice("gpt-4o") for that of a listed model'
         )
     known = ceiling(name)
     max_output = price.max_output_tokens
@@ -358,13 +396,17 @@ def _rates(prices: "ModelPrice", above: int, audio: Mapping[str, Decimal]) -> Ra
     )
 
 
+Prices: TypeAlias = Mapping[str, Price | ListPrice] | PriceBook | None
+"""Prices of a user's own: by model name, or as a book; None: listed prices alone."""
+
+
 @lru_cache(64)
 def book_of(provider: str = "openai") -> PriceBook:
     """The price book of a provider's models at listed prices, shared by all who bring none."""
     return PriceBook(None, provider)
 
 
-def as_book(prices: Mapping[str, Price] | PriceBook | None, provider: str) -> PriceBook:
+def as_book(prices: Prices, provider: str) -> PriceBook:
     """A price book as it is, or that of these prices; None: of listed prices alone."""
     if prices is None:
         return book_of(provider)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -194,6 +195,9 @@ class Card:
         max_output_tokens: The most that the model can answer with; None if not known.
         reasoning: Whether the model thinks in output tokens that are not shown.
 
+    Attributes:
+        known_as: The name by which its vocabulary and its formulas for pictures are known.
+
     Example:
         >>> card = Card("mine", "openai", [(-1, Price(input="$1/M", output="$2/M").rates())])
         >>> card.cost(Usage(input_tokens=1000, output_tokens=100))
@@ -205,6 +209,7 @@ class Card:
         "_standard",
         "_variants",
         "context_window",
+        "known_as",
         "max_output_tokens",
         "model",
         "provider",
@@ -223,6 +228,7 @@ class Card:
         reasoning: bool = False,
     ) -> None:
         self.model = model
+        self.known_as = model
         self.provider = provider
         self.context_window = context_window
         self.max_output_tokens = max_output_tokens
@@ -231,6 +237,16 @@ class Card:
         # Its only rates, whatever is asked for: those of most models.
         self._flat = self._standard[0] if len(self._standard) == 1 else None
         self._variants = {key: _steps(tiers) for key, tiers in (variants or {}).items()}
+
+    def named(self, name: str) -> "Card":
+        """The same model under another name, which is sent; it counts as before (`known_as`).
+
+        Args:
+            name: The other name.
+        """
+        renamed = copy(self)
+        renamed.model = name
+        return renamed
 
     def __repr__(self) -> str:
         return f"Card({self.model!r}, {self.provider!r}, {self.rates()!r})"

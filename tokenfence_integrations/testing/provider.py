@@ -76,6 +76,10 @@ class SimulatedProvider:
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
 
+    def __repr__(self) -> str:
+        where = "not running" if self._port is None else f"at {self.base_url}"
+        return f"<{type(self).__name__} {where}>"
+
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise RuntimeError("This provider is running already.")

@@ -28,6 +28,10 @@ class RequestBudget:
         self._parent = parent
         self._users = users
 
+    def __repr__(self) -> str:
+        limits = (f"{name}={limit!r}" for name, limit in self._limits.items() if limit is not None)
+        return f"<RequestBudget of {', '.join(limits)}>"
+
     async def __call__(self, connection: HTTPConnection) -> AsyncIterator[Budget]:
         """Open a budget for this request, until the last byte and background task of it."""
         async with self.opened(connection) as budget:
@@ -95,6 +99,7 @@ def request_budget(
         What goes into ``Depends(...)``, or into `RequestBudgets`.
 
     Raises:
+        TypeError: A budget was given for what each request, or each user, may cost.
         ValueError: A limit is not valid, there is none, of ``key`` and ``per_user`` one is missing,
             or something does not go together.
 
@@ -103,6 +108,12 @@ def request_budget(
         >>> @app.post("/answers")  # doctest: +SKIP
         ... async def answers(budget: Annotated[Budget, Depends(spend)]) -> str: ...
     """
+    if isinstance(usd, Budget) or isinstance(per_user, Budget):
+        raise TypeError(
+            "request_budget() makes a budget for each request, and for each user: give what one "
+            "may cost, request_budget('$0.25'), and a budget above all of them as parent=; or as "
+            "per_user a function that returns a user's Budget"
+        )
     limits: dict[str, Any] = {"usd": usd, "calls": calls, "tokens": tokens}
     if set(limits.values()) == {None}:
         raise ValueError("each request needs a limit: dollars, calls or tokens")

@@ -30,6 +30,9 @@ class RequestBudgets:
             depend on one.
         cancel_on_disconnect: False: a request goes on when its client has left. Default True.
 
+    Raises:
+        TypeError: The budget is not one that `request_budget` has made.
+
     Example:
         >>> app.add_middleware(RequestBudgets)  # FastAPI  # doctest: +SKIP
         >>> app = RequestBudgets(app, request_budget("$0.25"))  # any ASGI app  # doctest: +SKIP
@@ -42,6 +45,11 @@ class RequestBudgets:
         *,
         cancel_on_disconnect: bool = True,
     ) -> None:
+        if not isinstance(budget, RequestBudget | None):
+            raise TypeError(
+                f"RequestBudgets takes what request_budget() returns, got {budget!r}: give "
+                f"request_budget('$0.25'), with a budget above all requests as its parent="
+            )
         self.app = app
         self.budget = budget
         self.cancel_on_disconnect = cancel_on_disconnect

@@ -27,7 +27,7 @@ from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.errors import BudgetExceeded
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import Prices
 
 __all__ = ["OpenAIBudgetExceeded", "guard_client", "is_guarded"]
 
@@ -76,6 +76,11 @@ class _Guarded(_Client):
     def tokenfence(self) -> Budget:
         """The budget that this client's calls count against."""
         return budget_here(self._terms.budget)
+
+    def __repr__(self) -> str:
+        held = self._terms.budget  # its name alone: figures may be on the other side of a network
+        by = "the budget in scope" if held is None else f"budget {held.name!r}"
+        return f"<{type(self).__module__}.{type(self).__qualname__} guarded by {by}>"
 
     def copy(self, *args: Any, **kwargs: Any) -> Any:
         """As the client's own `copy`; the copy is guarded too and shares the budget."""
@@ -352,7 +357,7 @@ def guard_client(
     *,
     budget: Budget | None,
     policy: Policy,
-    prices: Mapping[str, Price] | None = None,
+    prices: Prices = None,
     strict: bool = False,
     stream_usage: bool = True,
     exact_input: bool | None = None,

@@ -72,7 +72,7 @@ class Content:
             return window
         total = self.text_bytes + self.other_bytes
         for detail, data_bytes in self.images:
-            known = image_tokens(card.model, detail)
+            known = image_tokens(card.known_as, detail)
             if known is None:
                 known = data_bytes or window
             total += known

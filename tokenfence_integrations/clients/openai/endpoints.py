@@ -98,7 +98,7 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
     if texts is None or not contents.CHAT_KEYS.isdisjoint(body):
         request = CallRequest(str(model), contents.chat_content(body).bound)
     elif exact:
-        request = CallRequest(str(model), texts, lambda card: count_chat(messages, card.model))  # type: ignore[arg-type]
+        request = CallRequest(str(model), texts, lambda card: count_chat(messages, card.known_as))  # type: ignore[arg-type]
     else:
         request = CallRequest(str(model), texts)
     if not CHAT_CHANGES.isdisjoint(body):
@@ -143,7 +143,7 @@ def _count_responses(body: Body) -> Callable[[Card], int | None] | None:
     if not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages):
         return None
     plain = [{"role": m.get("role", "user"), "content": m["content"]} for m in messages]
-    return lambda card: count_chat(plain, card.model)
+    return lambda card: count_chat(plain, card.known_as)
 
 
 def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
@@ -327,7 +327,7 @@ def _text_count(given: Any) -> Callable[[Card], int | None] | None:
         return None
 
     def count(card: Card) -> int | None:
-        counts = [count_text(text, card.model) for text in texts]
+        counts = [count_text(text, card.known_as) for text in texts]
         return None if None in counts else sum(filter(None, counts))
 
     return count

@@ -1,6 +1,5 @@
 """What a guarded client was guarded with, and what of that depends on the server that it calls."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -12,8 +11,7 @@ from tokenfence_integrations.engine.policy import Policy, check_priced
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.pricing.book import PriceBook, provider_of_url
-from tokenfence_integrations.pricing.rates import Price
+from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book, provider_of_url
 
 if TYPE_CHECKING:
     from tokenfence_integrations.clients.openai.exchange import Exchange
@@ -55,7 +53,7 @@ class Terms:
 
     budget: Budget | None
     policy: Policy
-    prices: Mapping[str, Price] | None
+    prices: Prices
     counts_exactly: bool | None
     stream_usage: bool
     strict: bool
@@ -79,7 +77,7 @@ class Terms:
                 f"model"
             )
         of_openai = self.azure or counts_as_openai(base_url)
-        self.book = PriceBook(self.prices, "azure" if self.azure else provider_of_url(base_url))
+        self.book = as_book(self.prices, "azure" if self.azure else provider_of_url(base_url))
         self.exact_input = of_openai if self.counts_exactly is None else self.counts_exactly
         self.cap_key = "max_completion_tokens" if of_openai else "max_tokens"
         self.no_fallback = replace(self.policy, stages=())
