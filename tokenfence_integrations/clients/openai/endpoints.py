@@ -105,10 +105,8 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
         request.max_output_tokens = _larger(*map(body.get, CHAT_CAPS))
         request.choices = _positive(body.get("n"))
         request.service_tier = _tier(body)
-        if body.get("prediction") is not None:
-            # What the answer does not use of it is billed as output, beside the answer's maximum.
-            unused = byte_bound(contents.plain(body["prediction"]))
-            request.extra_price = lambda card: unused * card.rates().output
+        prediction = body.get("prediction")
+        request.extra_price = contents.unused_prediction(prediction, request.service_tier)
     return request
 
 
