@@ -8,8 +8,10 @@ from openai._legacy_response import LegacyAPIResponse
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
 from tokenfence_integrations.clients.openai.reported import get, members, usage_in_bytes
 from tokenfence_integrations.clients.openai.streams import (
+    BackgroundMeter,
     EventMeter,
     StreamMeter,
+    has_price,
     read_through,
     was_cut,
     watch_response,
@@ -18,7 +20,6 @@ from tokenfence_integrations.clients.openai.terms import Terms
 from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_status
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
-from tokenfence_integrations.usage import Usage
 
 __all__ = ["Exchange", "current"]
 
@@ -166,12 +167,21 @@ class Exchange:
 
     def _watch(self, response: Any) -> StreamMeter:
         """Watch a response that will be read later, by whoever."""
-        kind = EventMeter if self.endpoint.name == "responses" else StreamMeter
-        meter = kind(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
+        endpoint, body = self.endpoint, self.body
+        if endpoint.name != "responses":
+            meter = StreamMeter(self.call, endpoint, body, hide_usage=self._asked_usage)
+        elif body.get("background"):
+            meter = BackgroundMeter(self.call, endpoint, body, self._goes_on)
+        else:
+            meter = EventMeter(self.call, endpoint, body, hide_usage=False)
         watch_response(response, meter)
-        if self.raw == "stream":
-            meter.capture()
+        if self.raw:
+            meter.capture(response)
         return meter
+
+    def _goes_on(self, name: str) -> None:
+        """Leave the call to later looks at what it has started."""
+        self.terms.background[name] = self
 
     def _parsed_late(self, parsed: Any, parse: Any) -> Any:
         meter = self._meter
@@ -186,8 +196,11 @@ class Exchange:
     def answered(self, answer: Any) -> None:
         """Settle by a whole answer, or go on metering a stream."""
         if self._meter is not None:
-            if not self.raw and hasattr(answer, "_iterator"):
-                read_through(answer, self._meter)
+            if not self.raw:
+                if hasattr(answer, "_iterator"):
+                    read_through(answer, self._meter)
+                elif answer is self._response:  # its bytes are wanted, as they are
+                    self._meter.capture(answer)
         elif self.raw:
             self._settle(self._parsed(answer))
         else:
@@ -208,27 +221,21 @@ class Exchange:
         call, shown = self.call, members(answer)
         unfinished = shown.get("status") in UNFINISHED
         usage = None if unfinished else self.endpoint.usage(shown, self.body)
-        if usage is not None and (usage[0] or usage[1] or self._has_price(usage)):
+        if usage is not None and (usage[0] or usage[1] or has_price(self.call, usage)):
             tier = shown.get("service_tier")
             if tier is None:
                 tier = call.request.service_tier  # what is not told was served as it was asked for
             elif tier == "default":
                 tier = None  # of which there is nothing to look up
             call.settle(usage, service_tier=tier, truncated=call.capped and was_cut(shown))
-        elif unfinished:
-            self.terms.background[shown["id"]] = self
+        elif unfinished and isinstance(shown.get("id"), str):
+            self._goes_on(shown["id"])
         elif get(shown.get("request_counts"), "completed") == 0:
             self.call.release()  # a batch of which nothing was answered
+        elif answer is self._response:  # which the caller wants as it is
+            self._settle(self._json(answer))
         else:
             self.call.lose()
-
-    def _has_price(self, usage: Usage) -> bool:
-        """Whether a usage of no tokens is of a kind that this model has a price for.
-
-        If not, it is not free (unless the model is): nobody knows what it costs.
-        """
-        call = self.call
-        return call.bound.usd == 0 or (call.card is not None and call.card.cost(usage) > 0)
 
     def finished_later(self, name: str, answer: Any) -> bool:
         """Settle a background response or a batch by what a later look at it shows.

@@ -1,8 +1,10 @@
 """Metering of answers that arrive bit by bit: every way that they can end, ends their call once."""
 
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +19,14 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["EventMeter", "StreamMeter", "read_through", "watch_response"]
+__all__ = [
+    "BackgroundMeter",
+    "EventMeter",
+    "StreamMeter",
+    "has_price",
+    "read_through",
+    "watch_response",
+]
 
 SPARE_TOKENS = 16
 """Output tokens that never show: end markers, the frame of a tool call."""
@@ -58,6 +67,7 @@ class StreamMeter:
         "_captured",
         "_captured_bytes",
         "_closes_left",
+        "_decode",
         "_endpoint",
         "_final",
         "_finished",
@@ -84,6 +94,7 @@ class StreamMeter:
         self._closes_left = 0
         self._captured: list[bytes] | None = None
         self._captured_bytes = 0
+        self._decode: Callable[[bytes], bytes] | None = None
 
     # What is seen
 
@@ -109,12 +120,15 @@ class StreamMeter:
     def _see_chunk(self, chunk: Any) -> bool:
         shown = members(chunk)
         usage, choices = shown.get("usage"), shown.get("choices")
+        if usage is None and "x_groq" in shown:  # where Groq tells it, to those who did not ask
+            usage = get(shown["x_groq"], "usage")
         if usage is not None:
             self._service_tier = shown.get("service_tier") or self._service_tier
             if not choices:
                 reported = self._endpoint.usage(chunk, self._body)
                 if reported is not None:
-                    self._final = _combined(self._final, reported)
+                    several = self.call.request.choices > 1
+                    self._final = _combined(self._final, reported) if several else reported
                 return self._hide_usage
             self._running = usage
         for choice in choices or ():
@@ -157,7 +171,7 @@ class StreamMeter:
         usage = self._final
         if usage is None and self._finished >= self.call.request.choices:
             usage = token_usage(self._running)
-        if usage is not None:
+        if usage is not None and (usage[0] or usage[1] or has_price(self.call, usage)):
             tier = self._service_tier or self.call.request.service_tier
             self.call.settle(usage, service_tier=tier, truncated=self._truncated)
         else:
@@ -177,9 +191,26 @@ class StreamMeter:
         else:
             self.finish()
 
-    def capture(self) -> None:
-        """Keep the bytes that go by, to find the usage in a body that is never parsed."""
+    def capture(self, response: Any) -> None:
+        """Keep the bytes that go by, to find the usage in a body that is never parsed.
+
+        Args:
+            response: Whose bytes they are. One that was read already (by an event hook, say) is
+                looked through at once.
+        """
         self._captured = []
+        coding = response.headers.get("content-encoding")
+        if coding:
+            self._decode = partial(_decoded, _package_of(response).Response, coding)
+        if response.is_closed:
+            with suppress(RuntimeError):  # closed, but not read
+                content = response.content
+                if len(content) <= MOST_CAPTURED:
+                    self._look_through(content)
+
+    def read_elsewhere(self) -> None:
+        """Keep no bytes any more: what they say will be seen chunk by chunk."""
+        self._captured = None
 
     def pass_by(self, data: bytes) -> None:
         """Take note of raw bytes of the body."""
@@ -191,7 +222,10 @@ class StreamMeter:
             self._captured = None
 
     def _finish_captured(self) -> None:
-        content = _decoded(b"".join(self._captured or ()))
+        content = b"".join(self._captured or ())
+        self._look_through(self._decode(content) if self._decode else content)
+
+    def _look_through(self, content: bytes) -> None:
         events = content.lstrip().startswith((b"data:", b"event:", b":"))
         found = usage_in_bytes(content, "text/event-stream" if events else "")
         if found is not None:
@@ -224,6 +258,38 @@ class EventMeter(StreamMeter):
             self._service_tier = get(answer, "service_tier")
             self._truncated = kind == "response.incomplete"
         return False
+
+
+class BackgroundMeter(EventMeter):
+    """The same for what goes on by itself: who looks away before its last event ends nothing.
+
+    Args:
+        call: As for `StreamMeter`.
+        endpoint: As for `StreamMeter`.
+        body: As for `StreamMeter`.
+        goes_on: Told of its id, by which it can be looked at again.
+    """
+
+    __slots__ = ("_goes_on", "_name")
+
+    def __init__(
+        self, call: Call, endpoint: Endpoint, body: Body, goes_on: Callable[[str], None]
+    ) -> None:
+        super().__init__(call, endpoint, body, hide_usage=False)
+        self._goes_on = goes_on
+        self._name: str | None = None
+
+    def see(self, chunk: Any) -> bool:
+        name = get(get(chunk, "response"), "id")
+        if isinstance(name, str):
+            self._name = None if get(chunk, "type") in FINAL_EVENTS else name
+        return super().see(chunk)
+
+    def finish(self) -> None:
+        if self._final is None and self._name is not None and self.call.open:
+            self._goes_on(self._name)
+        else:
+            super().finish()
 
 
 class MeteredIterator:
@@ -275,6 +341,7 @@ def read_through(stream: Any, meter: StreamMeter) -> None:
     would hold its reservation, while others wait for it, until the garbage collector comes by. Here
     the generator is that of a copy: it, and so the call, ends as soon as the stream is dropped.
     """
+    meter.read_elsewhere()
     reader = copy(stream)
     reader._iterator = None
     stream._iterator = MeteredIterator(reader.__stream__(), meter)
@@ -286,8 +353,7 @@ def watch_response(response: Any, meter: StreamMeter) -> None:
     The SDK's stream helpers close the response, not the stream; so it is the response that is
     watched. Works for responses of httpx and of httpx2.
     """
-    package = sys.modules[type(response).__module__.partition(".")[0]]
-    response.stream = _watched_bytes(package)(response.stream, meter)
+    response.stream = _watched_bytes(_package_of(response))(response.stream, meter)
     close, aclose = response.close, response.aclose
 
     def closing() -> None:
@@ -303,6 +369,19 @@ def watch_response(response: Any, meter: StreamMeter) -> None:
             meter.closed()
 
     response.close, response.aclose = closing, aclosing
+
+
+def _package_of(response: Any) -> Any:
+    """The HTTP library that a response is of."""
+    return sys.modules[type(response).__module__.partition(".")[0]]
+
+
+def has_price(call: Call, usage: Usage) -> bool:
+    """Whether a usage of no tokens is of a kind that its model has a price for.
+
+    If not, it is not free (unless the model is): nobody knows what it costs.
+    """
+    return call.bound.usd == 0 or (call.card is not None and call.card.cost(usage) > 0)
 
 
 def _has_more_than_text(delta: Mapping[str, Any]) -> bool:
@@ -377,13 +456,10 @@ def _combined(before: Usage | None, usage: Usage) -> Usage:
     )
 
 
-def _decoded(content: bytes) -> bytes:
-    """A captured body without its content coding, where the standard library can undo it."""
-    import zlib
-
-    if content[:2] == b"\x1f\x8b":
-        try:
-            return zlib.decompressobj(wbits=31).decompress(content)
-        except zlib.error:
-            return b""
-    return content
+def _decoded(response_class: Any, coding: str, content: bytes) -> bytes:
+    """A captured body without its content coding, as far as the HTTP library can undo it."""
+    try:
+        response = response_class(200, headers={"content-encoding": coding}, content=content)
+    except Exception:  # its error for what cannot be decoded
+        return b""
+    return bytes(response.content)
