@@ -94,6 +94,40 @@ class TestBackgroundStreams:
         list(copy.responses.retrieve(queued, stream=True, starting_after=seen[-1]))
         check_books(budget, provider)
 
+    def test_who_leaves_the_stream_that_started_it_may_go_on(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        """As its maker's guide has it: the work goes on, and can be looked at again."""
+        started = guarded.responses.create(
+            model="gpt-4o", input="Hello", background=True, stream=True
+        )
+        with started as stream:
+            first: Any = next(iter(stream))
+        assert budget.reserved > 0
+        assert len(budget.ledger) == 0
+        provider.idle()
+        guarded.responses.retrieve(first.response.id)
+        assert budget.reserved == 0
+        assert outcomes(budget) == ["settled"]
+
+    def test_the_stream_that_started_it_settles_it_at_its_end(
+        self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget
+    ) -> None:
+        with guarded.responses.stream(model="gpt-4o", input="Hello", background=True) as stream:
+            done = stream.get_final_response()
+        check_books(budget, provider)
+        guarded.responses.retrieve(done.id)
+        check_books(budget, provider)
+
+    def test_one_that_failed_in_the_stream_is_over(self, budget: Budget) -> None:
+        answer = {"id": "resp_1", "status": "failed", "usage": None, "output": []}
+        event = {"type": "response.failed", "sequence_number": 1, "response": answer}
+        with scripted_client([event]) as client:
+            ask = guard(client, budget=budget).responses.create
+            list(ask(model="gpt-4o", input="Hello", background=True, stream=True))
+        assert outcomes(budget) == ["uncertain"]
+        assert budget.reserved == 0
+
     def test_two_that_are_read_at_the_same_time(
         self, provider: SimulatedProvider, guarded: openai.OpenAI, budget: Budget, queued: str
     ) -> None:

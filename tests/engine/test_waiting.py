@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -305,3 +306,35 @@ async def test_a_timeout_around_the_wait_leaves_nothing_behind() -> None:
     held.release()
     assert charged(budget) == (0, 0, 0)
     assert not budget._tree.line.waiting
+
+
+# Event loops that are not asyncio's
+
+
+def _run_elsewhere(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that has nothing to wait for, as any event loop would."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    raise AssertionError("it waits for something")
+
+
+def test_another_loop_admits_a_call_without_a_maximum() -> None:
+    budget = small(100)
+    call = reserve(budget, None)
+    _run_elsewhere(call.aadmit())
+    assert budget.reserved > 0
+    call.release()
+
+
+def test_another_loop_is_told_at_once_that_there_is_no_room() -> None:
+    budget = small(100)
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(reserve(budget, 90).admit).result()
+    with pytest.raises(BudgetExceeded) as refusal:
+        _run_elsewhere(reserve(budget, 90).aadmit())
+    assert refusal.value.waited == 0
+    held.release()
+    _run_elsewhere(reserve(budget, 90).aadmit())

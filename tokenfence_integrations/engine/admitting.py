@@ -73,7 +73,9 @@ class Admission:
         self._make_waiter = make_waiter
         self._blocks_thread = make_waiter is SyncWaiter
         self._owner = current_owner()
-        self._patient = call.policy.wait > 0
+        # On a loop that is not asyncio's (trio's) there is nothing to sleep by.
+        can_sleep = self._blocks_thread or self._owner[1] is not None
+        self._patient = can_sleep and call.policy.wait > 0
         self._exact = call.request.exact_tokens is None
         self._floor = call.policy.min_output_tokens if call.request.cappable else ENOUGH
         self._waiter: Waiter | None = None

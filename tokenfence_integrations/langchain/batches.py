@@ -123,7 +123,9 @@ class Run:
             self.call.lose()
             return
         self._correct_model(message)
-        self.call.settle(usage, service_tier=service_tier(message))
+        self.call.settle(
+            usage, service_tier=service_tier(message) or self.call.request.service_tier
+        )
 
     def _correct_model(self, message: Any) -> None:
         """Count by the prices of the fallback that answered, if a guard on another budget chose it.

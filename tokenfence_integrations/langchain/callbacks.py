@@ -22,8 +22,12 @@ from tokenfence_integrations.engine.policy import OnLimit, OnUnknown
 from tokenfence_integrations.langchain.allocations import Allocations
 from tokenfence_integrations.langchain.batches import Batch, Run
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
-from tokenfence_integrations.langchain.prompts import exact_count, prompt_bound
-from tokenfence_integrations.langchain.starts import Start, read_options
+from tokenfence_integrations.langchain.prompts import (
+    exact_count,
+    prompt_bound,
+    stands_on_answer,
+)
+from tokenfence_integrations.langchain.starts import Start, read_options, told_params
 from tokenfence_integrations.langchain.terms import Terms, guard_number, terms_of_guard
 from tokenfence_integrations.models.callbacks import (
     LEASE,
@@ -162,7 +166,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         if self._around is not None:
             self._around._started(serialized, prompt, run_id, tags, metadata, told, chat=chat)
         params = told.get("invocation_params") or {}
-        start = Start(serialized or {}, params, metadata or {})
+        start = Start(serialized or {}, told_params(params), metadata or {})
         batch = Batch.starting(params)
         try:
             budget = self._allocations.account(self.tokenfence, start.metadata, tags)
@@ -184,6 +188,9 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         book = self._handling.book(start.provider)
         card = book.card(start.model)
         options = read_options(start.params)
+        made_with = start.serialized.get("kwargs") or {}
+        if made_with.get("use_previous_response_id") and stands_on_answer(prompt):
+            options["previous_response_id"] = "unseen"
         bound = prompt_bound(prompt, options)
         count = exact_count(prompt, options) if self._exact_input and chat else None
         if count is not None:

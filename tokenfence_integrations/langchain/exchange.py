@@ -7,16 +7,22 @@ from langchain_core.messages import BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
+from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.langchain.openai_clients import still_metered
-from tokenfence_integrations.langchain.prompts import exact_count, prompt_bound
+from tokenfence_integrations.langchain.prompts import (
+    exact_count,
+    prompt_bound,
+    stands_on_answer,
+)
 from tokenfence_integrations.langchain.providers import (
     can_cap,
     choices_of,
     model_name,
     output_maximum,
+    sent_options,
     with_output_maximum,
 )
 from tokenfence_integrations.langchain.usages import (
@@ -72,7 +78,7 @@ class Exchange(exchange.Exchange):
         call = self.call
         most = call.max_output_tokens
         if most is not None:
-            own = output_maximum(self.model, self.options)
+            own = output_maximum(self.model, sent_options(self.model, self.options))
             if own is None or own > most:
                 self.model, self.options = with_output_maximum(self.model, self.options, most)
         return self.model, self.options
@@ -126,14 +132,19 @@ def call_for(
         kind: The class of the call.
     """
     terms = model.tokenfence_terms
-    tier = options.get("service_tier") or getattr(model, "service_tier", None)
+    sent = sent_options(model, options)
+    if getattr(model, "use_previous_response_id", False) and stands_on_answer(messages):
+        sent = {**sent, "previous_response_id": "unseen"}
+    asked = sent.get("service_tier") or getattr(model, "service_tier", None)
+    tier = asked if isinstance(asked, str) and asked not in ("auto", "default") else None
     request = CallRequest(
-        model_name(model, options),
-        prompt_bound(messages, options),
-        exact_count(messages, options) if terms.exact_input else None,
-        output_maximum(model, options),
-        choices_of(model, options),
-        service_tier=tier if isinstance(tier, str) and tier not in ("auto", "default") else None,
+        model_name(model, sent),
+        prompt_bound(messages, sent),
+        exact_count(messages, sent) if terms.exact_input else None,
+        output_maximum(model, sent),
+        choices_of(model, sent),
+        extra_price=unused_prediction(sent.get("prediction"), tier),
+        service_tier=tier,
         cappable=can_cap(model),
         sublimits=terms.sublimits,
     )

@@ -11,15 +11,19 @@ from tokenfence_integrations.clients.openai.content import (
     add_hidden,
     is_text,
     plain,
+    sound_tokens,
 )
 from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import REQUEST_OVERHEAD, byte_bound, count_chat
 
-__all__ = ["exact_count", "prompt_bound"]
+__all__ = ["exact_count", "prompt_bound", "stands_on_answer"]
 
 PER_MESSAGE = 40
 """Bytes that stand for the JSON around a message, which is more than the tokens it costs."""
+
+SOUNDS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mp3": "mp3", "audio/mpeg": "mp3"}
+"""The formats of recordings that are told by a media type."""
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
@@ -71,6 +75,12 @@ def exact_count(
     return lambda card: count_chat(chat, card.known_as)
 
 
+def stands_on_answer(messages: Sequence[BaseMessage]) -> bool:
+    """Whether a model that gives back ids of answers would do so, and leave out what they say."""
+    told = [m.response_metadata.get("id") for m in messages if isinstance(m, AIMessage)]
+    return any(isinstance(name, str) and name.startswith("resp_") for name in told)
+
+
 def _is_plain(message: BaseMessage) -> bool:
     if type(message.content) is not str or message.additional_kwargs:
         return False
@@ -93,6 +103,8 @@ def _add_message(message: BaseMessage, content: Content) -> None:
     if message.additional_kwargs:
         content.text_bytes += byte_bound(plain(message.additional_kwargs))
         add_hidden(message.additional_kwargs.get("reasoning"), content)
+        # What was said aloud before is given back by its id.
+        content.unseen = content.unseen or "audio" in message.additional_kwargs
     if isinstance(message, AIMessage):
         calls: Any = [*message.tool_calls, *message.invalid_tool_calls]
         content.text_bytes += byte_bound(plain(calls)) + PER_TOOL * len(calls)
@@ -126,8 +138,7 @@ def _is_media(part: Mapping[str, Any], content: Content) -> bool:
     if kind == "image":
         content.images.append((str(part.get("detail") or "auto"), size))
     elif kind == "audio" and size:
-        # A token is a tenth of a second of sound, which no codec brings below one byte.
-        content.other_bytes += size
+        content.other_bytes += sound_tokens(size, SOUNDS.get(str(part.get("mime_type"))))
     elif kind in ("audio", "video", "media", "document"):
         content.unseen = True
     else:

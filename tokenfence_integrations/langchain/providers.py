@@ -6,6 +6,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
+from tokenfence_integrations.models.options import largest, lowered, with_body
 from tokenfence_integrations.pricing.book import provider_of_url
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "price_list",
     "provider_of",
     "provider_of_class",
+    "sent_options",
     "with_model_name",
     "with_output_maximum",
 ]
@@ -36,6 +38,9 @@ PRICE_LISTS = {
 NAME_FIELDS = ("model_name", "model", "model_id", "deployment_name")
 CAP_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
 CAPS = frozenset(CAP_FIELDS)
+
+STANDING = ("cached_content", "mcp_servers")
+"""Fields of models that are sent with each call, and stand for input."""
 
 
 def provider_of(model: BaseChatModel) -> str:
@@ -116,18 +121,44 @@ def with_model_name(model: BaseChatModel, name: str) -> BaseChatModel:
     return copied
 
 
+def sent_options(model: BaseChatModel, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All that a call sends beside its messages: its own options, and the model's standing ones.
+
+    Args:
+        model: The model.
+        options: The call's keyword arguments.
+    """
+    standing = {name: getattr(model, name, None) for name in _standing(type(model))}
+    extra = standing.pop("model_kwargs", None)
+    body = standing.pop("extra_body", None)
+    if extra or any(standing.values()):
+        options = {**standing, **(extra or {}), **options}
+    return with_body(options, body)
+
+
+@cache
+def _standing(cls: type[BaseChatModel]) -> tuple[str, ...]:
+    fields = cls.model_fields
+    return tuple(name for name in (*STANDING, "model_kwargs", "extra_body") if name in fields)
+
+
 def choices_of(model: BaseChatModel, options: Mapping[str, Any]) -> int:
-    """How many answers a call asks for."""
+    """How many answers a call asks for that sends this, as `sent_options` tells."""
     asked = options.get("n") or getattr(model, "n", None)
     return asked if type(asked) is int and asked > 0 else 1
 
 
 def output_maximum(model: BaseChatModel, options: Mapping[str, Any]) -> int | None:
-    """The output maximum that a call would be sent with, per choice; None if it has none."""
+    """The output maximum of a call that sends this, per choice; None if it has none.
+
+    Args:
+        model: The model.
+        options: As `sent_options` tells.
+    """
     if not CAPS.isdisjoint(options):
-        asked = [options[field] for field in CAP_FIELDS if type(options.get(field)) is int]
-        if asked:
-            return max(asked)  # type: ignore[no-any-return]
+        asked = largest(options, CAP_FIELDS)
+        if asked is not None:
+            return asked or None
     field = _cap_field(type(model))
     own = None if field is None else getattr(model, field)
     return own if type(own) is int and own > 0 else None
@@ -143,16 +174,19 @@ def with_output_maximum(
 ) -> tuple[BaseChatModel, dict[str, Any]]:
     """A model and options that send this output maximum.
 
-    On the model's own field, since not every class heeds an option; and in the options that name
-    one already, which would win.
+    On the model's own field, since not every class heeds an option; and wherever one stands already
+    that would win.
     """
-    changed = {field: most for field in CAP_FIELDS if options.get(field) is not None}
-    if changed:
-        return model, {**options, **changed}
+    changed = lowered(options, CAP_FIELDS, most)
+    update = lowered({"extra_body": getattr(model, "extra_body", None)}, CAP_FIELDS, most)
+    extra = getattr(model, "model_kwargs", None) or {}
+    again = lowered(extra, CAP_FIELDS, most)
+    if again:
+        update["model_kwargs"] = {**extra, **again}
     field = _cap_field(type(model))
-    if field is None:
-        return model, options
-    return model.model_copy(update={field: most}), options
+    if field is not None and CAPS.isdisjoint(changed):
+        update[field] = most
+    return model.model_copy(update=update) if update else model, {**options, **changed}
 
 
 @cache

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
+from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.langchain.providers import CAP_FIELDS, NAME_FIELDS, price_list
+from tokenfence_integrations.models.options import with_body
 from tokenfence_integrations.pricing.rates import Card
 
-__all__ = ["Start", "read_options"]
+__all__ = ["Start", "read_options", "told_params"]
 
 READ = frozenset(
     {
         "documents",
-        "extra_body",
         "format",
         "functions",
         "guided_json",
@@ -46,9 +47,16 @@ TAGS = ("langgraph_node", "lc_agent_name")
 """Metadata that the ledger keeps: who called."""
 
 
+def told_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a run as they are sent: what is in an ``extra_body`` is over all others."""
+    body = params.get("extra_body")
+    return {**params, **body} if isinstance(body, Mapping) else params
+
+
 def read_options(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a run that count as input."""
-    return {name: params[name] for name in READ & params.keys() if params[name]}
+    read = {name: params[name] for name in READ & params.keys() if params[name]}
+    return {**with_body(read, params.get("extra_body"))}
 
 
 class Start(NamedTuple):
@@ -107,14 +115,14 @@ class Start(NamedTuple):
             input_bound: The most input tokens; or a function that tells them for a model.
             expected: Tells for how many output tokens per choice to reserve, of those possible.
         """
-        tier = self.params.get("service_tier")
+        asked = self.params.get("service_tier")
+        tier = asked if isinstance(asked, str) and asked not in ("auto", "default") else None
         request = CallRequest(
             self.model,
             input_bound,
             choices=self.choices,
-            service_tier=tier
-            if isinstance(tier, str) and tier not in ("auto", "default")
-            else None,
+            extra_price=unused_prediction(self.params.get("prediction"), tier),
+            service_tier=tier,
             cappable=False,
             tags={name: self.metadata[name] for name in TAGS if name in self.metadata} or None,
         )

@@ -20,7 +20,8 @@ __all__ = [
 ]
 
 TIERS = ("priority", "flex")
-"""Service tiers that langchain-openai puts before the names of the details, as `priority_audio`."""
+"""Service tiers that langchain-openai puts among the details, and before the names of the others
+(`priority_audio`)."""
 
 CUT = frozenset({"length", "max_tokens", "MAX_TOKENS"})
 """Finish reasons that mean "ended at its output maximum", over the providers."""
@@ -96,9 +97,13 @@ def answer_usage(
 
 
 def service_tier(message: Any) -> str | None:
-    """The service tier that the provider says it used."""
+    """The service tier that the provider says it used; None if it does not tell."""
     tier = (getattr(message, "response_metadata", None) or {}).get("service_tier")
-    return tier if isinstance(tier, str) and tier not in ("default", "standard") else None
+    if isinstance(tier, str):
+        return tier
+    # Of several choices LangChain tells it in the names of the counts alone.
+    usage = getattr(message, "usage_metadata", None) or {}
+    return next((t for t in TIERS if t in (usage.get("input_token_details") or {})), None)
 
 
 def was_cut(message: Any) -> bool:

@@ -15,7 +15,7 @@ from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.agent_runs import AgentRun
 from tokenfence_integrations.langchain.exchange import call_for
 from tokenfence_integrations.langchain.holds import Hold
-from tokenfence_integrations.langchain.providers import can_cap, output_maximum
+from tokenfence_integrations.langchain.providers import can_cap, output_maximum, sent_options
 from tokenfence_integrations.langchain.transcripts import shortened, transcript
 from tokenfence_integrations.models.flows import Flow
 
@@ -124,7 +124,7 @@ class WrapUp:
         model = chat_model_of(request.model)
         options: dict[str, Any] = {}
         if can_cap(model):
-            own = output_maximum(model, request.model_settings)
+            own = output_maximum(model, sent_options(model, request.model_settings))
             most = self._tokens if own is None else min(own, self._tokens)
             options["max_tokens"] = most
         hold = call_for(model, messages, options, Hold)

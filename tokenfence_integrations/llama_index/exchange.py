@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.llms import LLM, ChatMessage
 
+from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.engine.request import CallRequest
@@ -109,13 +110,15 @@ def request_for(
         exact: Whether its server counts text as OpenAI does.
     """
     sent = options_of(llm, options)
+    tier = service_tier_of(llm, sent)
     return CallRequest(
-        model_name(llm, options),
+        model_name(llm, sent),
         prompt_bound(content, sent),
         exact_count(content, sent) if exact else None,
         output_maximum(llm, options),
         choices_of(llm, sent),
-        service_tier=service_tier_of(llm, sent),
+        extra_price=unused_prediction(sent.get("prediction"), tier),
+        service_tier=tier,
         cappable=can_cap(llm),
     )
 

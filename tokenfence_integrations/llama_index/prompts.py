@@ -6,10 +6,16 @@ from typing import Any
 
 from llama_index.core.llms import LLM, ChatMessage
 
-from tokenfence_integrations.clients.openai.content import PER_TOOL, Content, add_hidden, plain
+from tokenfence_integrations.clients.openai.content import (
+    PER_TOOL,
+    Content,
+    add_hidden,
+    plain,
+    sound_tokens,
+)
 from tokenfence_integrations.llama_index.providers import may_have, member
 from tokenfence_integrations.llama_index.tools import TOOLS_KEY
-from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes
+from tokenfence_integrations.models.options import SETTINGS, input_bound, utf8_bytes, with_body
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import REQUEST_OVERHEAD, byte_bound, count_chat
 
@@ -46,7 +52,7 @@ def options_of(llm: LLM, options: Mapping[str, Any]) -> dict[str, Any]:
             sent[name] = [*sent.get(name, ()), *value] if isinstance(value, list) else value
     if sent.pop("built_in_tools", None) or member(llm, "_previous_response_id"):
         sent["previous_response_id"] = "unseen"  # what these bring in, only the provider knows
-    return sent
+    return dict(with_body(sent))
 
 
 @cache
@@ -119,8 +125,7 @@ def _add_blocks(blocks: Sequence[Any], content: Content) -> None:
             data = block.image
             content.images.append((block.detail or "auto", len(data) if data else 0))
         elif kind == "audio" and block.audio:
-            # A token is a tenth of a second of sound, which no codec brings below one byte.
-            content.other_bytes += len(block.audio)
+            content.other_bytes += sound_tokens(len(block.audio), block.format)
         elif kind in ("audio", "video", "document"):
             content.unseen = True
         elif kind == "citable":

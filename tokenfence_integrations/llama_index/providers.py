@@ -6,6 +6,7 @@ from typing import Any
 
 from llama_index.core.llms import LLM
 
+from tokenfence_integrations.models.options import largest, lowered, with_body
 from tokenfence_integrations.pricing.book import provider_of_url
 
 __all__ = [
@@ -158,19 +159,18 @@ def output_maximum(llm: LLM, options: Mapping[str, Any]) -> int | None:
     """The output maximum that a call would be sent with, per choice; None if it has none.
 
     LlamaIndex's OpenAI sends its own ``max_tokens`` whatever the call says; other classes let the
-    call decide. What stands in ``additional_kwargs`` wins over both.
+    call decide. What stands in ``additional_kwargs``, or in an ``extra_body``, wins over both.
     """
-    extra = _extra(llm)
-    if extra:
-        standing: list[int] = [extra[name] for name in CAP_FIELDS if type(extra.get(name)) is int]
-        if standing:
-            return max(standing)
+    extra = with_body(_extra(llm), options.get("extra_body"))
+    standing = largest(extra, CAP_FIELDS) if extra else None
+    if standing is not None:
+        return standing or None
     field = cap_field(type(llm))
     own: Any = None if field is None else getattr(llm, field)
     if options and (own is None or not is_of(type(llm), "llama_index.llms.openai")):
-        asked: list[int] = [options[name] for name in CAP_FIELDS if type(options.get(name)) is int]
-        if asked:
-            return max(asked)
+        asked = largest(options, CAP_FIELDS)
+        if asked is not None:
+            return asked or None
     return own if type(own) is int and own > 0 else None
 
 
@@ -187,9 +187,9 @@ def with_output_maximum(llm: LLM, options: dict[str, Any], most: int) -> tuple[L
         options: The keyword arguments of the call.
         most: Tokens per choice.
     """
-    changed = {name: most for name in CAP_FIELDS if options.get(name) is not None}
+    changed = lowered(options, CAP_FIELDS, most)
     extra = _extra(llm)
-    again = {name: most for name in CAP_FIELDS if extra.get(name) is not None}
+    again = lowered(extra, CAP_FIELDS, most)
     field = cap_field(type(llm))
     update: dict[str, Any] = {} if field is None else {field: most}
     if again:

@@ -8,6 +8,7 @@ from llama_index.core.llms import LLM, ChatMessage
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
+from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.request import CallRequest
@@ -84,6 +85,7 @@ class LLMStart(NamedTuple):
             told.model,
             bound,
             choices=told.choices,
+            extra_price=unused_prediction(told.sent.get("prediction"), told.tier),
             service_tier=told.tier,
             cappable=False,
             tags=_tags(),
@@ -108,7 +110,7 @@ class _Told(NamedTuple):
             return inner._replace(sent={**inner.sent, "response_format": llm.output_cls})
         sent = options_of(llm, options)
         return cls(
-            model_name(llm, options),
+            model_name(llm, sent),
             provider_of(llm),
             sent,
             output_maximum(llm, options),

@@ -89,9 +89,9 @@ def service_tier(response: Any) -> str | None:
 
 
 def tier_in(raw: Any) -> str | None:
-    """The service tier in a provider's own answer; None for the usual one."""
+    """The service tier in a provider's own answer; None if it does not tell."""
     tier = get(raw, "service_tier") or get(get(raw, "usage"), "service_tier")
-    return tier if isinstance(tier, str) and tier not in ("default", "standard") else None
+    return tier if isinstance(tier, str) else None
 
 
 def was_cut(response: Any) -> bool:

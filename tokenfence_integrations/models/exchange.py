@@ -154,6 +154,7 @@ def settle_call(call: Call, usage: Usage | None, tier: str | None, truncated: bo
         tier: The service tier that it names.
         truncated: Whether it ended at its output maximum.
     """
+    tier = tier or call.request.service_tier  # what is not told was served as it was asked for
     if usage is None:
         call.lose()
     elif usage.input_tokens:

@@ -221,7 +221,11 @@ def _sync_overrides(cls: Any) -> Overrides:
             exchange = self._batch_exchange(options, file.content)
         if exchange is None:
             look = self._look(options, stream)
-            answer = cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+            token = current.set(None)  # it is no attempt of a call in whose midst it may be made
+            try:
+                answer = cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+            finally:
+                current.reset(token)
             if look is not None:
                 look.answered(answer)
             return answer
@@ -290,7 +294,13 @@ def _async_overrides(cls: Any) -> Overrides:
             exchange = self._batch_exchange(options, file.content)
         if exchange is None:
             look = self._look(options, stream)
-            answer = await cls.request(self, cast_to, options, stream=stream, stream_cls=stream_cls)
+            token = current.set(None)  # it is no attempt of a call in whose midst it may be made
+            try:
+                answer = await cls.request(
+                    self, cast_to, options, stream=stream, stream_cls=stream_cls
+                )
+            finally:
+                current.reset(token)
             if look is not None:
                 look.answered(answer)
             return answer

@@ -1,6 +1,6 @@
 """What the input of a request can count as, seen from the request alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.pricing.tokens import byte_bound
 
 __all__ = [
+    "FOUND_BY_SERVER",
     "PER_TOOL",
     "UNKNOWN_WINDOW",
     "Content",
@@ -18,6 +19,8 @@ __all__ = [
     "is_text",
     "plain",
     "responses_content",
+    "sound_tokens",
+    "unused_prediction",
 ]
 
 UNKNOWN_WINDOW = 2_000_000
@@ -34,7 +37,18 @@ SPARE_SOUND_TOKENS = 50
 """For the rest of a second that is begun."""
 
 # Keys of a request body that the model reads.
-CHAT_KEYS = frozenset({"tools", "functions", "response_format", "prediction", "web_search_options"})
+FOUND_BY_SERVER = frozenset({"data_sources", "plugins", "search_parameters"})
+"""Have a server look for more to read: Azure's own data, OpenRouter's and xAI's searches."""
+
+CHAT_KEYS = FOUND_BY_SERVER | {
+    "chat_template_kwargs",
+    "documents",
+    "functions",
+    "prediction",
+    "response_format",
+    "tools",
+    "web_search_options",
+}
 RESPONSES_KEYS = frozenset({"instructions", "tools", "text"})
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
@@ -85,6 +99,7 @@ def chat_content(body: Mapping[str, Any]) -> Content:
     messages = body.get("messages") or ()
     content.text_bytes = byte_bound([_without_parts(message, content) for message in messages])
     _add_keys(content, body, CHAT_KEYS)
+    content.unseen = content.unseen or any(body.get(key) for key in FOUND_BY_SERVER)
     return content
 
 
@@ -104,6 +119,24 @@ def responses_content(body: Mapping[str, Any]) -> Content:
     if any(isinstance(t, Mapping) and t.get("type") not in ("function", "custom") for t in tools):
         content.unseen = True
     return content
+
+
+def unused_prediction(
+    prediction: Any, service_tier: str | None = None
+) -> Callable[[Card], int] | None:
+    """The price of what an answer makes no use of: it is billed as output, beside its maximum.
+
+    Args:
+        prediction: What was sent as ``prediction``.
+        service_tier: The tier asked for.
+
+    Returns:
+        A function from a model to pico-dollars; None if nothing was predicted.
+    """
+    if prediction is None:
+        return None
+    most = byte_bound(plain(prediction))
+    return lambda card: most * card.rates(service_tier=service_tier).output
 
 
 def _add_keys(content: Content, body: Mapping[str, Any], keys: frozenset[str]) -> None:
@@ -154,7 +187,7 @@ def is_text(part: Any, content: Content) -> bool:
         sound = sound if isinstance(sound, Mapping) else {}
         spoken = sound.get("data")
         if isinstance(spoken, str):
-            content.other_bytes += _sound_tokens(spoken, sound.get("format"))
+            content.other_bytes += sound_tokens(len(spoken), sound.get("format"))
         else:
             content.unseen = True
         return False
@@ -165,12 +198,17 @@ def is_text(part: Any, content: Content) -> bool:
     return True
 
 
-def _sound_tokens(spoken: str, coding: Any) -> int:
-    """The most tokens of a recording in base64."""
+def sound_tokens(length: int, coding: object) -> int:
+    """The most tokens of a recording.
+
+    Args:
+        length: Of its base64 text.
+        coding: Its format, such as ``"wav"``.
+    """
     if coding in ("wav", "mp3"):
-        return len(spoken) // BYTES_PER_SOUND_TOKEN + SPARE_SOUND_TOKENS
+        return length // BYTES_PER_SOUND_TOKEN + SPARE_SOUND_TOKENS
     # A token is a tenth of a second of sound or less, which no codec brings below one byte.
-    return len(spoken)
+    return length
 
 
 def add_hidden(item: Any, content: Content) -> None:

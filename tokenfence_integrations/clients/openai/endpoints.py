@@ -39,6 +39,8 @@ CHAT_CAPS = ("max_completion_tokens", "max_tokens")
 CHAT_CHANGES = frozenset({*CHAT_CAPS, "n", "service_tier", "prediction"})
 """Keys of a chat that change its bound or its price, beside what the model reads."""
 
+DEFAULT_TIERS = ("auto", "default")
+
 COMPLETIONS_DEFAULT_MAX = 16
 """The legacy completions endpoint's own default of ``max_tokens``."""
 
@@ -95,27 +97,26 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
     model, messages = body.get("model") or "", body.get("messages")
     # Nothing but texts is the commonest chat by far, and has a short way of its own.
     texts = text_messages_bound(messages) if type(messages) is list else None
+    name = model if type(model) is str else _plain_text(model)
     if texts is None or not contents.CHAT_KEYS.isdisjoint(body):
-        request = CallRequest(str(model), contents.chat_content(body).bound)
+        request = CallRequest(name, contents.chat_content(body).bound)
     elif exact:
-        request = CallRequest(str(model), texts, lambda card: count_chat(messages, card.known_as))  # type: ignore[arg-type]
+        request = CallRequest(name, texts, lambda card: count_chat(messages, card.known_as))  # type: ignore[arg-type]
     else:
-        request = CallRequest(str(model), texts)
+        request = CallRequest(name, texts)
     if not CHAT_CHANGES.isdisjoint(body):
         request.max_output_tokens = _larger(*map(body.get, CHAT_CAPS))
         request.choices = _positive(body.get("n"))
         request.service_tier = _tier(body)
-        if body.get("prediction") is not None:
-            # What the answer does not use of it is billed as output, beside the answer's maximum.
-            unused = byte_bound(contents.plain(body["prediction"]))
-            request.extra_price = lambda card: unused * card.rates().output
+        prediction = body.get("prediction")
+        request.extra_price = contents.unused_prediction(prediction, request.service_tier)
     return request
 
 
 def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
     found = contents.responses_content(body)
     return CallRequest(
-        str(body.get("model") or ""),
+        _plain_text(body.get("model") or ""),
         found.bound,
         _count_responses(body) if exact and not found.unseen and not found.images else None,
         _larger(body.get("max_output_tokens"), None),
@@ -125,7 +126,7 @@ def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
 
 def _compaction(body: Body, uploaded: int, exact: bool) -> CallRequest:
     found = contents.responses_content(body)
-    return CallRequest(str(body.get("model") or ""), found.bound, service_tier=_tier(body))
+    return CallRequest(_plain_text(body.get("model") or ""), found.bound, service_tier=_tier(body))
 
 
 def _count_responses(body: Body) -> Callable[[Card], int | None] | None:
@@ -152,12 +153,13 @@ def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
     if suffix is not None:
         prompts = [into + byte_bound(suffix) for into in prompts]
     choices = len(prompts) * max(_positive(body.get("n")), _positive(body.get("best_of")))
-    wanted = body.get("max_tokens")
+    given = body.get("max_tokens")
+    wanted = COMPLETIONS_DEFAULT_MAX if given is None else _count(given)
     return CallRequest(
-        str(body.get("model") or ""),
+        _plain_text(body.get("model") or ""),
         lambda card: _sum_of_windows(prompts, card),
         _text_count(prompt) if exact and suffix is None else None,
-        wanted if isinstance(wanted, int) else COMPLETIONS_DEFAULT_MAX,
+        None if wanted is None or wanted < 0 else wanted,  # none at all is of use for logprobs
         choices,
         whole_window=False,
     )
@@ -167,7 +169,7 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     given = body.get("input")
     inputs = _bounds_of_each(given)
     return CallRequest(
-        str(body.get("model") or ""),
+        _plain_text(body.get("model") or ""),
         lambda card: _sum_of_windows(inputs, card),
         _text_count(given) if exact else None,
         0,
@@ -177,7 +179,7 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
 
 
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
-    model = str(body.get("model") or "gpt-image-1")
+    model = _plain_text(body.get("model") or "gpt-image-1")
     each = generated_image_tokens(
         model,
         str(body.get("size") or "auto"),
@@ -220,7 +222,7 @@ def _transcription(body: Body, uploaded: int, exact: bool) -> CallRequest:
         return prompt + sound
 
     return CallRequest(
-        str(body.get("model") or ""),
+        _plain_text(body.get("model") or ""),
         into,
         max_output_tokens=TRANSCRIPT_CEILING,
         ceiling=TRANSCRIPT_CEILING,
@@ -249,7 +251,7 @@ def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
         return card.rates().character * len(text)
 
     return CallRequest(
-        str(body.get("model") or ""),
+        _plain_text(body.get("model") or ""),
         lambda card: byte_bound([text, instructions]),
         # Sound has at most 20 tokens a second, and speech at least 4 letters (or a character that
         # takes three bytes, and as much time).
@@ -268,7 +270,7 @@ def _speech_usage(answer: Any, body: Body) -> Usage | None:
     if reported is not None:
         return reported
     # Else only what is billed by its characters is known.
-    if str(body.get("model") or "").startswith("tts-"):
+    if _plain_text(body.get("model") or "").startswith("tts-"):
         return Usage(characters=len(str(body.get("input") or "")))
     return None
 
@@ -333,23 +335,40 @@ def _text_count(given: Any) -> Callable[[Card], int | None] | None:
     return count
 
 
+def _plain_text(value: Any) -> str:
+    """A name as it is sent; ``str()`` of an Enum whose members are texts is not that."""
+    return str.__str__(value) if isinstance(value, str) else str(value)
+
+
 def _larger(first: Any, second: Any) -> int | None:
-    """The larger of two output maximums, either of which may be missing."""
-    if type(first) is not int:
-        return second if type(second) is int else None
-    return max(first, second) if type(second) is int else first
+    """The larger of two output maximums, either of which may be missing.
+
+    One of -1 or 0 is none: there are servers that take it for as much as the model likes.
+    """
+    if type(first) is int and first > 0 and second is None:
+        return first
+    counts = [_count(given) for given in (first, second) if given is not None]
+    if not all(count is not None and count > 0 for count in counts):
+        return None
+    return max(filter(None, counts), default=None)
 
 
 def _positive(value: Any) -> int:
-    """How many are asked for; also as "3" or 3.0, which many a compatible server takes for 3."""
-    if type(value) is not int:
-        try:
-            value = ceil(float(value))
-        except (TypeError, ValueError, OverflowError):
-            return 1
-    return value if value > 0 else 1
+    """How many are asked for, 1 or more."""
+    count = _count(value)
+    return count if count is not None and count > 0 else 1
+
+
+def _count(value: Any) -> int | None:
+    """A number; also as "3" or 3.0, which many a compatible server takes for 3."""
+    if type(value) is int:
+        return value
+    try:
+        return ceil(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _tier(body: Body) -> str | None:
     tier = body.get("service_tier")
-    return tier if isinstance(tier, str) and tier not in ("auto", "default") else None
+    return _plain_text(tier) if isinstance(tier, str) and tier not in DEFAULT_TIERS else None

@@ -11,6 +11,7 @@ from tokenfence_integrations.clients.openai.reported import get, members, usage_
 from tokenfence_integrations.clients.openai.streams import (
     EventMeter,
     StreamMeter,
+    has_price,
     read_through,
     was_cut,
     watch_response,
@@ -19,7 +20,6 @@ from tokenfence_integrations.clients.openai.terms import Terms
 from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_status
 from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
-from tokenfence_integrations.usage import Usage
 
 __all__ = ["Exchange", "current"]
 
@@ -174,8 +174,8 @@ class Exchange:
             kind = EventMeter if self.endpoint.name == "responses" else StreamMeter
             meter = kind(self.call, self.endpoint, self.body, hide_usage=self._asked_usage)
         watch_response(response, meter)
-        if self.raw == "stream":
-            meter.capture()
+        if self.raw:
+            meter.capture(response)
         return meter
 
     def _parsed_late(self, parsed: Any, parse: Any) -> Any:
@@ -191,8 +191,11 @@ class Exchange:
     def answered(self, answer: Any) -> None:
         """Settle by a whole answer, or go on metering a stream."""
         if self._meter is not None:
-            if not self.raw and hasattr(answer, "_iterator"):
-                read_through(answer, self._meter)
+            if not self.raw:
+                if hasattr(answer, "_iterator"):
+                    read_through(answer, self._meter)
+                elif answer is self._response:  # its bytes are wanted, as they are
+                    self._meter.capture(answer)
         elif self.raw:
             self._settle(self._parsed(answer))
         else:
@@ -214,27 +217,21 @@ class Exchange:
         call, shown = self.call, members(answer)
         unfinished = shown.get("status") in UNFINISHED
         usage = None if unfinished else self.endpoint.usage(shown, self.body)
-        if usage is not None and (usage[0] or usage[1] or self._has_price(usage)):
+        if usage is not None and (usage[0] or usage[1] or has_price(self.call, usage)):
             tier = shown.get("service_tier")
             if tier is None:
                 tier = call.request.service_tier  # what is not told was served as it was asked for
             elif tier == "default":
                 tier = None  # of which there is nothing to look up
             call.settle(usage, service_tier=tier, truncated=call.capped and was_cut(shown))
-        elif unfinished:
+        elif unfinished and isinstance(shown.get("id"), str):
             self.terms.background[shown["id"]] = self
         elif get(shown.get("request_counts"), "completed") == 0:
             self.call.release()  # a batch of which nothing was answered
+        elif answer is self._response:  # which the caller wants as it is
+            self._settle(self._json(answer))
         else:
             self.call.lose()
-
-    def _has_price(self, usage: Usage) -> bool:
-        """Whether a usage of no tokens is of a kind that this model has a price for.
-
-        If not, it is not free (unless the model is): nobody knows what it costs.
-        """
-        call = self.call
-        return call.bound.usd == 0 or (call.card is not None and call.card.cost(usage) > 0)
 
     def finished_later(self, name: str, answer: Any) -> bool:
         """Settle a background response or a batch by what a later look at it shows.

@@ -38,7 +38,7 @@ class Look:
             read_through(answer, self._meter)
         elif self._raw == "stream":
             watch_response(answer.http_response, self._meter)
-            self._meter.capture()
+            self._meter.capture(answer.http_response)
 
     def _parsed_late(self, parsed: Any, parse: Any) -> Any:
         if hasattr(parsed, "_iterator"):

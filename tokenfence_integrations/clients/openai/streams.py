@@ -1,8 +1,10 @@
 """Metering of answers that arrive bit by bit: every way that they can end, ends their call once."""
 
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +19,13 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["EventMeter", "StreamMeter", "read_through", "watch_response"]
+__all__ = [
+    "EventMeter",
+    "StreamMeter",
+    "has_price",
+    "read_through",
+    "watch_response",
+]
 
 SPARE_TOKENS = 16
 """Output tokens that never show: end markers, the frame of a tool call."""
@@ -58,6 +66,7 @@ class StreamMeter:
         "_captured",
         "_captured_bytes",
         "_closes_left",
+        "_decode",
         "_endpoint",
         "_final",
         "_finished",
@@ -84,6 +93,7 @@ class StreamMeter:
         self._closes_left = 0
         self._captured: list[bytes] | None = None
         self._captured_bytes = 0
+        self._decode: Callable[[bytes], bytes] | None = None
 
     # What is seen
 
@@ -109,12 +119,15 @@ class StreamMeter:
     def _see_chunk(self, chunk: Any) -> bool:
         shown = members(chunk)
         usage, choices = shown.get("usage"), shown.get("choices")
+        if usage is None and "x_groq" in shown:  # where Groq tells it, to those who did not ask
+            usage = get(shown["x_groq"], "usage")
         if usage is not None:
             self._service_tier = shown.get("service_tier") or self._service_tier
             if not choices:
                 reported = self._endpoint.usage(chunk, self._body)
                 if reported is not None:
-                    self._final = _combined(self._final, reported)
+                    several = self.call.request.choices > 1
+                    self._final = _combined(self._final, reported) if several else reported
                 return self._hide_usage
             self._running = usage
         for choice in choices or ():
@@ -157,7 +170,7 @@ class StreamMeter:
         usage = self._final
         if usage is None and self._finished >= self.call.request.choices:
             usage = token_usage(self._running)
-        if usage is not None:
+        if usage is not None and (usage[0] or usage[1] or has_price(self.call, usage)):
             tier = self._service_tier or self.call.request.service_tier
             self.call.settle(usage, service_tier=tier, truncated=self._truncated)
         else:
@@ -177,9 +190,26 @@ class StreamMeter:
         else:
             self.finish()
 
-    def capture(self) -> None:
-        """Keep the bytes that go by, to find the usage in a body that is never parsed."""
+    def capture(self, response: Any) -> None:
+        """Keep the bytes that go by, to find the usage in a body that is never parsed.
+
+        Args:
+            response: Whose bytes they are. One that was read already (by an event hook, say) is
+                looked through at once.
+        """
         self._captured = []
+        coding = response.headers.get("content-encoding")
+        if coding:
+            self._decode = partial(_decoded, _package_of(response).Response, coding)
+        if response.is_closed:
+            with suppress(RuntimeError):  # closed, but not read
+                content = response.content
+                if len(content) <= MOST_CAPTURED:
+                    self._look_through(content)
+
+    def read_elsewhere(self) -> None:
+        """Keep no bytes any more: what they say will be seen chunk by chunk."""
+        self._captured = None
 
     def pass_by(self, data: bytes) -> None:
         """Take note of raw bytes of the body."""
@@ -191,7 +221,10 @@ class StreamMeter:
             self._captured = None
 
     def _finish_captured(self) -> None:
-        content = _decoded(b"".join(self._captured or ()))
+        content = b"".join(self._captured or ())
+        self._look_through(self._decode(content) if self._decode else content)
+
+    def _look_through(self, content: bytes) -> None:
         self._see_captured(content, events=content.lstrip().startswith((b"data:", b"event:", b":")))
 
     def _see_captured(self, content: bytes, *, events: bool) -> None:
@@ -278,6 +311,7 @@ def read_through(stream: Any, meter: StreamMeter) -> None:
     would hold its reservation, while others wait for it, until the garbage collector comes by. Here
     the generator is that of a copy: it, and so the call, ends as soon as the stream is dropped.
     """
+    meter.read_elsewhere()
     reader = copy(stream)
     reader._iterator = None
     stream._iterator = MeteredIterator(reader.__stream__(), meter)
@@ -289,8 +323,7 @@ def watch_response(response: Any, meter: StreamMeter) -> None:
     The SDK's stream helpers close the response, not the stream; so it is the response that is
     watched. Works for responses of httpx and of httpx2.
     """
-    package = sys.modules[type(response).__module__.partition(".")[0]]
-    response.stream = _watched_bytes(package)(response.stream, meter)
+    response.stream = _watched_bytes(_package_of(response))(response.stream, meter)
     close, aclose = response.close, response.aclose
 
     def closing() -> None:
@@ -306,6 +339,19 @@ def watch_response(response: Any, meter: StreamMeter) -> None:
             meter.closed()
 
     response.close, response.aclose = closing, aclosing
+
+
+def _package_of(response: Any) -> Any:
+    """The HTTP library that a response is of."""
+    return sys.modules[type(response).__module__.partition(".")[0]]
+
+
+def has_price(call: Call, usage: Usage) -> bool:
+    """Whether a usage of no tokens is of a kind that its model has a price for.
+
+    If not, it is not free (unless the model is): nobody knows what it costs.
+    """
+    return call.bound.usd == 0 or (call.card is not None and call.card.cost(usage) > 0)
 
 
 def _has_more_than_text(delta: Mapping[str, Any]) -> bool:
@@ -380,13 +426,10 @@ def _combined(before: Usage | None, usage: Usage) -> Usage:
     )
 
 
-def _decoded(content: bytes) -> bytes:
-    """A captured body without its content coding, where the standard library can undo it."""
-    import zlib
-
-    if content[:2] == b"\x1f\x8b":
-        try:
-            return zlib.decompressobj(wbits=31).decompress(content)
-        except zlib.error:
-            return b""
-    return content
+def _decoded(response_class: Any, coding: str, content: bytes) -> bytes:
+    """A captured body without its content coding, as far as the HTTP library can undo it."""
+    try:
+        response = response_class(200, headers={"content-encoding": coding}, content=content)
+    except Exception:  # its error for what cannot be decoded
+        return b""
+    return bytes(response.content)
