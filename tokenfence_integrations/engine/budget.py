@@ -358,21 +358,11 @@ class Budget:
             raise ValueError(f"choices must be 1 or more, got {choices!r}")
         if on_limit == "stop":
             raise ValueError('reserve() has no reply to give: on_limit must be "raise" or "warn"')
-        policy = (
-            _PLAIN
-            if fallback is None
-            and on_limit == "raise"
-            and wait == 60.0
-            and min_output_tokens == 16
-            and on_unknown == "charge"
-            else Policy(
-                on_limit,
-                parse_fallback(fallback, self.threshold),
-                wait,
-                min_output_tokens,
-                on_unknown,
-            )
-        )
+        if (fallback, on_limit, wait, min_output_tokens, on_unknown) == _USUAL:
+            policy = _PLAIN
+        else:
+            stages = parse_fallback(fallback, self.threshold)
+            policy = Policy(on_limit, stages, wait, min_output_tokens, on_unknown)
         request = CallRequest(
             model,
             into,
@@ -738,6 +728,7 @@ NAMELESS = "budget"
 """What a root without a name is called."""
 
 _PLAIN = Policy()
+_USUAL = None, _PLAIN.on_limit, _PLAIN.wait, _PLAIN.min_output_tokens, _PLAIN.on_unknown
 
 
 def as_budget(budget: "Budget | Dollars", threshold: float) -> Budget:
