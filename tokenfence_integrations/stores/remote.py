@@ -345,6 +345,9 @@ class RemoteStore(Store):
                     self._send()
             finally:
                 self._sending.release()
+        if self._active and self._tender.asleep:  # from now on a lease has to be renewed
+            self._tender.asleep = False
+            self._tender.call()
 
     def _flush(self) -> None:
         """Send all that is noted up to now, and wait for that."""
@@ -470,15 +473,16 @@ class RemoteStore(Store):
     def _trees_to_renew(
         self, orders: Sequence[Order], now: float, *, everywhere: bool
     ) -> Sequence[str]:
-        """Trees whose lease has to be renewed before these orders."""
+        """Trees whose lease has to be renewed before these orders, or is because it is time to."""
         paths = [order.command.path for order in orders if type(order.command) is Reserve]
-        if everywhere:
-            paths += [held.path for held in self._held.copy().values()]
         if len(self._renewed) > REMEMBERED:
             self._renewed.clear()
         renewed, before = self._renewed, now - self._lease / 3
         trees = {tree_of(path[-1]) for path in paths}
-        return [tree for tree in trees if renewed.get(tree, before) <= before]
+        due = {tree for tree in trees if renewed.get(tree, before) <= before}
+        if everywhere:  # also one that was renewed in between: it is not looked at again until then
+            due.update([tree_of(held.path[-1]) for held in self._held.copy().values()])
+        return [*due]
 
     def _next(self) -> Sequence[Order]:
         """The orders of the next batch.
@@ -582,7 +586,7 @@ class RemoteStore(Store):
 
     def tend(self) -> float | None:
         """Send what is in the outbox, and signs of life; how long to wait before the next time."""
-        self._called = False
+        self._called = self._tender.asleep = False
         while self._outbox or self._is_renewal_due():
             with self._sending:
                 if self._send() is not None:
@@ -593,6 +597,10 @@ class RemoteStore(Store):
         if self._held or self._active:
             self._active = False
             return max(0.0, self._renew_at - time.monotonic())
+        self._tender.asleep = True
+        if self._active:  # since we looked
+            self._tender.asleep = False
+            return 0.0
         return None
 
     def _is_renewal_due(self) -> bool:

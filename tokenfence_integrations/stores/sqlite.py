@@ -143,7 +143,6 @@ class SQLiteStore(Store):
         self._clock = clock
         self._was_open = False
         self._begin_life()
-        _stores.add(self)  # before it is opened: another thread may fork just then
         self._insist(SQLiteStore._write)
 
     def _begin_life(self) -> None:
@@ -547,8 +546,9 @@ class SQLiteStore(Store):
         self._depth += 1
         try:
             books = self._books
-            if books is None:
-                if not connect:
+            if books is None or books.closed:
+                # Closed by a garbage collection: a call that went with its store is ended there.
+                if books is None and not connect:
                     return None
                 books = self._connect()
             return way(self, books, what)
@@ -630,6 +630,7 @@ class SQLiteStore(Store):
         return reply
 
     def _connect(self) -> Books:
+        _stores.add(self)  # before it is opened: another thread may fork just then
         # A file that has lost its tables meanwhile is not made again: that would forget what was
         # spent.
         books = self._books = Books(self.path, self._owner, make=not self._was_open)

@@ -120,6 +120,9 @@ class Damaged(Exception):
 class Books:
     """One connection to a file of budgets. It is used by one thread at a time.
 
+    Attributes:
+        closed: Whether it is closed: by its store, or by a garbage collection.
+
     Args:
         path: The file.
         owner: Who makes the reservations of this connection.
@@ -135,6 +138,7 @@ class Books:
             raise Damaged("it has disappeared since it was opened; restore a copy")
         self.owner = owner
         self.path = path
+        self.closed = False
         self._paths: dict[Path, Known] = {}
         self._lines: dict[int, Line] = {}
         self._crowded: dict[int, int] = {}
@@ -217,6 +221,7 @@ class Books:
 
     def close(self) -> None:
         """Close the connection."""
+        self.closed = True
         self.connection.close()
 
     def __del__(self) -> None:
