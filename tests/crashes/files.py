@@ -14,6 +14,7 @@ from tests.crashes.disks import mount_small_disk
 from tests.crashes.faults import Fault, killed
 from tests.crashes.points import POINTS, Held, Point
 from tests.crashes.worker import Stop, Worker
+from tests.stores import sqlite_files
 from tokenfence_integrations.stores.base import Read
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 from tokenfence_integrations.stores.sqlite_books import Books
@@ -136,10 +137,8 @@ class Files:
 def locked(files: Files, workers: Sequence[Worker]) -> Iterator[None]:
     """Another program writes to it, and does not end."""
     [worker] = workers
-    with closing(sqlite3.connect(files.path(worker.account), isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with sqlite_files.locked(files.path(worker.account)):
         yield
-        other.execute("ROLLBACK")
 
 
 @contextmanager

@@ -369,6 +369,22 @@ def test_a_lease_is_renewed_while_calls_are_in_flight(pair: Pair) -> None:
     assert alive._courier.tend() is None
 
 
+def test_a_tree_that_was_renewed_in_between_does_not_keep_the_thread_busy(pair: Pair) -> None:
+    store, *_ = pair
+    courier = store._courier
+    courier.tend()
+    sends, send = [], courier._send
+    courier._send = lambda: sends.append(1) or send()  # type: ignore[method-assign]
+    store.execute(Reserve(ROOT, 1, Amount(10)))
+    courier.renewals.at = 0.0  # as told of others a third of the lease ago
+    before = len(sends)
+    pause = courier.tend()
+    assert pause is not None
+    assert 19 < pause <= 20
+    assert len(sends) <= before + 2  # its own thread may do the same
+    store.execute(End(ROOT, 1, NOTHING, NOTHING))
+
+
 def test_two_trees_have_leases_of_their_own(pair: Pair) -> None:
     """The one that is in use keeps the other's from nothing."""
     store, other, prefix = pair

@@ -38,6 +38,7 @@ def test_a_lease_that_is_not_due_yet_is_not_waited_for_by_looking(
     monkeypatch.setattr(store._wire, "exchange", exchange)
     monkeypatch.setattr(store._courier, "call", lambda: None)  # nobody but us carries
     carrier = store._courier
+    carrier._tender.asleep = False  # its thread is not called
 
     def reserve(tree: str, key: int) -> None:
         carrier.carry(carrier.place(Reserve((tree,), key, Amount(1)), clock.now + 1))

@@ -475,6 +475,19 @@ def test_a_store_that_nobody_uses_any_more_leaves_nothing_behind(file: Path) -> 
     assert not thread.is_alive()
 
 
+def test_a_call_that_is_garbage_together_with_its_store_is_ended(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = small(100, name="acme", store=SQLiteStore(file))
+    store = SQLiteStore(file)
+    ring: list[Any] = [reserve(small(100, name="acme", store=store), 10).admit(), store]
+    ring.append(ring)  # so that they go at the same time
+    del ring, store
+    gc.collect()
+    assert charged(other) == (0, 0, 10)
+    assert not caplog.records
+
+
 def test_a_store_is_kept_until_what_it_has_noted_is_written(file: Path) -> None:
     store, other = opened(file), opened(file)
     store.execute(Reserve(ROOT, 1, Amount(5)))

@@ -185,6 +185,9 @@ class Courier:
                     self._send()
             finally:
                 self.sending.release()
+        if self._active and self._tender.asleep:  # from now on a lease has to be renewed
+            self._tender.asleep = False
+            self._tender.call()
 
     def flush(self) -> None:
         """Send all that is noted up to now, and wait for that."""
@@ -342,7 +345,7 @@ class Courier:
 
     def tend(self) -> float | None:
         """Send what is in the outbox, and signs of life; how long to wait before the next time."""
-        self._called = False
+        self._called = self._tender.asleep = False
         while self.outbox or self._is_renewal_due():
             with self.sending:
                 if self._send() is not None:
@@ -353,6 +356,10 @@ class Courier:
         if self.held or self._active:
             self._active = False
             return max(0.0, self.renewals.at - time.monotonic())
+        self._tender.asleep = True
+        if self._active:  # since we looked
+            self._tender.asleep = False
+            return 0.0
         return None
 
     def _is_renewal_due(self) -> bool:

@@ -72,6 +72,9 @@ NO_CALL = None, None
 class Books:
     """One connection to a file of budgets. It is used by one thread at a time.
 
+    Attributes:
+        closed: Whether it is closed: by its store, or by a garbage collection.
+
     Args:
         path: The file.
         owner: Who makes the reservations of this connection.
@@ -85,6 +88,7 @@ class Books:
     def __init__(self, path: str, owner: int, *, make: bool) -> None:
         self.owner = owner
         self.path = path
+        self.closed = False
         self._paths: dict[Path, Known] = {}
         self._lines: dict[int, Line] = {}
         self._crowded: dict[int, int] = {}
@@ -110,6 +114,7 @@ class Books:
 
     def close(self) -> None:
         """Close the connection."""
+        self.closed = True
         self.connection.close()
 
     def __del__(self) -> None:

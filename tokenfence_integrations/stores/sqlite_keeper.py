@@ -106,7 +106,6 @@ class Keeper:
         self._poll = poll
         self._was_open = False
         self.begin_life()
-        _keepers.add(self)  # before the file is opened: another thread may fork just then
 
     def begin_life(self) -> None:
         """Have nothing that a process must not share with the one that it was forked from."""
@@ -318,8 +317,9 @@ class Keeper:
         self.depth += 1
         try:
             books = self.books
-            if books is None:
-                if not connect:
+            if books is None or books.closed:
+                # Closed by a garbage collection: a call that went with its store is ended there.
+                if books is None and not connect:
                     return None
                 books = self._connect()
             return way(self, books, what)
@@ -333,7 +333,7 @@ class Keeper:
             raise StoreError(self.path, str(error)) from error
         finally:
             self.depth -= 1
-            self.lock.release()
+            lock.release()
             if self.made_room or self._unsayable:
                 self._let_go()
 
@@ -394,6 +394,7 @@ class Keeper:
         return reply
 
     def _connect(self) -> Books:
+        _keepers.add(self)  # before it is opened: another thread may fork just then
         # A file that has lost its tables meanwhile is not made again: that would forget what was
         # spent.
         books = self.books = Books(self.path, self._owner, make=not self._was_open)
