@@ -151,7 +151,22 @@ def test_what_a_tool_finds_is_input_where_the_provider_runs_it(
 
     call = call_for(model, [HumanMessage("Hi")], {"tools": [tool]})
 
-    assert (call.request.most_input(PriceBook().card("gpt-4o")) < 1_000) == seen
+    assert (call.request.most_input(PriceBook().card("gpt-4o")) < 2_000) == seen
+
+
+def test_tools_that_the_provider_describes_have_room_for_that(
+    make_chat: Callable[..., ChatOpenAI], budget: Budget
+) -> None:
+    """Anthropic's documentation: 735 tokens for the computer, 700 for the editor, 245 for bash."""
+    model: Any = _guarded(make_chat(), budget)
+    kinds = ("computer_20250124", "text_editor_20250728", "bash_20250124")
+    card = PriceBook(None, "anthropic").card("claude-sonnet-4-5")
+
+    def most(*tools: dict[str, Any]) -> int:
+        call = call_for(model, [HumanMessage("Hi")], {"tools": [{"name": "x"}, *tools]})
+        return call.request.most_input(card)
+
+    assert most(*({"type": kind, "name": "y"} for kind in kinds)) >= most() + 735 + 700 + 245
 
 
 def test_what_an_answer_does_not_use_of_a_prediction_has_room(

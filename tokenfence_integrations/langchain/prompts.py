@@ -104,7 +104,8 @@ def _add_message(message: BaseMessage, content: Content) -> None:
         content.text_bytes += byte_bound(plain(message.additional_kwargs))
         add_hidden(message.additional_kwargs.get("reasoning"), content)
         # What was said aloud before is given back by its id.
-        content.unseen = content.unseen or "audio" in message.additional_kwargs
+        spoken = isinstance(message.additional_kwargs.get("audio"), Mapping)
+        content.unseen = content.unseen or spoken
     if isinstance(message, AIMessage):
         calls: Any = [*message.tool_calls, *message.invalid_tool_calls]
         content.text_bytes += byte_bound(plain(calls)) + PER_TOOL * len(calls)

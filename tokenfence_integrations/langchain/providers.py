@@ -128,11 +128,12 @@ def sent_options(model: BaseChatModel, options: Mapping[str, Any]) -> Mapping[st
         model: The model.
         options: The call's keyword arguments.
     """
-    standing = {name: getattr(model, name, None) for name in _standing(type(model))}
-    extra = standing.pop("model_kwargs", None)
-    body = standing.pop("extra_body", None)
-    if extra or any(standing.values()):
-        options = {**standing, **(extra or {}), **options}
+    told = {name: getattr(model, name, None) for name in _standing(type(model))}
+    extra = told.pop("model_kwargs", None) or {}
+    body = told.pop("extra_body", None)
+    standing = {name: value for name, value in told.items() if value}
+    if extra or standing:
+        options = {**standing, **extra, **options}
     return with_body(options, body)
 
 

@@ -59,9 +59,13 @@ REFERENCES = FOUND_BY_SERVER | {
 """Options that stand for input which only the provider knows."""
 
 
-RUN_HERE = ("function", "custom", "bash_", "computer_", "memory_", "text_editor_")
-"""How the types of tools begin that the caller runs (OpenAI and Anthropic). What the others find,
-which the provider runs, becomes input of the same call."""
+RUN_HERE = ("function", "custom")
+"""Types of tools that the caller runs, and describes."""
+
+DESCRIBED_THERE = ("bash_", "computer_", "memory_", "text_editor_")
+"""How the types of Anthropic's tools begin that the caller runs, and Anthropic describes: in 735
+tokens at most (its documentation of each). What tools of other types find, which the provider runs,
+becomes input of the same call."""
 
 
 def with_body(options: Mapping[str, Any], body: object = None) -> Mapping[str, Any]:
@@ -139,12 +143,18 @@ def _add_options(options: Mapping[str, Any], content: Content) -> None:
         content.text_bytes += byte_bound(_schema(value))
         if name in ("tools", "functions"):
             content.text_bytes += PER_TOOL * len(value)
-            content.unseen = content.unseen or any(map(_runs_there, value))
+            for tool in value:
+                _add_kind(tool, content)
 
 
-def _runs_there(tool: Any) -> bool:
+def _add_kind(tool: Any, content: Content) -> None:
     kind = tool.get("type") if isinstance(tool, Mapping) else None
-    return isinstance(kind, str) and not kind.startswith(RUN_HERE)
+    if not isinstance(kind, str) or kind in RUN_HERE:
+        return
+    if kind.startswith(DESCRIBED_THERE):
+        content.text_bytes += TOOL_PROMPT
+    else:
+        content.unseen = True
 
 
 def _schema(value: Any) -> Any:

@@ -36,10 +36,10 @@ BYTES_PER_SOUND_TOKEN = 20
 SPARE_SOUND_TOKENS = 50
 """For the rest of a second that is begun."""
 
-# Keys of a request body that the model reads.
 FOUND_BY_SERVER = frozenset({"data_sources", "plugins", "search_parameters"})
 """Have a server look for more to read: Azure's own data, OpenRouter's and xAI's searches."""
 
+# Keys of a request body that the model reads.
 CHAT_KEYS = FOUND_BY_SERVER | {
     "chat_template_kwargs",
     "documents",

@@ -345,8 +345,8 @@ def _larger(first: Any, second: Any) -> int | None:
 
     One of -1 or 0 is none: there are servers that take it for as much as the model likes.
     """
-    if type(first) is int and first > 0 and second is None:
-        return first
+    if first is None and (second is None or (type(second) is int and second > 0)):
+        return second
     counts = [_count(given) for given in (first, second) if given is not None]
     if not all(count is not None and count > 0 for count in counts):
         return None
@@ -355,7 +355,7 @@ def _larger(first: Any, second: Any) -> int | None:
 
 def _positive(value: Any) -> int:
     """How many are asked for, 1 or more."""
-    count = _count(value)
+    count = 1 if value is None else _count(value)
     return count if count is not None and count > 0 else 1
 
 
