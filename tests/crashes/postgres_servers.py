@@ -9,8 +9,9 @@ from typing import NamedTuple
 import psycopg
 
 from tests.crashes.points import Held
-from tests.crashes.servers import TIMEOUT, Servers, connected, server_faults
+from tests.crashes.servers import TIMEOUT, Servers, server_faults
 from tests.crashes.worker import Stop, Worker
+from tests.proxy import connected
 from tests.stores.postgres_servers import Server, new_schema
 from tokenfence_integrations.stores.base import Read
 from tokenfence_integrations.stores.postgres import PostgresStore

@@ -8,8 +8,9 @@ from socket import socket
 from typing import NamedTuple
 
 from tests.crashes.points import Held
-from tests.crashes.servers import TIMEOUT, Servers, connected, server_faults
+from tests.crashes.servers import TIMEOUT, Servers, server_faults
 from tests.crashes.worker import Stop, Worker
+from tests.proxy import connected
 from tests.stores.servers import RedisServer
 from tokenfence_integrations.stores.base import Read
 from tokenfence_integrations.stores.redis import RedisStore

@@ -13,10 +13,10 @@ import psutil
 
 from tests.crashes.faults import Fault, killed
 from tests.crashes.points import POINTS, Held, Point
-from tests.crashes.proxy import Proxy, Way
 from tests.crashes.worker import Opening, Worker
+from tests.proxy import Proxy, Way
 
-__all__ = ["TIMEOUT", "Server", "Servers", "connected", "server_faults"]
+__all__ = ["TIMEOUT", "Server", "Servers", "server_faults"]
 
 TIMEOUT = 1.5
 """Seconds that workers try to reach their server: longer than a store pauses between two tries."""
@@ -107,17 +107,6 @@ class Servers(ABC):
     def close(self) -> None:
         for proxy in self._proxies.values():
             proxy.close()
-
-
-def connected(path: Path) -> socket.socket:
-    """A connection to a Unix socket."""
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(str(path))
-    except OSError:
-        connection.close()
-        raise
-    return connection
 
 
 @contextmanager

@@ -7,15 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.engine.helpers import charged, nano, reserve, small, spend
+from tests.proxy import Fault, bad_network
 from tests.stores.postgres_servers import Server, address, new_schema, server
-from tests.stores.proxy import Fault, bad_network
 from tests.stores.test_contract import parts, read
 from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Budget, BudgetExceeded, LedgerRecord, StoreError, Usage
@@ -382,19 +381,18 @@ def test_every_number_is_as_exact_as_in_memory(version: int) -> None:
 
 
 def test_every_command_is_applied_once_whatever_becomes_of_it_and_its_answer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backing_off, "BACK_OFF", (0.0001, 0.001))
     chance = random.Random(1)
     faults: tuple[Fault, ...] = ("none", "none", "request lost", "reply lost", "late")
-    socket = f"{server(18).folder}/.s.PGSQL.5432"
+    socket = server(18).folder / ".s.PGSQL.5432"
 
     def concerns(data: bytes) -> bool:
         return b".exchange(" in data or b".reserve_alone(" in data
 
-    with bad_network(socket, concerns=concerns) as network:
-        os.symlink(network.path, tmp_path / ".s.PGSQL.5432")
-        url = f"postgresql://postgres@/postgres?host={tmp_path}"
+    with bad_network(socket, concerns) as network:
+        url = f"postgresql://postgres@127.0.0.1:{network.port}/postgres?sslmode=disable"
         # Nothing is prepared, so that what is sent can be told by its text.
         store = PostgresStore(url, schema=new_schema(), pooled=True)
 

@@ -21,9 +21,9 @@ import redis
 import redis.asyncio
 
 from tests.engine.helpers import charged, nano, reserve, small, spend
+from tests.proxy import Fault, Proxy, bad_network
 from tests.stores.factories import VERSIONS, new_prefix, redis_url
 from tests.stores.heartbeat import PATIENCE, beating
-from tests.stores.proxy import Fault, bad_network
 from tests.stores.servers import REDIS, RedisServer, redis_server
 from tests.stores.test_contract import parts, read
 from tests.stores.twins import run_beside_memory
@@ -80,44 +80,49 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backing_off, "BACK_OFF", (0.0001, 0.001))
 
 
-def socket_of(url: str) -> str:
-    return url.removeprefix("unix://")
+@pytest.fixture
+def network() -> Iterator[Proxy]:
+    """A network in front of a server, of which a fault may befall each command."""
+    path = Path(redis_server("valkey8").url.removeprefix("unix://"))
+    with bad_network(path, lambda data: b"EVALSHA" in data) as network:
+        yield network
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("seed", range(2))
-def test_every_command_is_applied_once_whatever_becomes_of_it_and_its_answer(seed: int) -> None:
+def test_every_command_is_applied_once_whatever_becomes_of_it_and_its_answer(
+    network: Proxy, seed: int
+) -> None:
     chance = random.Random(seed)
     faults: tuple[Fault, ...] = ("none", "none", "request lost", "reply lost", "late")
-    with bad_network(socket_of(redis_server("valkey8").url)) as network:
-        store = RedisStore(f"unix://{network.path}", prefix=new_prefix())
+    store = RedisStore(f"redis://127.0.0.1:{network.port}", prefix=new_prefix())
 
-        def fault() -> Fault:
-            if chance.random() < 0.1:
-                network.deliver()
-            return chance.choice(faults)
+    def fault() -> Fault:
+        if chance.random() < 0.1:
+            network.deliver()
+        return chance.choice(faults)
 
-        network.fault = fault
-        run_beside_memory(store, seed, 120)
-        network.fault = lambda: "none"
-        network.deliver()
-        store.close()
+    network.fault = fault
+    run_beside_memory(store, seed, 120)
+    network.fault = lambda: "none"
+    network.deliver()
+    store.close()
     assert network.faults > 50
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_reservation_that_arrives_after_its_end_does_nothing() -> None:
+def test_a_reservation_that_arrives_after_its_end_does_nothing(network: Proxy) -> None:
     """It lay in the buffer of a server that was stopped, on a connection long given up."""
-    with bad_network(socket_of(redis_server("valkey8").url)) as network:
-        store = opened(RedisStore(f"unix://{network.path}", prefix=new_prefix(), timeout=0.05))
-        network.fault = lambda: "late"
-        with pytest.raises(StoreError, match="cannot be reached"):
-            store.execute(Reserve(ROOT, 1, Amount(60)))
-        network.fault = lambda: "none"
-        assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)  # its end went first
-        network.deliver()
-        assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
-        store.close()
+    url = f"redis://127.0.0.1:{network.port}"
+    store = opened(RedisStore(url, prefix=new_prefix(), timeout=0.05))
+    network.fault = lambda: "late"
+    with pytest.raises(StoreError, match="cannot be reached"):
+        store.execute(Reserve(ROOT, 1, Amount(60)))
+    network.fault = lambda: "none"
+    assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)  # its end went first
+    network.deliver()
+    assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
+    store.close()
 
 
 def test_scripts_that_a_server_has_forgotten_are_loaded_again() -> None:

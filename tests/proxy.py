@@ -1,16 +1,22 @@
-"""A TCP proxy in front of a server: it stops what passes, cuts, refuses, or swallows it."""
+"""A TCP proxy in front of a server: it stops what passes, cuts, refuses, loses or delays it."""
 
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Literal, TypeAlias
 
-__all__ = ["Proxy"]
+__all__ = ["Fault", "Proxy", "Way", "bad_network", "connected"]
 
 TIMEOUT = 10.0
 
 Way: TypeAlias = Literal["requests", "replies"]
+
+Fault: TypeAlias = Literal["none", "request lost", "reply lost", "late"]
+"""What happens to a request: nothing; its connection is cut before the server has it, or before
+the client has the reply; or it is cut, and the server has the request once it is delivered."""
 
 
 class Proxy:
@@ -18,10 +24,23 @@ class Proxy:
 
     Args:
         connect: Connects to the server.
+        concerns: Whether a fault may befall these bytes.
+
+    Attributes:
+        fault: What befalls the next request.
+        faults: How many were befallen.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        concerns: Callable[[bytes], bool] = lambda data: True,
+    ) -> None:
+        self.fault: Callable[[], Fault] = lambda: "none"
+        self.faults = 0
         self._connect = connect
+        self._concerns = concerns
+        self._late = Event()
         self._links: list[_Link] = []
         self._lock = Lock()
         self._stop_at: Way | None = None
@@ -84,10 +103,11 @@ class Proxy:
             passes.set()
 
     def deliver(self) -> None:
-        """Have what was swallowed arrive, and wait until the server has dealt with it."""
+        """Have what is late arrive, and wait until the server has dealt with it."""
         with self._lock:
             links = [link for link in self._links if link.passes is self._late]
-        self._late.set()
+        late, self._late = self._late, Event()
+        late.set()
         for link in links:
             link.join()
 
@@ -102,8 +122,6 @@ class Proxy:
         self.cut()
 
     # Passing
-
-    _late = Event()
 
     def _listen(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -129,6 +147,12 @@ class Proxy:
             assert self._go_on.wait(TIMEOUT)
         passes.wait(TIMEOUT)
 
+    def fault_of(self, data: bytes) -> Fault:
+        """What befalls a request."""
+        fault = self.fault() if self._concerns(data) else "none"
+        self.faults += fault != "none"
+        return fault
+
     def connected(self) -> socket.socket:
         return self._connect()
 
@@ -141,6 +165,7 @@ class _Link:
         self.passes = proxy._passes
         self._client = client
         self._server: socket.socket | None = None
+        self._loses_reply = False
         self._threads = [Thread(target=self._requests, name="proxy", daemon=True)]
         self._threads[0].start()
 
@@ -153,8 +178,7 @@ class _Link:
     def close(self) -> None:
         for side in (self._client, self._server):
             if side is not None:
-                with suppress(OSError):
-                    side.shutdown(socket.SHUT_RDWR)
+                _hang_up(side)
 
     def _requests(self) -> None:
         with self._client, suppress(OSError):
@@ -174,6 +198,47 @@ class _Link:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 self._proxy.passing(way, self.passes)
+                if self._is_lost(way, data):
+                    self.close()
+                    return
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+    def _is_lost(self, way: Way, data: bytes) -> bool:
+        """Whether a message goes no further; one that is late comes when it is delivered."""
+        if way == "replies":
+            return self._loses_reply
+        fault = self._proxy.fault_of(data)
+        self._loses_reply = fault == "reply lost"
+        if fault == "late":
+            self.passes = self._proxy._late
+            _hang_up(self._client)
+            self.passes.wait(TIMEOUT)
+        return fault == "request lost"
+
+
+def _hang_up(side: socket.socket) -> None:
+    with suppress(OSError):
+        side.shutdown(socket.SHUT_RDWR)
+
+
+def connected(path: Path) -> socket.socket:
+    """A connection to a Unix socket."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def bad_network(path: Path, concerns: Callable[[bytes], bool]) -> Iterator[Proxy]:
+    """A proxy in front of a Unix socket, for the block; for requests that faults may befall."""
+    proxy = Proxy(partial(connected, path), concerns)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
