@@ -464,13 +464,6 @@ def test_a_book_of_prices_is_taken_as_it_is(budget: Budget) -> None:
         check_books(budget, own)
 
 
-def test_it_shows_who_guards_it(bare: openai.OpenAI) -> None:
-    assert repr(guard(bare, budget=Budget("$1", name="team"))) == (
-        "<openai.OpenAI guarded by budget 'team'>"
-    )
-    assert repr(guard(bare)) == "<openai.OpenAI guarded by the budget in scope>"
-
-
 @pytest.mark.parametrize(
     "model", ["gpt-4o-search-preview", "gpt-4o-mini-search-preview", "gpt-5-search-api"]
 )

@@ -77,11 +77,6 @@ class _Guarded(_Client):
         """The budget that this client's calls count against."""
         return budget_here(self._terms.budget)
 
-    def __repr__(self) -> str:
-        held = self._terms.budget  # its name alone: figures may be on the other side of a network
-        by = "the budget in scope" if held is None else f"budget {held.name!r}"
-        return f"<{type(self).__module__}.{type(self).__qualname__} guarded by {by}>"
-
     def copy(self, *args: Any, **kwargs: Any) -> Any:
         """As the client's own `copy`; the copy is guarded too and shares the budget."""
         copied = super().copy(*args, **kwargs)
