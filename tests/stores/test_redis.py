@@ -616,6 +616,33 @@ def test_a_forked_process_has_a_connection_and_reservations_of_its_own() -> None
     store.close()
 
 
+def test_a_garbage_collection_finds_no_open_socket() -> None:
+    """Python warns of one, and finalizes what is garbage in any order."""
+    told = []
+
+    class Socket:
+        closed = False
+
+        def __del__(self) -> None:
+            told.append(self.closed)
+
+    class Connection:
+        def __init__(self) -> None:
+            self.socket = Socket()
+
+        def disconnect(self) -> None:
+            self.socket.closed = True
+
+    store = RedisStore(redis_url(), prefix=new_prefix())
+    connection = Connection()
+    store._wire._connections["pool"] = connection  # type: ignore[attr-defined]
+    ring: list[Any] = [connection.socket, connection, store]
+    ring.append(ring)
+    del ring, connection, store
+    gc.collect()
+    assert told == [True]
+
+
 def test_what_is_noted_is_sent_as_the_process_ends() -> None:
     prefix = new_prefix()
     store = opened(RedisStore(redis_url(), prefix=prefix))

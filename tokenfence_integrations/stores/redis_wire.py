@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
+from weakref import finalize
 
 import redis
 from redis import exceptions
@@ -49,6 +50,8 @@ class RedisWire(Wire):
         self._nodes = nodes
         self._prefix = prefix
         self._connections: dict[Any, Any] = {}
+        # Before a garbage collection finds their sockets, and warns that they are open.
+        finalize(self, _disconnect, self._connections).atexit = False
         self._heads: dict[tuple[type[Any], Path], _Head] = {}
         self._scripts = scripts()
 
@@ -105,8 +108,7 @@ class RedisWire(Wire):
         return _RedisEars(self)
 
     def close(self) -> None:
-        while self._connections:
-            self._connections.popitem()[1].disconnect()
+        _disconnect(self._connections)
 
     def forget(self) -> None:
         # redis-py's connections know the process that made them, and close no other's.
@@ -262,6 +264,11 @@ class _RedisEars:
 
     def close(self) -> None:
         self._pubsub.close()
+
+
+def _disconnect(connections: dict[Any, Any]) -> None:
+    while connections:
+        connections.popitem()[1].disconnect()
 
 
 def _pipeline(connection: Any, commands: Sequence[bytes]) -> list[Any]:
