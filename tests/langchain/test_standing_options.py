@@ -140,6 +140,7 @@ def test_what_only_the_provider_knows_is_the_whole_window(
         ({"type": "custom", "name": "search"}, True),
         ({"type": "bash_20250124", "name": "bash"}, True),
         ({"name": "search", "input_schema": {"type": "object"}}, True),
+        ({"title": "search", "type": "object", "properties": {}}, True),
         ({"type": "web_search_20250305", "name": "web_search"}, False),
         ({"type": "file_search", "vector_store_ids": ["vs_1"]}, False),
     ],

@@ -59,8 +59,8 @@ REFERENCES = FOUND_BY_SERVER | {
 """Options that stand for input which only the provider knows."""
 
 
-RUN_HERE = ("function", "custom")
-"""Types of tools that the caller runs, and describes."""
+RUN_HERE = ("function", "custom", "object")
+"""Types of tools that the caller runs, and describes; the last one is that of a bare schema."""
 
 DESCRIBED_THERE = ("bash_", "computer_", "memory_", "text_editor_")
 """How the types of Anthropic's tools begin that the caller runs, and Anthropic describes: in 735
