@@ -53,6 +53,18 @@ class TestUsageOfStreams:
         assert budget.snapshot().spent.usd == COST
 
 
+@pytest.mark.parametrize("name", ["cached_tokens", "prompt_cache_hit_tokens"])
+def test_what_was_cached_is_told_beside_the_totals(budget: Budget, name: str) -> None:
+    """Moonshot and DeepSeek do so; half a prompt of gpt-4o then costs $1.25 a million."""
+    answer = {**ANSWER, "usage": {**ANSWER["usage"], name: 4}}
+    with scripted_client(answer) as client:
+        guard(client, budget=budget).chat.completions.create(**CALL)
+    [record] = budget.ledger
+    assert record.usage is not None
+    assert record.usage.cached_tokens == 4
+    assert record.cost == COST - 4 * 1_250
+
+
 Bytes = Callable[[openai.OpenAI], object]
 
 

@@ -16,6 +16,9 @@ MEMBERS = attrgetter("__dict__", "__pydantic_extra__")
 
 new = tuple.__new__
 
+CACHED_BESIDE = "cached_tokens", "prompt_cache_hit_tokens"
+"""Where Moonshot and DeepSeek tell what was read from a cache: in the usage itself."""
+
 TEXT_ALONE = (0,) * (len(Usage._fields) - 2)
 """The counts of a usage beside its two totals, where nothing but plain text went in and out."""
 
@@ -57,7 +60,7 @@ def token_usage(usage: Any) -> Usage | None:
         # Mostly it is the SDK's of a chat, and of nothing but plain text.
         told = usage.__dict__
         into, out = told["prompt_tokens"], told["completion_tokens"]
-        plain = _is_empty(told["prompt_tokens_details"])
+        plain = not usage.__pydantic_extra__ and _is_empty(told["prompt_tokens_details"])
         plain = plain and _is_empty(told["completion_tokens_details"])
         counted = type(into) is int and type(out) is int and told["total_tokens"] == into + out
         if plain and counted and into >= 0 and out >= 0:
@@ -70,6 +73,7 @@ def token_usage(usage: Any) -> Usage | None:
         out = reported.get("completion_tokens") or 0
         given = reported.get("prompt_tokens_details")
         made = reported.get("completion_tokens_details")
+        beside = next(filter(None, map(reported.get, CACHED_BESIDE)), 0)
     else:
         into = reported.get("input_tokens")
         if into is None:
@@ -79,7 +83,8 @@ def token_usage(usage: Any) -> Usage | None:
         out = reported.get("output_tokens") or 0
         given = reported.get("input_tokens_details") or reported.get("input_token_details")
         made = reported.get("output_tokens_details")
-    details = _details(members(given), members(made))
+        beside = 0
+    details = _details(members(given), members(made), beside)
     # Counts at all? The SDK does not validate its answers.
     if details is None or type(into) is not int or type(out) is not int or into < 0 or out < 0:
         return None
@@ -96,17 +101,20 @@ def _is_empty(details: Any) -> bool:
     return details is None or not (any(details.__dict__.values()) or details.__pydantic_extra__)
 
 
-def _details(given: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _details(
+    given: Mapping[str, Any], made: Mapping[str, Any], cached: Any
+) -> tuple[int, ...] | None:
     """The counts of a usage beside its two totals, in the order of `Usage`.
 
     Args:
         given: The parts of the input.
         made: Those of the output.
+        cached: What was read from a cache, if the parts of the input do not tell.
 
     Returns:
         None if they are no counts.
     """
-    cached = given.get("cached_tokens") or 0
+    cached = given.get("cached_tokens") or cached
     written = given.get("cache_write_tokens") or 0
     audio_in = given.get("audio_tokens") or 0
     image_in = given.get("image_tokens") or 0
