@@ -6,9 +6,9 @@ from threading import Lock, RLock
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tokenfence_integrations.engine.names import MARK, budget_of
+from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.money import format_usd, to_float
-from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.usage import Usage
 
 __all__ = ["Ledger", "LedgerRecord", "LedgerView", "Outcome", "Sink"]

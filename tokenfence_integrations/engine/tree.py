@@ -15,8 +15,8 @@ from tokenfence_integrations.engine.ledger import Ledger
 from tokenfence_integrations.engine.names import budget_of
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
 from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.stores.base import AccountState, Amount, Drop, Path, Store
-from tokenfence_integrations.stores.forks import begin_anew_in_children
 
 __all__ = ["NONE_STUCK", "Clock", "Live", "Orphan", "Tree"]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tokenfence_integrations.locks import OwnLock
+from tokenfence_integrations.forks import OwnLock
 
 if TYPE_CHECKING:
     import tiktoken

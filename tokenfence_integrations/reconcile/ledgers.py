@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tokenfence_integrations.engine.ledger import LedgerRecord
-from tokenfence_integrations.locks import OwnLock
+from tokenfence_integrations.forks import OwnLock
 from tokenfence_integrations.reconcile.exports import ExportError
 from tokenfence_integrations.reconcile.matching import Known
 from tokenfence_integrations.usage import Usage

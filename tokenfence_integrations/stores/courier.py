@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet, ref
 
 from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.backing_off import BackOff
 from tokenfence_integrations.stores.base import (
@@ -29,7 +30,6 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.known import Known
 from tokenfence_integrations.stores.noting import Held, sayable, to_open
 from tokenfence_integrations.stores.numbers import check_numbers

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread
 
 from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.stores.base import Waiting
-from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.lines import Lines
 from tokenfence_integrations.stores.wire import Ears, Unreachable, tree_of
 

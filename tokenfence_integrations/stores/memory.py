@@ -7,6 +7,7 @@ from threading import RLock
 from time import time
 from typing import Any
 
+from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.base import (
     NOTHING,
@@ -33,7 +34,6 @@ from tokenfence_integrations.stores.base import (
     Store,
     is_of,
 )
-from tokenfence_integrations.stores.forks import begin_anew_in_children
 
 __all__ = ["Account", "MemoryStore"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.postgres import PostgresStore
 from tokenfence_integrations.stores.postgres_link import UNSAYABLE
 from tokenfence_integrations.stores.tending import Tender

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg.sql import Composed
 
 from tokenfence_integrations.errors import StoreError
-from tokenfence_integrations.locks import OwnLock
+from tokenfence_integrations.forks import OwnLock
 from tokenfence_integrations.stores.postgres_errors import Late, explained
 
 __all__ = ["UNSAYABLE", "VERSION", "Link", "place"]

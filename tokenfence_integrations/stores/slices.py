@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.stores.base import (
     AccountState,
     Amount,
@@ -25,7 +26,6 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.borrowing import SLICE, Borrower, Steps
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.forks import begin_anew_in_children
 from tokenfence_integrations.stores.holdings import Holdings
 from tokenfence_integrations.stores.purse import Purse
 from tokenfence_integrations.stores.slicing import (

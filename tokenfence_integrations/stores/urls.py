@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from tokenfence_integrations.locks import OwnLock
+from tokenfence_integrations.forks import OwnLock
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError

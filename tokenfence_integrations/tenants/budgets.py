@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.ledger import Sink
 from tokenfence_integrations.engine.tree import Clock
-from tokenfence_integrations.locks import OwnLock
+from tokenfence_integrations.forks import OwnLock
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.tenants.plan import Found, Node, Plan, Storage, TierOf
 from tokenfence_integrations.tenants.reading import opened, read

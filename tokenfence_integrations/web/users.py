@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 from starlette.requests import HTTPConnection
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
-from tokenfence_integrations.locks import OwnLock
+from tokenfence_integrations.forks import OwnLock
 from tokenfence_integrations.stores.base import NOTHING
 
 __all__ = ["BudgetOf", "FoundUsers", "Key", "Users", "WithBudgets"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenfence_integrations.clients.openai.reported import get
-from tokenfence_integrations.locks import OwnLock
+from tokenfence_integrations.forks import OwnLock
 
 __all__ = ["hidden_tokens", "hides_reasoning", "remember"]
 
