@@ -51,6 +51,12 @@ class Handover:
         """Take a call back; False if a layer below was quicker."""
         return self._remove(call)
 
+    def is_open(self) -> bool:
+        """Whether any call is still on offer, here or further out."""
+        if any(call.open for call in [*self._calls]):
+            return True
+        return self.around is not None and self.around.is_open()
+
     def charges(self, budget: "Budget") -> bool:
         """Whether an open call on offer charges this budget already."""
         if any(call.charges(budget) and call.open for call in [*self._calls]):

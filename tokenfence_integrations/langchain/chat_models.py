@@ -245,9 +245,10 @@ class BudgetedChatModel(_ChatModel):
         Not where an outer layer has reserved for this model; nor with a cache, which has to know of
         a cap before it stores an answer; nor if the user has put another client in its place.
         """
+        handover = offered.get()
         return (
             self.tokenfence_terms.client_reserves
-            and offered.get() is None
+            and (handover is None or not (handover.is_open() or runs(self)))
             and cache_of(self) is None
             and still_metered(self)
         )

@@ -217,9 +217,10 @@ class BudgetedLLM(_LLM):
         Not where an outer layer has reserved for this LLM, nor if the user has put a client in its
         place that counts against another budget, or at other prices.
         """
+        handover = offered.get()
         return (
             self.tokenfence_terms.client_reserves
-            and offered.get() is None
+            and (handover is None or not (handover.is_open() or runs(self)))
             and still_metered(self, priced_alike=True)
         )
 
