@@ -25,7 +25,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
-from tokenfence_integrations.llama_index.openai_clients import still_metered
+from tokenfence_integrations.llama_index.openai_clients import HELD, still_metered
 from tokenfence_integrations.llama_index.partials import Material, material, remember
 from tokenfence_integrations.llama_index.providers import copied
 from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
@@ -45,6 +45,9 @@ ANSWERED_BY = "tokenfence_answered_by"
 
 WHOLE = frozenset({"chat", "complete", "achat", "acomplete"})
 """The methods that return a whole answer; a stream's client is called in its first step."""
+
+SYNC, ASYNC = HELD[:1], HELD[1:]
+"""Where the client of a sync way is held, and that of an async one."""
 
 Content = str | Sequence[ChatMessage]
 
@@ -130,22 +133,22 @@ class BudgetedLLM(_LLM):
     # Where the provider is called
 
     def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client():
+        if self._left_to_client(SYNC):
             return self._passed_on("chat", messages, args, kwargs)
         return run(self._answer("chat", messages, args, kwargs))
 
     def complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client():
+        if self._left_to_client(SYNC):
             return self._passed_on("complete", prompt, args, kwargs)
         return run(self._answer("complete", prompt, args, kwargs))
 
     async def achat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client():
+        if self._left_to_client(ASYNC):
             return await self._apassed_on("achat", messages, args, kwargs)
         return await arun(self._answer("achat", messages, args, kwargs))
 
     async def acomplete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client():
+        if self._left_to_client(ASYNC):
             return await self._apassed_on("acomplete", prompt, args, kwargs)
         return await arun(self._answer("acomplete", prompt, args, kwargs))
 
@@ -211,7 +214,7 @@ class BudgetedLLM(_LLM):
         exchange.finished(response)
         return self._signed(response, call)
 
-    def _left_to_client(self) -> bool:
+    def _left_to_client(self, clients: tuple[str, ...]) -> bool:
         """Whether the guarded client below does all that has to be done for a call.
 
         Not where an outer layer has reserved for this LLM, nor if the user has put a client in its
@@ -221,7 +224,7 @@ class BudgetedLLM(_LLM):
         return (
             self.tokenfence_terms.client_reserves
             and (handover is None or not (handover.is_open() or runs(self)))
-            and still_metered(self, priced_alike=True)
+            and still_metered(self, clients, priced_alike=True)
         )
 
     def _refused(self, method: str, refusal: BudgetExceeded, options: dict[str, Any]) -> Any:

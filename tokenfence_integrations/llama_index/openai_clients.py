@@ -74,7 +74,7 @@ def user_guarded(thing: Any) -> bool:
     return any(hasattr(getattr(thing, name, None), "tokenfence") for name in HELD)
 
 
-def still_metered(thing: Any, *, priced_alike: bool = False) -> bool:
+def still_metered(thing: Any, names: tuple[str, ...] = HELD, *, priced_alike: bool = False) -> bool:
     """Whether the clients of a guarded LLM, or embedding model, still meter its calls.
 
     The user may have put others in their place. Where they are made, or guarded, when they are
@@ -82,6 +82,7 @@ def still_metered(thing: Any, *, priced_alike: bool = False) -> bool:
 
     Args:
         thing: The LLM, or the embedding model.
+        names: Which of its clients.
         priced_alike: Whether they have to price as the LLM does, too. Where they cannot be others
             than they were, that was looked at when it was guarded.
     """
@@ -90,7 +91,7 @@ def still_metered(thing: Any, *, priced_alike: bool = False) -> bool:
     shared = thing.__dict__.get("tokenfence_clients")
     if shared is not None and not thing.reuse_client:
         return True  # each call makes one
-    for name in HELD:
+    for name in names:
         held = private[name] if name in private else getattr(thing, name, None)
         if held is None:
             continue
