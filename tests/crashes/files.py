@@ -17,7 +17,7 @@ from tests.crashes.worker import Stop, Worker
 from tests.stores import sqlite_files
 from tokenfence_integrations.stores.base import Read
 from tokenfence_integrations.stores.sqlite import SQLiteStore
-from tokenfence_integrations.stores.sqlite_books import Books
+from tokenfence_integrations.stores.sqlite.books import Books
 
 __all__ = ["FILE_FAULTS"]
 

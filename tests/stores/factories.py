@@ -13,11 +13,11 @@ from weakref import WeakSet
 from tests.ending import at_end
 from tests.stores import postgres_servers
 from tests.stores.servers import REDIS, redis_server
-from tokenfence_integrations.stores import slices
 from tokenfence_integrations.stores.base import Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.redis import RedisStore
 from tokenfence_integrations.stores.slices import SlicedStore
+from tokenfence_integrations.stores.slices import store as slices
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 
 _numbers = count(1)

@@ -15,10 +15,10 @@ from tests.engine.helpers import nano, reserve
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, guard
 from tokenfence_integrations.reconcile.ledgers import LedgerFile
 from tokenfence_integrations.stores.base import Amount, End
-from tokenfence_integrations.stores.postgres_wire import PostgresWire
-from tokenfence_integrations.stores.redis_scripts import scripts
-from tokenfence_integrations.stores.sqlite_books import Books
-from tokenfence_integrations.stores.wire import Batch
+from tokenfence_integrations.stores.postgres.wire import PostgresWire
+from tokenfence_integrations.stores.redis.scripts import scripts
+from tokenfence_integrations.stores.remote.wire import Batch
+from tokenfence_integrations.stores.sqlite.books import Books
 
 ROOT = Path(__file__).parents[2]
 MESSAGES: Any = [{"role": "user", "content": "Why?"}]

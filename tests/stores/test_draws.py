@@ -32,8 +32,8 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.postgres import PostgresStore
 from tokenfence_integrations.stores.redis import RedisStore
+from tokenfence_integrations.stores.remote.wire import Batch, Unreachable, tree_of
 from tokenfence_integrations.stores.sqlite import SQLiteStore
-from tokenfence_integrations.stores.wire import Batch, Unreachable, tree_of
 
 
 class Shared(NamedTuple):

@@ -15,11 +15,13 @@ from tests.engine.helpers import charged, nano, reserve, spend
 from tests.forks import forking, held_elsewhere, in_a_fork
 from tests.stores.places import PLACES, Place, later
 from tokenfence_integrations import Budget, Usage
-from tokenfence_integrations.stores import sqlite_books, sqlite_keeper, urls
+from tokenfence_integrations.stores import urls
 from tokenfence_integrations.stores.base import NOTHING
 from tokenfence_integrations.stores.redis import RedisStore
 from tokenfence_integrations.stores.slices import SlicedStore
 from tokenfence_integrations.stores.sqlite import SQLiteStore
+from tokenfence_integrations.stores.sqlite import books as sqlite_books
+from tokenfence_integrations.stores.sqlite import keeper as sqlite_keeper
 
 pytestmark = forking
 

@@ -18,7 +18,6 @@ from tests.stores.postgres_servers import Server, address, new_schema, server
 from tests.stores.test_contract import parts, read
 from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Budget, BudgetExceeded, LedgerRecord, StoreError, Usage
-from tokenfence_integrations.stores import backing_off, listening
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Adjust,
@@ -37,8 +36,9 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.postgres import PostgresStore
-from tokenfence_integrations.stores.postgres_ledger import PostgresLedger
-from tokenfence_integrations.stores.wire import Batch, Unreachable
+from tokenfence_integrations.stores.postgres.ledger import PostgresLedger
+from tokenfence_integrations.stores.remote import backing_off, listening
+from tokenfence_integrations.stores.remote.wire import Batch, Unreachable
 
 ROOT = ("root",)
 

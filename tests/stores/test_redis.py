@@ -28,7 +28,6 @@ from tests.stores.servers import REDIS, RedisServer, redis_server
 from tests.stores.test_contract import parts, read
 from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Budget, BudgetExceeded, StoreError, Usage
-from tokenfence_integrations.stores import backing_off, listening
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Adjust,
@@ -44,6 +43,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.redis import RedisStore
+from tokenfence_integrations.stores.remote import backing_off, listening
 from tokenfence_integrations.stores.urls import open_store
 
 ROOT = ("root",)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tokenfence_integrations.stores import courier
 from tokenfence_integrations.stores.base import NOTHING, Amount, Reserve
 from tokenfence_integrations.stores.redis import RedisStore
-from tokenfence_integrations.stores.wire import Answer, Batch
+from tokenfence_integrations.stores.remote import courier
+from tokenfence_integrations.stores.remote.wire import Answer, Batch
 
 
 class Clock:

@@ -31,7 +31,6 @@ from hypothesis.stateful import (
 
 from tests.engine.helpers import FakeClock, nano, reserve, spend
 from tokenfence_integrations import Budget, Event, StoreError, Usage
-from tokenfence_integrations.stores import purse, slicing
 from tokenfence_integrations.stores.base import (
     NOTHING,
     AccountState,
@@ -53,7 +52,8 @@ from tokenfence_integrations.stores.base import (
     Store,
 )
 from tokenfence_integrations.stores.memory import MemoryStore
-from tokenfence_integrations.stores.slices import SLICE, SlicedStore
+from tokenfence_integrations.stores.slices import SlicedStore, purse, slicing
+from tokenfence_integrations.stores.slices.borrowing import SLICE
 from tokenfence_integrations.stores.sqlite import SQLiteStore
 
 ROOT, LEAVES = "root", ("root/a", "root/b")

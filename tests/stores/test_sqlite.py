@@ -18,7 +18,6 @@ from tests.stores.heartbeat import PATIENCE, beating
 from tests.stores.sqlite_files import ROOT, locked, opened
 from tests.stores.test_contract import parts, read
 from tokenfence_integrations import Budget, StoreError, Usage
-from tokenfence_integrations.stores import sqlite_file, sqlite_keeper
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Amount,
@@ -35,7 +34,9 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.sqlite import SQLiteStore
-from tokenfence_integrations.stores.sqlite_keeper import Keeper
+from tokenfence_integrations.stores.sqlite import file as sqlite_file
+from tokenfence_integrations.stores.sqlite import keeper as sqlite_keeper
+from tokenfence_integrations.stores.sqlite.keeper import Keeper
 
 # Kept
 

@@ -23,7 +23,7 @@ from tokenfence_integrations.stores.base import (
     Reserve,
 )
 from tokenfence_integrations.stores.sqlite import SQLiteStore
-from tokenfence_integrations.stores.sqlite_books import Books
+from tokenfence_integrations.stores.sqlite.books import Books
 
 
 @pytest.mark.parametrize(

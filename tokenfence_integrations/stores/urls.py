@@ -123,7 +123,7 @@ def check_slices(slice: str | None, on_store_error: OnStoreError) -> None:
     if on_store_error not in ("raise", "local"):
         raise ValueError(f"on_store_error must be 'raise' or 'local', got {on_store_error!r}")
     if slice is not None:
-        from tokenfence_integrations.stores.slicing import parse_slice
+        from tokenfence_integrations.stores.slices.slicing import parse_slice
 
         parse_slice(slice)
 

@@ -26,8 +26,8 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.noting import Change
 from tokenfence_integrations.stores.numbers import MOST
-from tokenfence_integrations.stores.sqlite_file import opened
-from tokenfence_integrations.stores.sqlite_statements import (
+from tokenfence_integrations.stores.sqlite.file import opened
+from tokenfence_integrations.stores.sqlite.statements import (
     ADJUST,
     AMOUNT,
     DELETE,

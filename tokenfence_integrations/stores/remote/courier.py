@@ -15,7 +15,6 @@ from weakref import WeakSet, ref
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.stores.backing_off import BackOff
 from tokenfence_integrations.stores.base import (
     NOTHING,
     Adjust,
@@ -30,14 +29,13 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.known import Known
 from tokenfence_integrations.stores.noting import Held, sayable, to_open
 from tokenfence_integrations.stores.numbers import check_numbers
-from tokenfence_integrations.stores.outbox import Outbox, tell
-from tokenfence_integrations.stores.renewals import Renewals
-from tokenfence_integrations.stores.tending import Tender
-from tokenfence_integrations.stores.troubles import Troubles
-from tokenfence_integrations.stores.wire import (
+from tokenfence_integrations.stores.remote.backing_off import BackOff
+from tokenfence_integrations.stores.remote.known import Known
+from tokenfence_integrations.stores.remote.outbox import Outbox, tell
+from tokenfence_integrations.stores.remote.renewals import Renewals
+from tokenfence_integrations.stores.remote.wire import (
     Answer,
     Batch,
     Order,
@@ -46,6 +44,8 @@ from tokenfence_integrations.stores.wire import (
     Unreachable,
     Wire,
 )
+from tokenfence_integrations.stores.tending import Tender
+from tokenfence_integrations.stores.troubles import Troubles
 
 __all__ = ["Courier"]
 

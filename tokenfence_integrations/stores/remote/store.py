@@ -33,12 +33,12 @@ from tokenfence_integrations.stores.base import (
     Store,
     Waiting,
 )
-from tokenfence_integrations.stores.courier import Courier
-from tokenfence_integrations.stores.listening import Listener
 from tokenfence_integrations.stores.noting import with_notes
-from tokenfence_integrations.stores.outbox import AT_ONCE
+from tokenfence_integrations.stores.remote.courier import Courier
+from tokenfence_integrations.stores.remote.listening import Listener
+from tokenfence_integrations.stores.remote.outbox import AT_ONCE
+from tokenfence_integrations.stores.remote.wire import Answer, Order, Wire, tree_of
 from tokenfence_integrations.stores.troubles import TroubleListener
-from tokenfence_integrations.stores.wire import Answer, Order, Wire, tree_of
 
 __all__ = ["RemoteStore"]
 

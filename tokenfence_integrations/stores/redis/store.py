@@ -3,8 +3,8 @@
 import re
 from typing import TYPE_CHECKING
 
-from tokenfence_integrations.stores.redis_nodes import nodes_of
-from tokenfence_integrations.stores.redis_wire import RedisWire
+from tokenfence_integrations.stores.redis.nodes import nodes_of
+from tokenfence_integrations.stores.redis.wire import RedisWire
 from tokenfence_integrations.stores.remote import RemoteStore
 
 if TYPE_CHECKING:

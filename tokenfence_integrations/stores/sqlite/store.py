@@ -22,8 +22,8 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.noting import Note, sayable
 from tokenfence_integrations.stores.numbers import check_numbers
-from tokenfence_integrations.stores.sqlite_commands import WAYS, accounts, charges, is_open, reserve
-from tokenfence_integrations.stores.sqlite_keeper import Keeper
+from tokenfence_integrations.stores.sqlite.commands import WAYS, accounts, charges, is_open, reserve
+from tokenfence_integrations.stores.sqlite.keeper import Keeper
 
 __all__ = ["SQLiteStore"]
 

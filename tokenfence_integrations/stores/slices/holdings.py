@@ -15,9 +15,9 @@ from tokenfence_integrations.stores.base import (
     Reserve,
     Store,
 )
-from tokenfence_integrations.stores.mirror import Mirror
-from tokenfence_integrations.stores.purse import Purse
-from tokenfence_integrations.stores.slicing import room_for
+from tokenfence_integrations.stores.slices.mirror import Mirror
+from tokenfence_integrations.stores.slices.purse import Purse
+from tokenfence_integrations.stores.slices.slicing import room_for
 
 __all__ = ["Holdings"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from tokenfence_integrations.stores.base import Path
-from tokenfence_integrations.stores.wire import tree_of
+from tokenfence_integrations.stores.remote.wire import tree_of
 
 __all__ = ["Renewals"]
 

@@ -23,9 +23,9 @@ from tokenfence_integrations.stores.base import (
     SetLimits,
 )
 from tokenfence_integrations.stores.numbers import MOST
-from tokenfence_integrations.stores.postgres_ears import PostgresEars, SleepingEars
-from tokenfence_integrations.stores.postgres_link import UNSAYABLE, Link
-from tokenfence_integrations.stores.wire import (
+from tokenfence_integrations.stores.postgres.ears import PostgresEars, SleepingEars
+from tokenfence_integrations.stores.postgres.link import UNSAYABLE, Link
+from tokenfence_integrations.stores.remote.wire import (
     Answer,
     Batch,
     Ears,

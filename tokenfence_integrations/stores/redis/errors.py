@@ -5,7 +5,7 @@ import re
 from redis import exceptions
 
 from tokenfence_integrations.errors import StoreError
-from tokenfence_integrations.stores.wire import Unreachable
+from tokenfence_integrations.stores.remote.wire import Unreachable
 
 __all__ = ["code_of", "failed", "refused"]
 

@@ -24,11 +24,11 @@ from tokenfence_integrations.stores.base import (
     Store,
     Waiting,
 )
-from tokenfence_integrations.stores.borrowing import SLICE, Borrower, Steps
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.holdings import Holdings
-from tokenfence_integrations.stores.purse import Purse
-from tokenfence_integrations.stores.slicing import (
+from tokenfence_integrations.stores.slices.borrowing import SLICE, Borrower, Steps
+from tokenfence_integrations.stores.slices.holdings import Holdings
+from tokenfence_integrations.stores.slices.purse import Purse
+from tokenfence_integrations.stores.slices.slicing import (
     is_near_limit,
     parse_slice,
     slice_of,

@@ -17,7 +17,7 @@ from psycopg.sql import Composed
 
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.forks import OwnLock
-from tokenfence_integrations.stores.postgres_errors import Late, explained
+from tokenfence_integrations.stores.postgres.errors import Late, explained
 
 __all__ = ["UNSAYABLE", "VERSION", "Link", "place"]
 

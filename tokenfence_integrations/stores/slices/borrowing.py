@@ -19,9 +19,9 @@ from tokenfence_integrations.stores.base import (
     Reserve,
     Store,
 )
-from tokenfence_integrations.stores.holdings import Holdings
-from tokenfence_integrations.stores.purse import Purse
-from tokenfence_integrations.stores.slicing import is_large, room_for, slice_of
+from tokenfence_integrations.stores.slices.holdings import Holdings
+from tokenfence_integrations.stores.slices.purse import Purse
+from tokenfence_integrations.stores.slices.slicing import is_large, room_for, slice_of
 
 __all__ = ["SLICE", "Borrower", "Steps"]
 

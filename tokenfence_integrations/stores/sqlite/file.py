@@ -3,7 +3,7 @@
 import os
 import sqlite3
 
-from tokenfence_integrations.stores.sqlite_errors import Damaged
+from tokenfence_integrations.stores.sqlite.errors import Damaged
 
 __all__ = ["VERSION", "checkpoint", "opened"]
 

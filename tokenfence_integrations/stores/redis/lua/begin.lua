@@ -25,7 +25,7 @@ local epoch, number, lease = string.match(ARGV[2], '^(%S+) (%S+) (%S+)$')
 
 local REMEMBERED = 3600 -- seconds
 
--- Exactly once: see wire.py. Nothing is written before the command's own first write, which a server
+-- Exactly once: see remote/wire.py. Nothing is written before the command's own first write, which a server
 -- without memory refuses or lets pass.
 
 local of_seen = redis.call('HMGET', seen, 'epoch', 'number', 'alive')

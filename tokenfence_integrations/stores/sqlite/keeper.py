@@ -29,9 +29,9 @@ from tokenfence_integrations.stores.base import (
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.lines import Lines
 from tokenfence_integrations.stores.noting import Held, Note, to_open, with_notes
-from tokenfence_integrations.stores.sqlite_books import Books
-from tokenfence_integrations.stores.sqlite_errors import Damaged, is_busy, reason
-from tokenfence_integrations.stores.sqlite_file import checkpoint
+from tokenfence_integrations.stores.sqlite.books import Books
+from tokenfence_integrations.stores.sqlite.errors import Damaged, is_busy, reason
+from tokenfence_integrations.stores.sqlite.file import checkpoint
 from tokenfence_integrations.stores.tending import Tender
 
 __all__ = ["SEVERAL", "Keeper", "Way"]

@@ -14,9 +14,9 @@ from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.postgres import PostgresStore
-from tokenfence_integrations.stores.postgres_link import UNSAYABLE
+from tokenfence_integrations.stores.postgres.link import UNSAYABLE
+from tokenfence_integrations.stores.remote.wire import Unreachable
 from tokenfence_integrations.stores.tending import Tender
-from tokenfence_integrations.stores.wire import Unreachable
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.ledger import LedgerRecord

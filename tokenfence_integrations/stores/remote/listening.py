@@ -8,7 +8,7 @@ from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.stores.base import Waiting
 from tokenfence_integrations.stores.lines import Lines
-from tokenfence_integrations.stores.wire import Ears, Unreachable, tree_of
+from tokenfence_integrations.stores.remote.wire import Ears, Unreachable, tree_of
 
 __all__ = ["Listener"]
 

@@ -3,7 +3,7 @@
 import psycopg
 
 from tokenfence_integrations.errors import StoreError
-from tokenfence_integrations.stores.wire import Unreachable
+from tokenfence_integrations.stores.remote.wire import Unreachable
 
 __all__ = ["Late", "explained"]
 

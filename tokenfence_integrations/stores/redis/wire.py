@@ -19,10 +19,10 @@ from tokenfence_integrations.stores.base import (
     Resolve,
     is_of,
 )
-from tokenfence_integrations.stores.redis_errors import code_of, failed, refused
-from tokenfence_integrations.stores.redis_nodes import Nodes
-from tokenfence_integrations.stores.redis_scripts import NAMES, WRITERS, scripts
-from tokenfence_integrations.stores.wire import (
+from tokenfence_integrations.stores.redis.errors import code_of, failed, refused
+from tokenfence_integrations.stores.redis.nodes import Nodes
+from tokenfence_integrations.stores.redis.scripts import NAMES, WRITERS, scripts
+from tokenfence_integrations.stores.remote.wire import (
     Answer,
     Batch,
     Order,

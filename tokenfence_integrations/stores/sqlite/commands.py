@@ -22,9 +22,9 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.noting import Held, sayable
 from tokenfence_integrations.stores.numbers import check_numbers
-from tokenfence_integrations.stores.sqlite_books import Books
-from tokenfence_integrations.stores.sqlite_errors import is_busy, is_unwritten
-from tokenfence_integrations.stores.sqlite_keeper import SEVERAL, Keeper, Way
+from tokenfence_integrations.stores.sqlite.books import Books
+from tokenfence_integrations.stores.sqlite.errors import is_busy, is_unwritten
+from tokenfence_integrations.stores.sqlite.keeper import SEVERAL, Keeper, Way
 
 __all__ = ["WAYS", "accounts", "charges", "is_open", "reserve"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tokenfence_integrations.stores.base import AccountState, Drop, Reset
 from tokenfence_integrations.stores.noting import NO_CHANGE, Change, change_by
-from tokenfence_integrations.stores.wire import Answer, Order, accounts_of
+from tokenfence_integrations.stores.remote.wire import Answer, Order, accounts_of
 
 __all__ = ["Known"]
 

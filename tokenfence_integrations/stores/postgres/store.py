@@ -1,7 +1,7 @@
 """Accounts in PostgreSQL: exact among all processes of all machines, each batch one statement."""
 
-from tokenfence_integrations.stores.postgres_link import Link
-from tokenfence_integrations.stores.postgres_wire import PostgresWire
+from tokenfence_integrations.stores.postgres.link import Link
+from tokenfence_integrations.stores.postgres.wire import PostgresWire
 from tokenfence_integrations.stores.remote import RemoteStore
 
 __all__ = ["PostgresStore"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg import sql
 
-from tokenfence_integrations.stores.postgres_link import Link
+from tokenfence_integrations.stores.postgres.link import Link
 
 __all__ = ["PostgresEars", "SleepingEars"]
 

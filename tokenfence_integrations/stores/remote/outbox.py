@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenfence_integrations.stores.base import Draw, End
 from tokenfence_integrations.stores.noting import Note
-from tokenfence_integrations.stores.wire import Answer, Order
+from tokenfence_integrations.stores.remote.wire import Answer, Order
 
 if TYPE_CHECKING:
     import asyncio

@@ -50,7 +50,7 @@ def _script(name: str) -> Script:
 
 def _source(name: str) -> str:
     """The text of a file, with that of others where it names them."""
-    text = (files("tokenfence_integrations.stores") / "lua" / f"{name}.lua").read_text("utf-8")
+    text = (files(__package__) / "lua" / f"{name}.lua").read_text("utf-8")
     return re.sub(r"^ *--@ (\w+)\n", lambda found: _source(found[1]), text, flags=re.MULTILINE)
 
 
