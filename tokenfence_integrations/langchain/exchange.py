@@ -32,6 +32,7 @@ from tokenfence_integrations.langchain.usages import (
     was_cut,
 )
 from tokenfence_integrations.models import exchange
+from tokenfence_integrations.pricing.rates import asked_tier
 
 if TYPE_CHECKING:
     from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
@@ -135,8 +136,7 @@ def call_for(
     sent = sent_options(model, options)
     if getattr(model, "use_previous_response_id", False) and stands_on_answer(messages):
         sent = {**sent, "previous_response_id": "unseen"}
-    asked = sent.get("service_tier") or getattr(model, "service_tier", None)
-    tier = asked if isinstance(asked, str) and asked not in ("auto", "default") else None
+    tier = asked_tier(sent.get("service_tier") or getattr(model, "service_tier", None))
     request = CallRequest(
         model_name(model, sent),
         prompt_bound(messages, sent),

@@ -7,7 +7,7 @@ from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.langchain.providers import CAP_FIELDS, NAME_FIELDS, price_list
 from tokenfence_integrations.models.options import with_body
-from tokenfence_integrations.pricing.rates import Card
+from tokenfence_integrations.pricing.rates import Card, asked_tier
 
 __all__ = ["Start", "read_options", "told_params"]
 
@@ -115,8 +115,7 @@ class Start(NamedTuple):
             input_bound: The most input tokens; or a function that tells them for a model.
             expected: Tells for how many output tokens per choice to reserve, of those possible.
         """
-        asked = self.params.get("service_tier")
-        tier = asked if isinstance(asked, str) and asked not in ("auto", "default") else None
+        tier = asked_tier(self.params.get("service_tier"))
         request = CallRequest(
             self.model,
             input_bound,

@@ -8,6 +8,7 @@ from llama_index.core.llms import LLM
 
 from tokenfence_integrations.models.options import largest, lowered, with_body
 from tokenfence_integrations.pricing.book import provider_of_url
+from tokenfence_integrations.pricing.rates import asked_tier
 
 __all__ = [
     "CAP_FIELDS",
@@ -151,8 +152,7 @@ def choices_of(llm: LLM, sent: Mapping[str, Any]) -> int:
 
 def service_tier_of(llm: LLM, sent: Mapping[str, Any]) -> str | None:
     """The service tier of a call that sends this, as `options_of` tells; None for the usual one."""
-    asked = sent.get("service_tier") or member(llm, "service_tier")
-    return asked if isinstance(asked, str) and asked not in ("auto", "default") else None
+    return asked_tier(sent.get("service_tier") or member(llm, "service_tier"))
 
 
 def output_maximum(llm: LLM, options: Mapping[str, Any]) -> int | None:

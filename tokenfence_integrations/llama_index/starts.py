@@ -26,7 +26,7 @@ from tokenfence_integrations.llama_index.providers import (
 )
 from tokenfence_integrations.llama_index.tools import without_notes
 from tokenfence_integrations.models.callbacks import Handling
-from tokenfence_integrations.pricing.rates import Card
+from tokenfence_integrations.pricing.rates import Card, asked_tier
 from tokenfence_integrations.pricing.tokens import byte_bound
 
 __all__ = ["EmbeddingStart", "LLMStart", "budget_below"]
@@ -130,7 +130,7 @@ class _Told(NamedTuple):
             options,
             max(most, default=None),
             choices if type(choices) is int and choices > 0 else 1,
-            tier if isinstance(tier, str) and tier not in ("auto", "default") else None,
+            asked_tier(tier),
         )
 
 

@@ -183,6 +183,17 @@ Tiers = Sequence[tuple[int, Rates]]
 rates for all its tokens. The first threshold is below any call's (-1)."""
 
 
+def asked_tier(value: object) -> str | None:
+    """The service tier that a request asks for; None for the usual one.
+
+    Args:
+        value: Its ``service_tier``: a text, or a member of an Enum of texts.
+    """
+    if not isinstance(value, str) or value in ("auto", "default"):
+        return None
+    return str.__str__(value)
+
+
 class Card:
     """The prices and limits of one model, resolved once, in integers.
 

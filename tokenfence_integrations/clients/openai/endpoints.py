@@ -21,7 +21,7 @@ from tokenfence_integrations.clients.openai.reported import (
 )
 from tokenfence_integrations.engine.request import CallRequest
 from tokenfence_integrations.pricing.images import EDITED_IMAGE_TOKENS, generated_image_tokens
-from tokenfence_integrations.pricing.rates import Card
+from tokenfence_integrations.pricing.rates import Card, asked_tier
 from tokenfence_integrations.pricing.tokens import (
     REQUEST_OVERHEAD,
     byte_bound,
@@ -38,8 +38,6 @@ Body = Mapping[str, Any]
 CHAT_CAPS = ("max_completion_tokens", "max_tokens")
 CHAT_CHANGES = frozenset({*CHAT_CAPS, "n", "service_tier", "prediction"})
 """Keys of a chat that change its bound or its price, beside what the model reads."""
-
-DEFAULT_TIERS = ("auto", "default")
 
 COMPLETIONS_DEFAULT_MAX = 16
 """The legacy completions endpoint's own default of ``max_tokens``."""
@@ -107,7 +105,7 @@ def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
     if not CHAT_CHANGES.isdisjoint(body):
         request.max_output_tokens = _larger(*map(body.get, CHAT_CAPS))
         request.choices = _positive(body.get("n"))
-        request.service_tier = _tier(body)
+        request.service_tier = asked_tier(body.get("service_tier"))
         prediction = body.get("prediction")
         request.extra_price = contents.unused_prediction(prediction, request.service_tier)
     return request
@@ -120,13 +118,17 @@ def _responses(body: Body, uploaded: int, exact: bool) -> CallRequest:
         found.bound,
         _count_responses(body) if exact and not found.unseen and not found.images else None,
         _larger(body.get("max_output_tokens"), None),
-        service_tier=_tier(body),
+        service_tier=asked_tier(body.get("service_tier")),
     )
 
 
 def _compaction(body: Body, uploaded: int, exact: bool) -> CallRequest:
     found = contents.responses_content(body)
-    return CallRequest(_plain_text(body.get("model") or ""), found.bound, service_tier=_tier(body))
+    return CallRequest(
+        _plain_text(body.get("model") or ""),
+        found.bound,
+        service_tier=asked_tier(body.get("service_tier")),
+    )
 
 
 def _count_responses(body: Body) -> Callable[[Card], int | None] | None:
@@ -367,8 +369,3 @@ def _count(value: Any) -> int | None:
         return ceil(float(value))
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _tier(body: Body) -> str | None:
-    tier = body.get("service_tier")
-    return _plain_text(tier) if isinstance(tier, str) and tier not in DEFAULT_TIERS else None
