@@ -136,8 +136,9 @@ def round_half_even(pico: int) -> int:
         >>> round_half_even(2_500), round_half_even(3_500)
         (2, 4)
     """
-    odd = pico // PICO_PER_NANO & 1
-    return (pico + 499 + odd) // PICO_PER_NANO  # a half goes up from an odd number alone
+    nano = pico // PICO_PER_NANO
+    rest = pico - nano * PICO_PER_NANO
+    return nano + 1 if rest > 500 or (rest == 500 and nano & 1) else nano
 
 
 def round_up(pico: int) -> int:

@@ -226,7 +226,7 @@ class TestUnknown:
             with pytest.raises(UnknownModelError):
                 book.card(f"#{number}")
         assert book._list is not None
-        assert len(book._list.found) <= 1024
+        assert len(book._list.cards) <= 1024
         assert len(snapshot._lookup_cache) + len(snapshot._provider_misses) == remembered
 
 

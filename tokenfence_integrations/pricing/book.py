@@ -32,7 +32,7 @@ _OPENAI = ("openai", "azure")
 _FREE = ("omni-moderation", "text-moderation")
 
 
-NEVER_FOUND: "tuple[Card | tuple[str, ...], float]" = ((), 0.0)
+NOT_FOUND: tuple[None, float] = None, 0.0
 
 
 class Cards(Protocol):
@@ -119,17 +119,21 @@ class PriceBook:
         prices = self._list
         if prices is None or prices.snapshot is not prices.get_snapshot():
             prices = self._list = _PriceList(self.provider, tuple(self._own))
-        now = self._clock()
-        found, until = prices.found.get(model, NEVER_FOUND)
-        if not 0.0 < until - now <= CARD_SECONDS:
-            if not isinstance(model, str):
-                raise TypeError(f"a model has a name, such as 'gpt-4o': got {model!r}")
-            if len(model) > MAX_NAME_LENGTH:
-                raise UnknownModelError(model[:MAX_NAME_LENGTH], (), self.provider)
-            found = prices.find(model, now)
-        if isinstance(found, Card):
-            return found
-        raise UnknownModelError(model, found, self.provider, prices.elsewhere(model))
+        card, until = prices.cards.get(model, NOT_FOUND)
+        if card is None or not 0.0 < until - self._clock() <= CARD_SECONDS:
+            return self._find(prices, model)
+        return card
+
+    def _find(self, prices: "_PriceList", model: str) -> Card:
+        if not isinstance(model, str):
+            raise TypeError(f"a model has a name, such as 'gpt-4o': got {model!r}")
+        if len(model) > MAX_NAME_LENGTH:
+            raise UnknownModelError(model[:MAX_NAME_LENGTH], (), self.provider)
+        card = prices.find(model, self._clock())
+        if card is None:
+            alike, elsewhere = prices.nearest(model), prices.elsewhere(model)
+            raise UnknownModelError(model, alike, self.provider, elsewhere)
+        return card
 
 
 class _OtherName:
@@ -168,8 +172,9 @@ class _PriceList:
 
         self.get_snapshot = get_snapshot
         self.snapshot = get_snapshot()
-        # What each name stands for, and until when: a card, or the nearest known names.
-        self.found: dict[str, tuple[Card | tuple[str, ...], float]] = {}
+        # What each name stands for, and until when: a card, or nothing that is known.
+        self.cards: dict[str, tuple[Card | None, float]] = {}
+        self.nearest = lru_cache(MAX_CACHED_NAMES)(self._nearest)
         self.elsewhere = lru_cache(MAX_CACHED_NAMES)(self._elsewhere)
         self._provider = provider
         self._own_names = own_names
@@ -179,17 +184,19 @@ class _PriceList:
             by_id = {maker.id: maker for maker in self.snapshot.providers}
             self._makers = [by_id[maker] for maker in makers if maker in by_id]
 
-    def find(self, model: str, now: float) -> Card | tuple[str, ...]:
-        """The card of a model, or the nearest known names; remembered until the minute is over."""
-        period = now // CARD_SECONDS
-        if len(self.found) >= MAX_CACHED_NAMES:
-            self.found.clear()
-        found = self._look_up(model, period)
-        self.found[model] = found, (period + 1) * CARD_SECONDS
-        return found
+    def find(self, model: str, now: float) -> Card | None:
+        """The card of a model; None if it is not known. Remembered until the minute is over."""
+        card, until = self.cards.get(model, NOT_FOUND)
+        if not 0.0 < until - now <= CARD_SECONDS:
+            period = now // CARD_SECONDS
+            if len(self.cards) >= MAX_CACHED_NAMES:
+                self.cards.clear()
+            card = self._look_up(model, period)
+            self.cards[model] = card, (period + 1) * CARD_SECONDS
+        return card
 
-    def _look_up(self, model: str, period: float) -> Card | tuple[str, ...]:
-        name = model.removeprefix("openai/") if self._provider in _OPENAI else model
+    def _look_up(self, model: str, period: float) -> Card | None:
+        name = self._plain(model)
         if self._provider in _OPENAI and name.lower().startswith(_FREE):
             return _card(model, self._provider, [(-1, Rates())], {}, ceiling(model))
         from datetime import UTC, datetime
@@ -199,8 +206,11 @@ class _PriceList:
             # Not through the snapshot's own lookup, which remembers every name it is asked for.
             info = maker.find_model(model) or maker.find_model(name)
             if info is not None:
-                return self._listed_card(model, maker, info, now) or self._nearest(name)
-        return self._nearest(name)
+                return self._listed_card(model, maker, info, now)
+        return None
+
+    def _plain(self, model: str) -> str:
+        return model.removeprefix("openai/") if self._provider in _OPENAI else model
 
     def _elsewhere(self, model: str) -> tuple[str, ...]:
         """Some other providers whose models have this name and a price."""
@@ -233,10 +243,11 @@ class _PriceList:
         limits = ceiling(model) or ceiling(info.id)
         return _card(model, self._provider, standard, variants, limits, info.context_window)
 
-    def _nearest(self, name: str) -> tuple[str, ...]:
+    def _nearest(self, model: str) -> tuple[str, ...]:
+        """The names with a price that are most like this one."""
         import difflib
 
-        name = name.lower()
+        name = self._plain(model).lower()
         listed = (
             info.id
             for maker in self._makers

@@ -282,12 +282,14 @@ class Card:
         step = self._flat
         if step is None or service_tier is not None or batch:
             step = _reached(self._steps_for(service_tier, batch), usage[0])
-        if usage[2:] != _PLAIN_TEXT:
+        if usage[2:] == _PLAIN_TEXT:
+            input_rate, output_rate, per_call = step[5]
+            pico = usage[0] * input_rate + usage[1] * output_rate + per_call
+        else:
             if min(usage) < 0:
                 check_usage(usage)
-            return round_half_even(_mixed_cost(usage, step.rates))
-        input_rate, output_rate, per_call = step[5]
-        return round_half_even(usage[0] * input_rate + usage[1] * output_rate + per_call)
+            pico = _mixed_cost(usage, step.rates)
+        return round_half_even(pico)
 
     def bound(
         self,
@@ -295,7 +297,6 @@ class Card:
         output_tokens: int,
         service_tier: str | None = None,
         batch: bool = False,
-        *,
         extra: Usage | None = None,
     ) -> int:
         """The most that a call with at most so many tokens can cost.

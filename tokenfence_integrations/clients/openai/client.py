@@ -15,7 +15,12 @@ import openai
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from tokenfence_integrations.clients.openai.batches import batch_request, starts_batch
-from tokenfence_integrations.clients.openai.endpoints import BATCHES, Endpoint, endpoint_of
+from tokenfence_integrations.clients.openai.endpoints import (
+    BATCHES,
+    ENDPOINTS,
+    Endpoint,
+    endpoint_of,
+)
 from tokenfence_integrations.clients.openai.exchange import RAW, Exchange, current
 from tokenfence_integrations.clients.openai.looks import Look
 from tokenfence_integrations.clients.openai.paths import is_free, shape
@@ -114,7 +119,7 @@ class _Guarded(_Client):
         asked = options.__dict__  # looked up by name, a field of a pydantic model takes far longer
         if asked["method"] != "post" and asked["method"].lower() != "post":
             return None
-        endpoint = endpoint_of(asked["url"])
+        endpoint = ENDPOINTS.get(asked["url"]) or endpoint_of(asked["url"])
         if endpoint is None:
             self._check_metered(asked["url"])
             return None
@@ -127,14 +132,15 @@ class _Guarded(_Client):
             self._check_fees(endpoint, body)
         terms = self._terms
         budget = budget_here(terms.budget)
+        headers = asked["headers"]
+        raw = _raw(headers) if isinstance(headers, dict) else ""
         handover = offered.get()
-        call = None if handover is None else handover.take(budget)
-        taken = call is not None
-        if call is None:
-            uploaded = uploaded_bytes(asked["files"]) if asked["files"] else 0
-            request = endpoint.request(body, uploaded, terms.exact_input)
-            call = terms.call(budget, endpoint, request)
-        return Exchange(terms, endpoint, call, body, stream, _raw(asked["headers"]), taken)
+        if handover is not None and (call := handover.take(budget)) is not None:
+            return Exchange(terms, endpoint, call, body, stream, raw, True)
+        uploaded = uploaded_bytes(asked["files"]) if asked["files"] else 0
+        request = endpoint.request(body, uploaded, terms.exact_input)
+        call = terms.call(budget, endpoint, request)
+        return Exchange(terms, endpoint, call, body, stream, raw)
 
     def _check_metered(self, path: str) -> None:
         plain = path.split("?", 1)[0].strip("/")

@@ -13,9 +13,6 @@ from tokenfence_integrations.clients.openai import content as contents
 from tokenfence_integrations.clients.openai.content import UNKNOWN_WINDOW
 from tokenfence_integrations.clients.openai.reasoning import remember
 from tokenfence_integrations.clients.openai.reported import (
-    get,
-    members,
-    response_usage,
     token_usage,
     usage_in_bytes,
 )
@@ -31,7 +28,7 @@ from tokenfence_integrations.pricing.tokens import (
 )
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["BATCHES", "Body", "Endpoint", "endpoint_of"]
+__all__ = ["BATCHES", "ENDPOINTS", "Body", "Endpoint", "endpoint_of"]
 
 Body = Mapping[str, Any]
 
@@ -43,17 +40,17 @@ COMPLETIONS_DEFAULT_MAX = 16
 """The legacy completions endpoint's own default of ``max_tokens``."""
 
 
-def _batch_usage(answer: Any, body: Body) -> Usage | None:
+def _batch_usage(answer: Body, body: Body) -> Usage | None:
     """The usage of a batch: none as long as nothing is counted."""
-    reported = response_usage(answer)
+    reported = token_usage(answer.get("usage"))
     return reported if reported is not None and any(reported) else None
 
 
-def _usage_field(answer: Any, body: Body) -> Usage | None:
-    return token_usage(members(answer).get("usage"))
+def _usage_field(answer: Body, body: Body) -> Usage | None:
+    return token_usage(answer.get("usage"))
 
 
-def _responses_usage(answer: Any, body: Body) -> Usage | None:
+def _responses_usage(answer: Body, body: Body) -> Usage | None:
     remember(answer)
     return _usage_field(answer, body)
 
@@ -65,7 +62,7 @@ class Endpoint:
     Args:
         request: Makes a `CallRequest` of a request body and its uploaded bytes.
         caps: The keys of the body that limit output, the one to set when none is given first.
-        usage: Finds the usage in an answer (an SDK model or JSON), given the request's body.
+        usage: Finds the usage among the members of an answer, given the request's body.
         reply: Name of the synthetic reply in `replies`; None: a refusal raises.
         streams_usage: Whether ``stream_options.include_usage`` has to ask for it.
     """
@@ -73,7 +70,7 @@ class Endpoint:
     name: str
     request: Callable[[Body, int, bool], CallRequest]
     caps: tuple[str, ...] = ()
-    usage: Callable[[Any, Body], Usage | None] = _usage_field
+    usage: Callable[[Body, Body], Usage | None] = _usage_field
     reply: str | None = None
     streams_usage: bool = False
 
@@ -87,8 +84,8 @@ BATCHES = Endpoint("batches", _no_request, usage=_batch_usage)
 
 
 def endpoint_of(path: str) -> Endpoint | None:
-    """The endpoint of a request path, such as "/chat/completions"; None if it is not metered."""
-    return _ENDPOINTS.get(path) or _ENDPOINTS.get("/" + path.split("?", 1)[0].strip("/"))
+    """The endpoint of a request path, however it is written; None if it is not metered."""
+    return ENDPOINTS.get("/" + path.split("?", 1)[0].strip("/"))
 
 
 def _chat(body: Body, uploaded: int, exact: bool) -> CallRequest:
@@ -201,9 +198,9 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
-def _images_usage(answer: Any, body: Body) -> Usage | None:
-    reported = response_usage(answer)
-    pictures = len(get(answer, "data") or ())
+def _images_usage(answer: Body, body: Body) -> Usage | None:
+    reported = token_usage(answer.get("usage"))
+    pictures = len(answer.get("data") or ())
     if reported is None:
         return Usage(images=pictures) if pictures else None
     drawn = reported.output_image_tokens or reported.output_tokens  # told apart since gpt-image-1.5
@@ -232,11 +229,11 @@ def _transcription(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
-def _transcription_usage(answer: Any, body: Body) -> Usage | None:
-    reported = response_usage(answer)
+def _transcription_usage(answer: Body, body: Body) -> Usage | None:
+    reported = token_usage(answer.get("usage"))
     if reported is not None:
         return reported
-    duration = get(answer, "duration")  # verbose_json
+    duration = answer.get("duration")  # verbose_json
     if duration is None or str(body.get("model")).startswith("gpt-"):  # which pay by tokens
         return None
     return token_usage({"seconds": float(duration)})
@@ -263,12 +260,12 @@ def _speech(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
-def _speech_usage(answer: Any, body: Body) -> Usage | None:
+def _speech_usage(answer: Body, body: Body) -> Usage | None:
     # Sound comes without usage, unless it comes as events.
-    response = get(answer, "response")
+    response = answer.get("response")
     if response is not None and "event-stream" in response.headers.get("content-type", ""):
-        answer = usage_in_bytes(response.content, "text/event-stream")
-    reported = response_usage(answer)
+        answer = usage_in_bytes(response.content, "text/event-stream") or {}
+    reported = token_usage(answer.get("usage"))
     if reported is not None:
         return reported
     # Else only what is billed by its characters is known.
@@ -277,7 +274,7 @@ def _speech_usage(answer: Any, body: Body) -> Usage | None:
     return None
 
 
-_ENDPOINTS = {
+ENDPOINTS = {
     "/chat/completions": Endpoint(
         "chat",
         _chat,

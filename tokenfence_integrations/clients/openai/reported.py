@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenfence_integrations.usage import Usage
 
-__all__ = ["events_in_bytes", "get", "members", "response_usage", "token_usage", "usage_in_bytes"]
+__all__ = ["events_in_bytes", "get", "members", "token_usage", "usage_in_bytes"]
 
 
 NO_MEMBERS: Mapping[str, Any] = {}
@@ -60,10 +60,15 @@ def token_usage(usage: Any) -> Usage | None:
         # Mostly it is the SDK's of a chat, and of nothing but plain text.
         told = usage.__dict__
         into, out = told["prompt_tokens"], told["completion_tokens"]
-        plain = not usage.__pydantic_extra__ and _is_empty(told["prompt_tokens_details"])
-        plain = plain and _is_empty(told["completion_tokens_details"])
-        counted = type(into) is int and type(out) is int and told["total_tokens"] == into + out
-        if plain and counted and into >= 0 and out >= 0:
+        given, made = told["prompt_tokens_details"], told["completion_tokens_details"]
+        if (
+            (given is None or not (any(given.__dict__.values()) or given.__pydantic_extra__))
+            and (made is None or not (any(made.__dict__.values()) or made.__pydantic_extra__))
+            and not usage.__pydantic_extra__
+            and type(into) is type(out) is int
+            and told["total_tokens"] == into + out
+            and into >= 0 <= out
+        ):
             return new(Usage, (into, out) + TEXT_ALONE)  # noqa: RUF005 - in half the time
     except (AttributeError, KeyError):  # of another form: JSON, for one
         pass
@@ -96,11 +101,6 @@ def token_usage(usage: Any) -> Usage | None:
     return new(Usage, (into, out) + details)  # noqa: RUF005 - in half the time
 
 
-def _is_empty(details: Any) -> bool:
-    """Whether an SDK model has nothing but zeros in it; AttributeError if it is none."""
-    return details is None or not (any(details.__dict__.values()) or details.__pydantic_extra__)
-
-
 def _details(
     given: Mapping[str, Any], made: Mapping[str, Any], cached: Any
 ) -> tuple[int, ...] | None:
@@ -125,11 +125,6 @@ def _details(
     if set(map(type, counts)) == {int} and min(counts) >= 0:
         return (*counts, 0, 0, 0, 0)
     return None
-
-
-def response_usage(answer: Any) -> Usage | None:
-    """The usage of an answer that carries it in ``usage``."""
-    return token_usage(get(answer, "usage"))
 
 
 def usage_in_bytes(content: bytes, content_type: str) -> dict[str, Any] | None:

@@ -124,7 +124,7 @@ class StreamMeter:
         if usage is not None:
             self._service_tier = shown.get("service_tier") or self._service_tier
             if not choices:
-                reported = self._endpoint.usage(chunk, self._body)
+                reported = self._endpoint.usage(shown, self._body)
                 if reported is not None:
                     several = self.call.request.choices > 1
                     self._final = _combined(self._final, reported) if several else reported
@@ -158,9 +158,10 @@ class StreamMeter:
 
     def see_answer(self, answer: Any) -> None:
         """Take note of a whole answer, parsed at last (or in an unread body)."""
-        self._final = self._endpoint.usage(answer, self._body)
-        self._service_tier = get(answer, "service_tier")
-        self._truncated = was_cut(answer)
+        shown = members(answer)
+        self._final = self._endpoint.usage(shown, self._body)
+        self._service_tier = shown.get("service_tier")
+        self._truncated = was_cut(shown)
         self.finish()
 
     # How it ends
@@ -232,7 +233,7 @@ class StreamMeter:
         found = usage_in_bytes(content, "text/event-stream" if events else "")
         if found is not None:
             self.see_answer(found)
-        elif self._endpoint.usage(None, self._body) is not None:
+        elif self._endpoint.usage({}, self._body) is not None:
             self.see_answer(None)
 
     def _at_most(self) -> Amount | None:
@@ -255,9 +256,9 @@ class EventMeter(StreamMeter):
     def see(self, chunk: Any) -> bool:
         kind = get(chunk, "type")
         if kind in FINAL_EVENTS:
-            answer = get(chunk, "response")
+            answer = members(get(chunk, "response"))
             self._final = self._endpoint.usage(answer, self._body)
-            self._service_tier = get(answer, "service_tier")
+            self._service_tier = answer.get("service_tier")
             self._truncated = kind == "response.incomplete"
         return False
 
