@@ -62,6 +62,10 @@ class Change(NamedTuple):
             _sum(self.spent, spent), _sum(self.reserved, reserved), _sum(self.uncertain, uncertain)
         )
 
+    def reserving(self, amount: Amount) -> "Change":
+        """The same with so much more reserved."""
+        return Change(self.spent, _sum(self.reserved, amount), self.uncertain)
+
 
 def _sum(one: Amount, other: Amount) -> Amount:
     return one if other is NOTHING else other if one is NOTHING else one.plus(other)

@@ -152,7 +152,7 @@ class RedisWire(Wire):
         keys += [f"{base}account:{name}" for name in path]
         sha = self._scripts[script].sha
         parts = ["EVALSHA", sha, len(keys), *keys, owner, batch.lease, batch.epoch]
-        return _Head(base, len(parts), "".join(map(_bulk, parts)), json.dumps(path))
+        return _Head(base, len(parts), _bulks(parts), json.dumps(path))
 
     def _base(self, tree: str) -> str:
         # A hash tag ends at its first brace, and an empty one is none.
@@ -180,14 +180,13 @@ class RedisWire(Wire):
             connection = self._connections.get(pool)
             if connection is None:
                 connection = self._connect(pool)
-            replies = _pipeline(connection, commands)
-            errors = [reply for reply in replies if isinstance(reply, exceptions.RedisError)]
+            replies, errors = _pipeline(connection, commands)
             if not errors:
                 return replies
             if any(isinstance(error, exceptions.NoScriptError) for error in errors):
                 self._load_scripts(connection)
                 if all(isinstance(reply, exceptions.NoScriptError) for reply in replies):
-                    replies = _pipeline(connection, commands)
+                    replies, _ = _pipeline(connection, commands)
             return [
                 self._refused(reply) if isinstance(reply, exceptions.RedisError) else reply
                 for reply in replies
@@ -207,9 +206,9 @@ class RedisWire(Wire):
 
     def _load_scripts(self, connection: Any) -> None:
         loads = [_packed("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
-        for reply in _pipeline(connection, loads):
-            if isinstance(reply, Exception):
-                raise reply
+        _, errors = _pipeline(connection, loads)
+        if errors:
+            raise errors[0]
 
     def _keys(self, pattern: str) -> Iterator[str]:
         """The keys like a pattern that begins with the store's prefix; some may come twice."""
@@ -275,10 +274,11 @@ def _disconnect(connections: dict[Any, Any]) -> None:
         connections.popitem()[1].disconnect()
 
 
-def _pipeline(connection: Any, commands: Sequence[bytes]) -> list[Any]:
-    """Send all commands, and read all replies; errors are replies."""
+def _pipeline(connection: Any, commands: Sequence[bytes]) -> tuple[list[Any], list[Exception]]:
+    """Send all commands, and read all replies; errors are replies, and told of besides."""
     connection.send_packed_command([b"".join(commands)])
     replies: list[Any] = []
+    errors: list[Exception] = []
     for _ in commands:
         try:
             replies.append(connection.read_response(disable_decoding=True))
@@ -286,7 +286,8 @@ def _pipeline(connection: Any, commands: Sequence[bytes]) -> list[Any]:
             raise
         except exceptions.ResponseError as error:
             replies.append(error)
-    return replies
+            errors.append(error)
+    return replies, errors
 
 
 # Commands as they are sent. redis-py does it as well, but anew for each of twenty parts, of which
@@ -310,8 +311,7 @@ class _Head(NamedTuple):
 
     def with_(self, *parts: Any) -> bytes:
         """The whole command, with these as its last parts."""
-        count = self.parts + len(parts)
-        return f"*{count}\r\n{self.sent}{''.join(map(_bulk, parts))}".encode()
+        return f"*{self.parts + len(parts)}\r\n{self.sent}{_bulks(parts)}".encode()
 
 
 def _literal(text: str) -> str:
@@ -323,6 +323,10 @@ def _packed(*parts: Any) -> bytes:
     return _Head("", 0, "", "").with_(*parts)
 
 
-def _bulk(part: Any) -> str:
-    text = str(part)
-    return f"${len(text) if text.isascii() else len(text.encode())}\r\n{text}\r\n"
+def _bulks(parts: Sequence[Any]) -> str:
+    sent = ""
+    for part in parts:
+        text = str(part)
+        size = len(text) if text.isascii() else len(text.encode())
+        sent += f"${size}\r\n{text}\r\n"
+    return sent

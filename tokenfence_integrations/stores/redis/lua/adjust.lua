@@ -10,7 +10,7 @@
 local accounts, missing = accounts_of_command()
 if not accounts then return missing end
 if not is_repeated then
-  local limits, by = { five(accounts[1][LIMITS]) }, { five(ARGV[5]) }
+  local limits, by = { match(accounts[1][LIMITS], FIVE) }, { match(ARGV[5], FIVE) }
   for i = 1, 5 do
     if limits[i] ~= 'n' then limits[i] = plus(limits[i], by[i]) end
   end

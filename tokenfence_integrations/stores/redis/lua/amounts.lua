@@ -2,13 +2,8 @@
 
 local NOTHING = '0 0 0 0'
 
-local function four(amount)
-  return string.match(amount, '^(%S+) (%S+) (%S+) (%S+)')
-end
-
-local function five(limits)
-  return string.match(limits, '^(%S+) (%S+) (%S+) (%S+) (%S+)')
-end
+local match = string.match
+local FOUR, FIVE = '^(%S+) (%S+) (%S+) (%S+)', '^(%S+) (%S+) (%S+) (%S+) (%S+)'
 
 -- The sum of two amounts that are taken apart.
 local function sum_of_parts(a, b, c, d, e, f, g, h)

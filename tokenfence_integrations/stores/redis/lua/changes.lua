@@ -4,18 +4,18 @@
 local function sum(one, other)
   if other == NOTHING then return one end
   if one == NOTHING then return other end
-  local a, b, c, d = four(one)
-  return sum_of_parts(a, b, c, d, four(other))
+  local a, b, c, d = match(one, FOUR)
+  return sum_of_parts(a, b, c, d, match(other, FOUR))
 end
 
 local function minus(amount)
-  local a, b, c, d = four(amount)
+  local a, b, c, d = match(amount, FOUR)
   return negated(a) .. ' ' .. negated(b) .. ' ' .. negated(c) .. ' ' .. negated(d)
 end
 
 -- Whether one amount is less than another in any part.
 local function is_less(one, other)
-  local mine, theirs = { four(one) }, { four(other) }
+  local mine, theirs = { match(one, FOUR) }, { match(other, FOUR) }
   for i = 1, 4 do
     if not is_within(mine[i], theirs[i], '0', '0', '0') then return true end
   end
