@@ -25,8 +25,10 @@ from tokenfence_integrations.stores.memory import MemoryStore
 
 __all__ = ["run_beside_memory"]
 
-LARGE = (0, 1, 9, 10**14 - 1, 10**14, 10**15 - 1, 10**15 + 1, 2**53 - 1, 2**53 + 1, 2**60 + 1)
-"""Numbers around those at which doubles, and their digits, come to their ends."""
+_INTS = (10**9 - 1, 10**9, 2**31)
+_DOUBLES = (10**14 - 1, 10**14, 10**15 - 1, 10**15 + 1, 2**53 - 1, 2**53 + 1)
+LARGE = (0, 1, 9, *[8 * n for n in _INTS], *_DOUBLES, 2**60 + 1)
+"""Numbers around those at which doubles, 32 bits, and their digits, come to their ends."""
 
 
 class _Twins:
@@ -48,6 +50,8 @@ class _Twins:
         def one() -> int | None:
             return self.chance.choice([None, 0, 50, *[n + self.chance.randrange(3) for n in LARGE]])
 
+        if self.chance.random() < 0.3:
+            return Limits(usd=one())
         return Limits(one(), one(), one(), one(), one())
 
     def step(self) -> None:

@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 __all__ = ["at_exit"]
 
-_registered: set[tuple[int, Callable[[], object]]] = set()
+_registered: set[Callable[[], object]] = set()
+"""By this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_registered.clear)
 
 
 def at_exit(work: Callable[[], object]) -> None:
@@ -18,10 +22,9 @@ def at_exit(work: Callable[[], object]) -> None:
     Args:
         work: Called without arguments, before daemon threads are gone.
     """
-    entry = os.getpid(), work
-    if entry in _registered:
+    if work in _registered:
         return
-    _registered.add(entry)
+    _registered.add(work)
     atexit.register(work)
     # The children that multiprocessing makes do not run atexit's functions.
     util = sys.modules.get("multiprocessing.util")

@@ -57,8 +57,18 @@ class Change(NamedTuple):
 
     def plus(self, other: "Change") -> "Change":
         """Both together."""
-        parts = zip(self, other, strict=True)
-        return Change(*[a if b is NOTHING else b if a is NOTHING else a.plus(b) for a, b in parts])
+        spent, reserved, uncertain = other
+        return Change(
+            _sum(self.spent, spent), _sum(self.reserved, reserved), _sum(self.uncertain, uncertain)
+        )
+
+    def reserving(self, amount: Amount) -> "Change":
+        """The same with so much more reserved."""
+        return Change(self.spent, _sum(self.reserved, amount), self.uncertain)
+
+
+def _sum(one: Amount, other: Amount) -> Amount:
+    return one if other is NOTHING else other if one is NOTHING else one.plus(other)
 
 
 NO_CHANGE = Change()

@@ -1,7 +1,5 @@
 """How large the numbers may be that a store holds."""
 
-from collections.abc import Sequence
-
 from tokenfence_integrations.stores.base import Book, Command, Open, Reserve, Resolve, SetLimits
 
 __all__ = ["MOST", "check_numbers"]
@@ -19,14 +17,14 @@ def check_numbers(command: Command) -> None:
     """
     kind = type(command)
     if kind is Reserve:
-        numbers: Sequence[int | None] = command.amount  # type: ignore[union-attr]
-    elif kind in (Open, SetLimits):
-        numbers = command.limits  # type: ignore[union-attr]
+        most = max(command.amount)  # type: ignore[union-attr]
     elif kind is Book or kind is Resolve:
-        numbers = command.spent  # type: ignore[union-attr]
+        most = max(command.spent)  # type: ignore[union-attr]
+    elif kind is Open or kind is SetLimits:
+        most = max(filter(None, command.limits), default=0)  # type: ignore[union-attr]
     else:
         return
-    if max(filter(None, numbers), default=0) >= MOST:
+    if most >= MOST:
         raise ValueError(
             f"a store holds numbers below {MOST:,} (dollars in billionths: "
             f"${MOST // 10**9:,}), got {command}"

@@ -56,15 +56,19 @@ def _source(name: str) -> str:
 
 def _reserve(command: Reserve, names: str) -> Arguments:
     _, key, (usd, calls, into, out), force, times, what, idle = command
-    kept = f"{_as_json(what)},{_as_json(names)}{',true' if idle else ''}"
-    arguments = [key, "1" if force else "0", f"{usd} {calls} {into} {out} [{kept}]"]
-    if times != 1:
+    arguments = [key, f"{usd} {calls} {into} {out} {_purpose(what, names, idle)}"]
+    if force:
+        arguments.append("")
+    elif times != 1:
         room = (usd, calls, into + out, into, out)
         arguments.append(_text([part * times for part in room]))
     return arguments
 
 
-_as_json = lru_cache(1_000)(json.dumps)
+@lru_cache(1_000)
+def _purpose(what: str, names: str, idle: bool) -> str:
+    """What is kept with a reserved amount."""
+    return json.dumps([what, names, True] if idle else [what, names])
 
 
 def _text(numbers: Iterable[int | None]) -> str:
@@ -105,7 +109,7 @@ WRITERS: dict[type[Any], Any] = {
     Resolve: lambda command, names: [command.id.rpartition(":")[2], _text(command.spent)],
     Anchor: lambda command, names: [command.account, repr(command.at)],
 }
-"""What each script is given beside owner, epoch, number and lease; `names` is the path as JSON."""
+"""What each script is given beside owner, lease, epoch and number; `names` is the path as JSON."""
 
 NAMES = {kind: re.sub(r"\B([A-Z])", r"_\1", kind.__name__).lower() for kind in WRITERS}
 """The script that each command is."""

@@ -37,6 +37,7 @@ from tokenfence_integrations.stores.remote.wire import (
 __all__ = ["RedisWire"]
 
 DONE = Answer(True)
+NOT_DONE = Answer(False)
 
 REMEMBERED = 10_000
 """How many paths are kept with their keys."""
@@ -52,20 +53,20 @@ class RedisWire(Wire):
         self._connections: dict[Any, Any] = {}
         # Before a garbage collection finds their sockets, and warns that they are open.
         finalize(self, _disconnect, self._connections).atexit = False
-        self._heads: dict[tuple[type[Any], Path], _Head] = {}
+        self._heads: dict[tuple[type[Any], Path, int], _Head] = {}
         self._scripts = scripts()
 
     def exchange(self, batch: Batch) -> Sequence[Outcome]:
-        outcomes: list[Any] = [Answer(False)] * len(batch.orders)
-        asked: dict[Any, tuple[list[int], list[bytes]]] = {}
+        orders = batch.orders
+        outcomes: list[Outcome] = [NOT_DONE] * len(orders)
+        asked: dict[Any, list[tuple[int, bytes]]] = {}
         for index, base, command in self._commands(batch):
-            indices, commands = asked.setdefault(self._nodes.pool_of(base), ([], []))
-            indices.append(index)
-            commands.append(command)
-        for pool, (indices, commands) in asked.items():
-            for index, reply in zip(indices, self._ask(pool, commands), strict=True):
+            asked.setdefault(self._nodes.pool_of(base), []).append((index, command))
+        for pool, commands in asked.items():
+            replies = self._ask(pool, [command for _, command in commands])
+            for (index, _), reply in zip(commands, replies, strict=True):
                 if index >= 0:
-                    outcomes[index] = self._outcome(batch.orders[index], reply)
+                    outcomes[index] = DONE if reply == 1 else self._outcome(orders[index], reply)
         return outcomes
 
     def state(self, raw: str) -> AccountState:
@@ -119,10 +120,9 @@ class RedisWire(Wire):
 
     def _commands(self, batch: Batch) -> Iterator[tuple[int, str, bytes]]:
         """For each script to run: which order's (-1: none's), where, and as it is sent."""
-        epoch, lease = batch.epoch, batch.lease
         for tree in batch.renew:
-            head = self._head("renew", self._base(tree), batch.owner)
-            yield -1, head.base, head.with_(f"{epoch} 0 {lease}")
+            head = self._head("renew", self._base(tree), batch)
+            yield -1, head.base, head.with_(0)
         for index, order in enumerate(batch.orders):
             command = order.command
             kind = type(command)
@@ -130,27 +130,29 @@ class RedisWire(Wire):
                 tag = command.id.rpartition(":")[0]  # type: ignore[union-attr]
                 if not tag:
                     continue  # no charge's id: there is none
-                head = self._head("resolve", f"{self._prefix}{{{tag}}}:", batch.owner)
+                head = self._head("resolve", f"{self._prefix}{{{tag}}}:", batch)
             else:
-                head = self._head_of(kind, accounts_of(command), batch.owner)
-            arguments = WRITERS[kind](command, head.names)
-            yield index, head.base, head.with_(f"{epoch} {order.number} {lease}", *arguments)
+                head = self._head_of(kind, accounts_of(command), batch)
+            yield index, head.base, head.with_(order.number, *WRITERS[kind](command, head.names))
 
-    def _head_of(self, kind: type[Any], path: Path, owner: int) -> "_Head":
-        """What all commands of this kind on this path begin with."""
-        head = self._heads.get((kind, path))
+    def _head_of(self, kind: type[Any], path: Path, batch: Batch) -> "_Head":
+        """What all commands of this kind on this path, and of this epoch, begin with."""
+        key = kind, path, batch.epoch
+        head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= REMEMBERED:
                 self._heads.clear()
             base = self._base(tree_of(path[-1]))
-            head = self._heads[kind, path] = self._head(NAMES[kind], base, owner, path)
+            head = self._heads[key] = self._head(NAMES[kind], base, batch, path)
         return head
 
-    def _head(self, script: str, base: str, owner: int, path: Path = ()) -> "_Head":
+    def _head(self, script: str, base: str, batch: Batch, path: Path = ()) -> "_Head":
+        owner = batch.owner
         keys = [f"{base}owners", f"{base}held:{owner}", f"{base}seen:{owner}", f"{base}charges"]
         keys += [f"{base}account:{name}" for name in path]
-        parts = ["EVALSHA", self._scripts[script].sha, len(keys), *keys, owner]
-        return _Head(base, len(parts), b"".join(map(_bulk, parts)), json.dumps(path))
+        sha = self._scripts[script].sha
+        parts = ["EVALSHA", sha, len(keys), *keys, owner, batch.lease, batch.epoch]
+        return _Head(base, len(parts), _bulks(parts), json.dumps(path))
 
     def _base(self, tree: str) -> str:
         # A hash tag ends at its first brace, and an empty one is none.
@@ -158,8 +160,7 @@ class RedisWire(Wire):
         return f"{self._prefix}{{{tag}}}:"
 
     def _outcome(self, order: Order, reply: Any) -> Outcome:
-        if reply == b"1":
-            return DONE
+        """What a reply other than 1 says."""
         if isinstance(reply, Exception):
             return reply
         first, *lines = reply.decode().split("\n")
@@ -179,11 +180,13 @@ class RedisWire(Wire):
             connection = self._connections.get(pool)
             if connection is None:
                 connection = self._connect(pool)
-            replies = _pipeline(connection, commands)
-            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+            replies, errors = _pipeline(connection, commands)
+            if not errors:
+                return replies
+            if any(isinstance(error, exceptions.NoScriptError) for error in errors):
                 self._load_scripts(connection)
                 if all(isinstance(reply, exceptions.NoScriptError) for reply in replies):
-                    replies = _pipeline(connection, commands)
+                    replies, _ = _pipeline(connection, commands)
             return [
                 self._refused(reply) if isinstance(reply, exceptions.RedisError) else reply
                 for reply in replies
@@ -203,22 +206,22 @@ class RedisWire(Wire):
 
     def _load_scripts(self, connection: Any) -> None:
         loads = [_packed("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
-        for reply in _pipeline(connection, loads):
-            if isinstance(reply, Exception):
-                raise reply
+        _, errors = _pipeline(connection, loads)
+        if errors:
+            raise errors[0]
 
     def _keys(self, pattern: str) -> Iterator[str]:
         """The keys like a pattern that begins with the store's prefix; some may come twice."""
         for pool in self._nodes.pools():
-            cursor: Any = b"0"
+            cursor = "0"
             while True:
                 scan = "SCAN", cursor, "MATCH", pattern, "COUNT", 1000
                 [reply] = self._ask(pool, [_packed(*scan)])
                 if isinstance(reply, Exception):
                     raise reply
-                cursor, keys = reply
+                cursor, keys = reply[0].decode(), reply[1]
                 yield from [key.decode() for key in keys]
-                if cursor in (b"0", 0):
+                if cursor == "0":
                     break
 
     def _refused(self, error: exceptions.RedisError) -> Exception:
@@ -271,10 +274,11 @@ def _disconnect(connections: dict[Any, Any]) -> None:
         connections.popitem()[1].disconnect()
 
 
-def _pipeline(connection: Any, commands: Sequence[bytes]) -> list[Any]:
-    """Send all commands, and read all replies; errors are replies."""
+def _pipeline(connection: Any, commands: Sequence[bytes]) -> tuple[list[Any], list[Exception]]:
+    """Send all commands, and read all replies; errors are replies, and told of besides."""
     connection.send_packed_command([b"".join(commands)])
     replies: list[Any] = []
+    errors: list[Exception] = []
     for _ in commands:
         try:
             replies.append(connection.read_response(disable_decoding=True))
@@ -282,7 +286,8 @@ def _pipeline(connection: Any, commands: Sequence[bytes]) -> list[Any]:
             raise
         except exceptions.ResponseError as error:
             replies.append(error)
-    return replies
+            errors.append(error)
+    return replies, errors
 
 
 # Commands as they are sent. redis-py does it as well, but anew for each of twenty parts, of which
@@ -301,13 +306,12 @@ class _Head(NamedTuple):
 
     base: str
     parts: int
-    sent: bytes
+    sent: str
     names: str
 
     def with_(self, *parts: Any) -> bytes:
         """The whole command, with these as its last parts."""
-        count = self.parts + len(parts)
-        return b"*%d\r\n%b%b" % (count, self.sent, b"".join(map(_bulk, parts)))
+        return f"*{self.parts + len(parts)}\r\n{self.sent}{_bulks(parts)}".encode()
 
 
 def _literal(text: str) -> str:
@@ -316,9 +320,13 @@ def _literal(text: str) -> str:
 
 
 def _packed(*parts: Any) -> bytes:
-    return _Head("", 0, b"", "").with_(*parts)
+    return _Head("", 0, "", "").with_(*parts)
 
 
-def _bulk(part: Any) -> bytes:
-    text = part if type(part) is bytes else str(part).encode()
-    return b"$%d\r\n%b\r\n" % (len(text), text)
+def _bulks(parts: Sequence[Any]) -> str:
+    sent = ""
+    for part in parts:
+        text = str(part)
+        size = len(text) if text.isascii() else len(text.encode())
+        sent += f"${size}\r\n{text}\r\n"
+    return sent

@@ -178,7 +178,7 @@ class Courier:
         """Send, or wait while others do, until this order has ended."""
         assert order.until is not None
         while order.outcome is None:
-            if not self.sending.acquire(timeout=max(0.0, order.until - time.monotonic())):
+            if not self._may_send(order.until):
                 raise self._give_up(order, self._why())
             try:
                 if order.outcome is None:
@@ -194,7 +194,7 @@ class Courier:
         last = self.outbox.last
         until = time.monotonic() + self.timeout
         while last is not None and last in self.outbox:
-            if not self.sending.acquire(timeout=max(0.0, until - time.monotonic())):
+            if not self._may_send(until):
                 raise self._unreached(self._why())
             try:
                 error = self._send()
@@ -221,6 +221,13 @@ class Courier:
                     self.wire.close()
                     raise
 
+    def _may_send(self, until: float) -> bool:
+        """Be the one who carries the next batch; False if others did for too long."""
+        sending = self.sending
+        return sending.acquire(blocking=False) or sending.acquire(
+            timeout=max(0.0, until - time.monotonic())
+        )
+
     def _send(self) -> StoreError | None:
         """Exchange what is in the outbox for answers.
 
@@ -229,14 +236,19 @@ class Courier:
         """
         self._back_off.pause()
         taken = self.outbox.next()  # and they stay there until they are answered
-        orders = [order for order in taken if not order.withdrawn]
-        for order in orders:
+        orders: list[Order] = []
+        reserving: list[Path] = []
+        for order in taken:
+            if order.withdrawn:
+                continue
             if not order.number:
                 self._numbered += 1
                 order.number = self._numbered
             order.sent = True
+            orders.append(order)
+            if type(order.command) is Reserve:
+                reserving.append(order.command.path)
         now = time.monotonic()
-        reserving = [order.command.path for order in orders if type(order.command) is Reserve]
         trees = self.renewals.due(reserving, self._held_paths, now)
         if not orders and not trees:
             self.outbox.take_out(taken)

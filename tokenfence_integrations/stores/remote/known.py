@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tokenfence_integrations.stores.base import AccountState, Drop, Reset
+from tokenfence_integrations.stores.base import AccountState, Drop, Reserve, Reset
 from tokenfence_integrations.stores.noting import NO_CHANGE, Change, change_by
 from tokenfence_integrations.stores.remote.wire import Answer, Order, accounts_of
 
@@ -48,6 +48,11 @@ class Known:
                     known.pop(account, None)
                 else:
                     known[account] = raw, NO_CHANGE
+        elif answer.done and type(command) is Reserve:
+            for account in accounts:
+                if account in known:
+                    raw, since = known[account]
+                    known[account] = raw, since.reserving(command.amount)
         elif answer.done:
             change = change_by(command, order.reserved)  # type: ignore[arg-type]
             for account in accounts:

@@ -91,6 +91,8 @@ class Outbox:
         """
         for _ in taken:
             self._orders.popleft()
+        if not again:
+            return
         # What is drawn stays in front of the end of its reservation; see `next`.
         draws = [order for order in again if type(order.command) is Draw]
         self._orders.extendleft(reversed(draws))

@@ -36,12 +36,14 @@ class Renewals:
             held: Tells where something is reserved.
             now: Monotonic time.
         """
-        if len(self._trees) > REMEMBERED:
-            self._trees.clear()
         before = now - self._third
-        trees = {tree for tree in _trees(reserving) if self._trees.get(tree, before) <= before}
+        trees = set()
+        for path in reserving:
+            tree = tree_of(path[-1])
+            if self._trees.get(tree, before) <= before:
+                trees.add(tree)
         if now >= self.at:  # also those that were renewed since: the next time is one for all
-            trees |= _trees(held())
+            trees.update([tree_of(path[-1]) for path in held()])
         return list(trees)
 
     def renewed(self, trees: Iterable[str], now: float) -> None:
@@ -49,13 +51,11 @@ class Renewals:
         if now >= self.at:
             self.at = now + self._third
         for tree in trees:
+            if len(self._trees) >= REMEMBERED:
+                self._trees.clear()
             self._trees[tree] = now
 
     def doubt(self) -> None:
         """Have all renewed as soon as that can be."""
         self.at = 0.0
         self._trees.clear()
-
-
-def _trees(paths: Iterable[Path]) -> set[str]:
-    return {tree_of(path[-1]) for path in paths}

@@ -209,8 +209,11 @@ def tree_of(account: str) -> str:
 def accounts_of(command: Command) -> tuple[str, ...]:
     """The accounts that a command names."""
     kind = type(command)
-    if kind is Open or kind is Drop or kind is Anchor:
-        return (command.account,)  # type: ignore[union-attr]
-    if kind is Reset:
-        return command.accounts  # type: ignore[union-attr]
-    return () if kind is Resolve else command.path  # type: ignore[union-attr]
+    if kind not in _OFF_PATHS:
+        return command.path  # type: ignore[union-attr]
+    if kind is Resolve:
+        return ()
+    return command.accounts if kind is Reset else (command.account,)  # type: ignore[union-attr]
+
+
+_OFF_PATHS = frozenset([Open, Drop, Anchor, Reset, Resolve])

@@ -1,10 +1,10 @@
 -- Accounts, as lists of their fields.
 
-local LIMITS, SPENT, RESERVED, UNCERTAIN = 2, 3, 4, 5
+local LIMITS, SPENT, RESERVED, UNCERTAIN = 1, 2, 3, 4
 
 -- The fields of an account; nil if it was never opened.
 local function account_of(key)
-  local account = redis.call('HMGET', key, 'given', 'limits', 'spent', 'reserved', 'uncertain')
+  local account = redis.call('HMGET', key, 'limits', 'spent', 'reserved', 'uncertain')
   if account[1] then return account end
 end
 
@@ -17,12 +17,4 @@ local function accounts_of_command()
     accounts[i - 4] = account
   end
   return accounts
-end
-
-local function four(amount)
-  return string.match(amount, '^(%S+) (%S+) (%S+) (%S+)')
-end
-
-local function five(limits)
-  return string.match(limits, '^(%S+) (%S+) (%S+) (%S+) (%S+)')
 end

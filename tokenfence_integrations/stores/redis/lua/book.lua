@@ -1,14 +1,18 @@
--- Adds to what is spent. ARGV 3: spent.
+-- Adds to what is spent. ARGV 5: spent.
 
 --@ begin
+--@ once
 --@ numbers
---@ accounts
 --@ amounts
+--@ accounts
+--@ changes
 --@ answer
 local accounts, missing = accounts_of_command()
 if not accounts then return missing end
 if not is_repeated then
-  for i, account in ipairs(accounts) do change(KEYS[i + 4], account, ARGV[3]) end
+  for i, account in ipairs(accounts) do
+    change(KEYS[i + 4], account, ARGV[5], NOTHING, NOTHING)
+  end
   note_number()
 end
 return answer(true, accounts)

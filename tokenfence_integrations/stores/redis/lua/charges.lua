@@ -19,9 +19,14 @@ local function tell()
   redis.call('PUBLISH', base .. 'freed', '')
 end
 
+-- What is held: its amount, and all else as JSON.
+local function parted(record)
+  return string.match(record, '^(%S+ %S+ %S+ %S+) (.*)$')
+end
+
 -- What is held: its amount, what it is for, the names of its accounts, whether it is idle.
 local function unpacked(record)
-  local amount, rest = string.match(record, '^(%S+ %S+ %S+ %S+) (.*)$')
+  local amount, rest = parted(record)
   return amount, unpack(cjson.decode(rest))
 end
 

@@ -1,15 +1,18 @@
 -- Books a part of a reservation, and keeps another.
--- ARGV 3..: id, spent, uncertain, kept, what the uncertain part is for, names.
+-- ARGV 5..: id, spent, uncertain, kept, what the uncertain part is for, names.
 
 --@ begin
+--@ once
+--@ replies
 --@ numbers
---@ accounts
 --@ amounts
+--@ accounts
+--@ changes
 --@ answer
 --@ leases
 --@ charges
 if is_repeated then return redis.call('GET', reply_key) or answer(true) end
-local id, spent, uncertain, kept, what, names = unpack(ARGV, 3, 8)
+local id, spent, uncertain, kept, what, names = unpack(ARGV, 5, 10)
 local name = owner .. '-' .. id
 local record = redis.call('HGET', held, id)
 redis.call('HDEL', held, id) -- a server without memory lets pass whatever comes after this

@@ -1,22 +1,23 @@
 -- Replaces a reservation by what was spent and what is uncertain.
--- ARGV 3..: id, spent, uncertain, names.
+-- ARGV 5..: id, spent, uncertain, names.
 
 --@ begin
+--@ once
 --@ numbers
---@ accounts
 --@ amounts
+--@ accounts
+--@ changes
 --@ answer
 --@ leases
 --@ charges
 if is_repeated then return answer(true) end
-local id, spent, uncertain, names = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local accounts = {}
-local what
+local id, spent, uncertain, names = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local accounts, what, rest = {}, nil, nil
 local record = redis.call('HGET', held, id)
 if record then
   redis.call('HDEL', held, id)
   local reserved
-  reserved, what = unpacked(record)
+  reserved, rest = parted(record)
   local by = minus(reserved)
   for i = 5, #KEYS do
     local account = account_of(KEYS[i])
@@ -28,7 +29,7 @@ else
   record = redis.call('HGET', charges, name)
   if not record then
     -- Should its reservation come after it, its epoch is over.
-    note_epoch()
+    --@ epoch
     return answer(false)
   end
   -- Its lease was over, and somebody has charged it as uncertain: now the truth is known.
@@ -39,6 +40,7 @@ else
   what = r[3]
 end
 if uncertain ~= NOTHING then
+  what = what or cjson.decode(rest)[1]
   -- Not under the name of one whose truth may still come.
   charge(owner .. '-' .. id .. '-' .. number, uncertain, as_time(now()), what, names, names)
 end

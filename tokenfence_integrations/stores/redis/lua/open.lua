@@ -1,13 +1,14 @@
 -- Makes an account, or gives it other limits.
--- ARGV 3..: limits, the same again ('' for none at all).
+-- ARGV 5..: limits, the same again ('' for none at all).
 
 --@ begin
+--@ once
 --@ numbers
---@ accounts
 --@ amounts
+--@ accounts
 --@ answer
 --@ charges
-local key, limits, given = KEYS[5], ARGV[3], ARGV[4]
+local key, limits, given = KEYS[5], ARGV[5], ARGV[6]
 local had, made = unpack(redis.call('HMGET', key, 'given', 'made'))
 local mine = owner .. '-' .. number
 if is_repeated then return answer(made == mine) end

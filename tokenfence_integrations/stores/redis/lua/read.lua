@@ -2,8 +2,9 @@
 
 --@ begin
 --@ numbers
---@ accounts
 --@ amounts
+--@ accounts
+--@ changes
 --@ answer
 --@ leases
 --@ charges

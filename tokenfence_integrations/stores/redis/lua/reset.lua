@@ -1,9 +1,11 @@
--- Forgets what is spent and uncertain; answered with the states before. ARGV 3: names.
+-- Forgets what is spent and uncertain; answered with the states before. ARGV 5: names.
 
 --@ begin
+--@ once
+--@ replies
 --@ numbers
---@ accounts
 --@ amounts
+--@ accounts
 --@ answer
 --@ charges
 --@ forget
@@ -14,7 +16,7 @@ if is_repeated then
 end
 local before = answer(true, accounts)
 local gone = {}
-for i, name in ipairs(cjson.decode(ARGV[3])) do
+for i, name in ipairs(cjson.decode(ARGV[5])) do
   redis.call('HSET', KEYS[4 + i], 'spent', NOTHING, 'uncertain', NOTHING)
   gone[name] = true
 end

@@ -1,16 +1,18 @@
--- Replaces an uncertain charge by what was spent. ARGV 3..: its id, spent.
+-- Replaces an uncertain charge by what was spent. ARGV 5..: its id, spent.
 
 --@ begin
+--@ once
+--@ replies
 --@ numbers
---@ accounts
 --@ amounts
---@ answer
+--@ accounts
+--@ changes
 --@ charges
 if is_repeated then return redis.call('GET', reply_key) or '0' end
-local record = redis.call('HGET', charges, ARGV[3])
+local record = redis.call('HGET', charges, ARGV[5])
 if not record then return '0' end
-redis.call('HDEL', charges, ARGV[3])
+redis.call('HDEL', charges, ARGV[5])
 local r = cjson.decode(record)
-change_all(r[5], ARGV[4], NOTHING, minus(r[1]))
+change_all(r[5], ARGV[6], NOTHING, minus(r[1]))
 tell()
 return note_reply('1')
