@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import openai
@@ -121,7 +122,8 @@ def test_server_dies_with_its_owner() -> None:
         base_url = owner.stdout.readline().strip()
         with connect(base_url) as connection:
             owner.send_signal(signal.SIGKILL)
-            assert connection.recv(1) == b"", "the server went on without its owner"
+            with suppress(ConnectionResetError):  # it may end with the connection half open
+                assert connection.recv(1) == b"", "the server went on without its owner"
     with pytest.raises(ConnectionRefusedError):
         connect(base_url)
 

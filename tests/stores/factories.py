@@ -69,7 +69,7 @@ STORES: dict[str, Callable[[], Store]] = {
     "memory": MemoryStore,
     "sqlite": _sqlite,
     "redis": partial(_redis, "valkey8"),
-    "postgres": postgres_servers.newest,
+    "postgres": postgres_servers.empty,
     "sliced": _sliced,
 }
 """Each makes a new, empty store."""
@@ -77,6 +77,9 @@ STORES: dict[str, Callable[[], Store]] = {
 VERSIONS: dict[str, Callable[[], Store]] = {
     **STORES,
     **{kind: partial(_redis, kind) for kind in REDIS if kind != "valkey8"},
-    "postgres16": postgres_servers.oldest,
+    **{
+        f"postgres{version}": partial(postgres_servers.empty, version)
+        for version in postgres_servers.VERSIONS[:-1]
+    },
 }
 """The same, and further versions of their servers: for what each has to keep by itself."""

