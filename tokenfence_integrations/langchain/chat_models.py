@@ -42,7 +42,7 @@ from tokenfence_integrations.langchain.tools import (
 from tokenfence_integrations.models.exchange import runs
 from tokenfence_integrations.models.flows import Flow, arun, run
 
-__all__ = ["BudgetedChatModel"]
+__all__ = ["BudgetedChatModel", "FallingBackChatModel"]
 
 Options: TypeAlias = dict[str, Any]
 
@@ -311,15 +311,25 @@ class BudgetedChatModel(_ChatModel):
 
     # What LangChain asks of a model
 
-    def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> Any:
-        params = super()._get_ls_params(stop=stop, **without_notes(kwargs))
+    def _get_ls_params(self, *args: Any, **kwargs: Any) -> Any:
+        params = super()._get_ls_params(*args, **kwargs)
         return {**params, GUARD_KEY: self.tokenfence_terms.number}
 
-    def _get_invocation_params(self, stop: Any = None, **kwargs: Any) -> dict[str, Any]:
-        return super()._get_invocation_params(stop=stop, **without_notes(kwargs))
 
-    def _get_llm_string(self, stop: Any = None, **kwargs: Any) -> str:
-        return super()._get_llm_string(stop=stop, **without_notes(kwargs))
+class FallingBackChatModel(BudgetedChatModel):
+    """Those that have fallbacks, whose bindings note in the options of a call how others take it.
+
+    LangChain is not shown these notes. Those that have no fallbacks never meet any.
+    """
+
+    def _get_ls_params(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_ls_params(*args, **without_notes(kwargs))
+
+    def _get_invocation_params(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return super()._get_invocation_params(*args, **without_notes(kwargs))
+
+    def _get_llm_string(self, *args: Any, **kwargs: Any) -> str:
+        return super()._get_llm_string(*args, **without_notes(kwargs))
 
 
 def _travel(
