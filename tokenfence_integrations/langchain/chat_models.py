@@ -7,7 +7,7 @@ tracing and every ``isinstance`` work as before. What is overridden lies below L
 Each way to an answer is a flow (see `flows`), written once for sync and async.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import cache, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -103,16 +103,16 @@ class BudgetedChatModel(_ChatModel):
     def _generate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        if self._never_leaves_cache():
+        if self.tokenfence_terms.client_reserves and cache_of(self) is None:
             return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
         return run(self._cached(SYNC, messages, stop, run_manager, kwargs))
 
-    async def _agenerate_with_cache(
+    def _agenerate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        if self._never_leaves_cache():
-            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
-        return await arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
+    ) -> Coroutine[Any, Any, ChatResult]:
+        if self.tokenfence_terms.client_reserves and cache_of(self) is None:
+            return super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
+        return arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
 
     def _generate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -242,20 +242,17 @@ class BudgetedChatModel(_ChatModel):
     def _left_to_client(self) -> bool:
         """Whether the guarded client below does all that has to be done for a call.
 
-        Not where an outer layer has reserved for this model; nor with a cache, which has to know of
-        a cap before it stores an answer; nor if the user has put another client in its place.
+        Not where an outer layer has reserved for this model; nor on the way to a cache, which has
+        to know of a cap before it stores an answer; nor if the user has put another client in its
+        place.
         """
         handover = offered.get()
         return (
             self.tokenfence_terms.client_reserves
             and (handover is None or not (handover.is_open() or runs(self)))
-            and cache_of(self) is None
+            and catching.get() is not self
             and still_metered(self)
         )
-
-    def _never_leaves_cache(self) -> bool:
-        """Whether there is no cache that an answer by a detour would have to be kept from."""
-        return self.tokenfence_terms.client_reserves and cache_of(self) is None
 
     def _refused(self, refusal: BudgetExceeded, options: Options) -> ChatResult:
         """What is answered where the guarded client has refused.
