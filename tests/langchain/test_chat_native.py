@@ -138,6 +138,21 @@ def test_callbacks_see_one_run_of_a_downgraded_call(
     assert {request.model for request in provider.received} == {"gpt-4o-mini"}
 
 
+def test_nobody_sees_what_bindings_note_for_fallbacks(plain: ChatOpenAI, budget: Budget) -> None:
+    guarded = guard(plain, budget=budget, fallback=LocalChat(), prices=LOCAL_PRICES)
+    bare, ours = Runs(), Runs()
+
+    bound = guarded.bind_tools([search])
+    plain.bind_tools([search]).invoke("hello", {"callbacks": [bare]})
+    bound.invoke("hello", {"callbacks": [ours]})
+
+    notes = bound.kwargs.keys() - plain.bind_tools([search]).kwargs.keys()
+    assert notes
+    assert ours.seen == bare.seen
+    for note in notes:
+        assert note not in guarded._get_llm_string(**bound.kwargs)
+
+
 def test_callbacks_see_one_run_of_a_refused_call(plain: ChatOpenAI) -> None:
     runs = Runs()
     model = guard(plain, budget="$0.000001")

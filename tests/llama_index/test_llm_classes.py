@@ -517,6 +517,20 @@ async def test_clients_that_are_not_reused(
     assert llm._aclient is None
 
 
+async def test_clients_that_are_reused_no_longer(
+    make: Make, budget: Budget, provider: SimulatedProvider, recwarn: pytest.WarningsRecorder
+) -> None:
+    llm = guard(make(models.openai_llm), budget=budget)
+    for reused in (True, False, True):
+        llm.reuse_client = reused
+        client, aclient = llm._get_client(), llm._get_aclient()
+        await ask(llm, "chat")
+        await ask(llm, "achat")
+        assert (llm._get_client() is client, llm._get_aclient() is aclient) == (reused, reused)
+
+    check_books(budget, provider, records=6)
+
+
 async def test_clients_made_late_are_shared_by_the_copies_of_each_call(
     provider: SimulatedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -677,6 +691,18 @@ def test_a_deep_copy_spends_from_the_same_budget(budget: Budget) -> None:
         copied.complete("Why?")
 
     assert len(budget.ledger) == 2
+
+
+def test_a_deep_copy_makes_clients_of_its_own(provider: SimulatedProvider, budget: Budget) -> None:
+    plain = OpenAI(model="gpt-4o", api_key="none", api_base=provider.base_url, max_tokens=40)
+    llm = guard(plain, budget=budget)
+
+    for each in (llm.model_copy(deep=True), llm):
+        each.complete("Why?")
+        each.complete("Why?")
+        each._client.close()
+
+    check_books(budget, provider, records=4)
 
 
 def test_a_budget_does_not_travel_to_another_process(budget: Budget) -> None:

@@ -7,7 +7,7 @@ tracing and every ``isinstance`` work as before. What is overridden lies below L
 Each way to an answer is a flow (see `flows`), written once for sync and async.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import cache, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.handover import offered
 from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.waiting import waited_for
+from tokenfence_integrations.engine.waiting import current_owner, parents, waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
 from tokenfence_integrations.langchain.exchange import Exchange, may_stop
@@ -42,7 +42,7 @@ from tokenfence_integrations.langchain.tools import (
 from tokenfence_integrations.models.exchange import runs
 from tokenfence_integrations.models.flows import Flow, arun, run
 
-__all__ = ["BudgetedChatModel"]
+__all__ = ["BudgetedChatModel", "FallingBackChatModel"]
 
 Options: TypeAlias = dict[str, Any]
 
@@ -87,8 +87,11 @@ class BudgetedChatModel(_ChatModel):
     # LangChain makes these calls in tasks, or threads, of their own, and waits for them
 
     async def agenerate(self, *args: Any, **kwargs: Any) -> Any:
-        with waited_for():
+        token = parents.set((*parents.get(), current_owner()))  # `waited_for`, in fewer steps
+        try:
             return await super().agenerate(*args, **kwargs)
+        finally:
+            parents.reset(token)
 
     async def abatch(self, *args: Any, **kwargs: Any) -> Any:
         with waited_for():
@@ -103,16 +106,16 @@ class BudgetedChatModel(_ChatModel):
     def _generate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        if self._never_leaves_cache():
+        if self.tokenfence_terms.client_reserves and cache_of(self) is None:
             return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
         return run(self._cached(SYNC, messages, stop, run_manager, kwargs))
 
-    async def _agenerate_with_cache(
+    def _agenerate_with_cache(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        if self._never_leaves_cache():
-            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
-        return await arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
+    ) -> Coroutine[Any, Any, ChatResult]:
+        if self.tokenfence_terms.client_reserves and cache_of(self) is None:
+            return super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
+        return arun(self._cached(ASYNC, messages, stop, run_manager, kwargs))
 
     def _generate(
         self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
@@ -242,20 +245,17 @@ class BudgetedChatModel(_ChatModel):
     def _left_to_client(self) -> bool:
         """Whether the guarded client below does all that has to be done for a call.
 
-        Not where an outer layer has reserved for this model; nor with a cache, which has to know of
-        a cap before it stores an answer; nor if the user has put another client in its place.
+        Not where an outer layer has reserved for this model; nor on the way to a cache, which has
+        to know of a cap before it stores an answer; nor if the user has put another client in its
+        place.
         """
         handover = offered.get()
         return (
             self.tokenfence_terms.client_reserves
             and (handover is None or not (handover.is_open() or runs(self)))
-            and cache_of(self) is None
+            and catching.get() is not self
             and still_metered(self)
         )
-
-    def _never_leaves_cache(self) -> bool:
-        """Whether there is no cache that an answer by a detour would have to be kept from."""
-        return self.tokenfence_terms.client_reserves and cache_of(self) is None
 
     def _refused(self, refusal: BudgetExceeded, options: Options) -> ChatResult:
         """What is answered where the guarded client has refused.
@@ -311,15 +311,25 @@ class BudgetedChatModel(_ChatModel):
 
     # What LangChain asks of a model
 
-    def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> Any:
-        params = super()._get_ls_params(stop=stop, **without_notes(kwargs))
+    def _get_ls_params(self, *args: Any, **kwargs: Any) -> Any:
+        params = super()._get_ls_params(*args, **kwargs)
         return {**params, GUARD_KEY: self.tokenfence_terms.number}
 
-    def _get_invocation_params(self, stop: Any = None, **kwargs: Any) -> dict[str, Any]:
-        return super()._get_invocation_params(stop=stop, **without_notes(kwargs))
 
-    def _get_llm_string(self, stop: Any = None, **kwargs: Any) -> str:
-        return super()._get_llm_string(stop=stop, **without_notes(kwargs))
+class FallingBackChatModel(BudgetedChatModel):
+    """Those that have fallbacks, whose bindings note in the options of a call how others take it.
+
+    LangChain is not shown these notes. Those that have no fallbacks never meet any.
+    """
+
+    def _get_ls_params(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_ls_params(*args, **without_notes(kwargs))
+
+    def _get_invocation_params(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return super()._get_invocation_params(*args, **without_notes(kwargs))
+
+    def _get_llm_string(self, *args: Any, **kwargs: Any) -> str:
+        return super()._get_llm_string(*args, **without_notes(kwargs))
 
 
 def _travel(

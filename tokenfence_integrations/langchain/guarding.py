@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableBinding
 
 from tokenfence_integrations.engine.policy import check_priced, parse_fallback
 from tokenfence_integrations.langchain.anthropic_clients import meter_attempts
-from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
+from tokenfence_integrations.langchain.chat_models import BudgetedChatModel, FallingBackChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings, guarded_embeddings
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.openai_clients import (
@@ -160,7 +160,8 @@ class Guarding(guarding.Guarding):
             and all(below.book.provider == provider for below in guarded)
             and calls_clients_alone(type(model))
         )
-        cls = guarded_class(type(model), BudgetedChatModel, _names)
+        mixin = FallingBackChatModel if terms.policy.stages else BudgetedChatModel
+        cls = guarded_class(type(model), mixin, _names)
         copied = guarded_copy(model, cls, terms, metered_below=metered_below)
         copied.tokenfence_below = metered(copied)
         if not plain and not meter_attempts(copied):

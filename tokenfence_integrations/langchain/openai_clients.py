@@ -5,7 +5,8 @@ caller did not ask for, and every count that the provider reports. It takes over
 model has reserved, so the call is charged once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseChatModel
@@ -54,20 +55,27 @@ def calls_clients_alone(cls: type) -> bool:
 
 
 class Metered(NamedTuple):
-    """The guarded clients of a guarded model, as it held them when it was guarded."""
+    """The guarded clients of a guarded model, as it held them when it was guarded.
 
+    ``look`` finds them in a model's ``__dict__``.
+    """
+
+    look: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     held: tuple[Any, ...]
     terms: tuple[Any, ...]
 
 
-def metered(model: Any) -> Metered:
-    """The guarded clients that a model holds now.
+def metered(model: Any) -> Metered | tuple[()]:
+    """The guarded clients that a model holds now; nothing if it has none.
 
     Args:
         model: A guarded chat model, or embeddings.
     """
     terms = tuple([client._terms for client in clients_of(model) if client is not None])
-    return Metered(tuple(map(model.__dict__.get, HELD)), terms)
+    if not terms:
+        return ()
+    look = itemgetter(*[name for name in HELD if name in model.__dict__])
+    return Metered(look, look(model.__dict__), terms)
 
 
 def still_metered(model: Any) -> bool:
@@ -78,11 +86,15 @@ def still_metered(model: Any) -> bool:
     Args:
         model: A guarded chat model, or embeddings; ``tokenfence_below`` has what it held then.
     """
-    below = model.tokenfence_below
-    if not below or not below.terms:
+    below: Metered | tuple[()] = model.tokenfence_below
+    if not below:
         return False
-    held = tuple(map(model.__dict__.get, HELD))
-    return held == below.held or all(_has_terms(each, below.terms) for each in held)
+    held = below.look(model.__dict__)
+    return held == below.held or _have_terms(held, below.terms)
+
+
+def _have_terms(held: tuple[Any, ...], terms: tuple[Any, ...]) -> bool:
+    return all(_has_terms(each, terms) for each in held)
 
 
 def _has_terms(held: Any, terms: tuple[Any, ...]) -> bool:

@@ -26,9 +26,9 @@ COMMON = frozenset({"max_tokens", "temperature", "top_p"})
 def same_family(model: BaseChatModel, other: BaseChatModel) -> bool:
     """Whether both are of one provider's class, so that one takes the other's options as they are.
 
-    Guarded classes have their provider's class behind `BudgetedChatModel`.
+    Guarded classes have their provider's class as their last base, behind `BudgetedChatModel`.
     """
-    return type(model).__mro__[2] is type(other).__mro__[2]
+    return type(model).__bases__[-1] is type(other).__bases__[-1]
 
 
 def without_notes(options: dict[str, Any]) -> dict[str, Any]:

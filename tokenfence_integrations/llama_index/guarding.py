@@ -11,7 +11,7 @@ from llama_index.core.llms import LLM
 from tokenfence_integrations.engine.policy import check_priced, parse_fallback
 from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded, refusal_class
-from tokenfence_integrations.llama_index.llms import WHOLE, BudgetedLLM, llm_names
+from tokenfence_integrations.llama_index.llms import WHOLE, BudgetedLLM, FallingBackLLM, llm_names
 from tokenfence_integrations.llama_index.openai_clients import (
     HELD,
     calls_clients_alone,
@@ -131,7 +131,8 @@ class Guarding(guarding.Guarding):
         return as_book(self.prices, provider_of(llm))
 
     def _guarded_llm(self, llm: LLM, terms: Terms) -> Any:
-        cls = guarded_class(type(llm), BudgetedLLM, lambda c: {**client_names(c), **llm_names(c)})
+        mixin = FallingBackLLM if terms.policy.stages else BudgetedLLM
+        cls = guarded_class(type(llm), mixin, lambda c: {**client_names(c), **llm_names(c)})
         guarded = guarded_copy(llm, cls, terms, metered_below=self._metered_below(llm))
         if has_clients(type(llm)):
             terms.client_reserves = (

@@ -25,7 +25,7 @@ from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.engine.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
-from tokenfence_integrations.llama_index.openai_clients import HELD, still_metered
+from tokenfence_integrations.llama_index.openai_clients import HELD, reserves_alone
 from tokenfence_integrations.llama_index.partials import Material, material, remember
 from tokenfence_integrations.llama_index.providers import copied
 from tokenfence_integrations.llama_index.replies import is_refusal, refusal_response, refusal_stream
@@ -37,7 +37,7 @@ from tokenfence_integrations.models.exchange import runs
 from tokenfence_integrations.models.flows import Flow, arun, run
 from tokenfence_integrations.models.subclasses import no_travel
 
-__all__ = ["WHOLE", "BudgetedLLM", "llm_names"]
+__all__ = ["WHOLE", "BudgetedLLM", "FallingBackLLM", "llm_names"]
 
 ANSWERED_BY = "tokenfence_answered_by"
 """Names the fallback of another provider in a response, whose tool calls only it can read."""
@@ -46,7 +46,7 @@ ANSWERED_BY = "tokenfence_answered_by"
 WHOLE = frozenset({"chat", "complete", "achat", "acomplete"})
 """The methods that return a whole answer; a stream's client is called in its first step."""
 
-SYNC, ASYNC = HELD[:1], HELD[1:]
+SYNC, ASYNC = HELD
 """Where the client of a sync way is held, and that of an async one."""
 
 Content = str | Sequence[ChatMessage]
@@ -107,50 +107,42 @@ class BudgetedLLM(_LLM):
         """The budget that this LLM's calls count against."""
         return self.tokenfence_terms.budget_now()
 
-    @property
-    def metadata(self) -> LLMMetadata:
-        """The class's own, narrowed to what the fallbacks can do as well.
-
-        LlamaIndex packs its prompts for the context window that is told here.
-        """
-        own: LLMMetadata = super().metadata  # type: ignore[safe-super]
-        targets = self.tokenfence_terms.targets
-        if not targets:
-            return own
-        window, calls = own.context_window, own.is_function_calling_model
-        for target in targets.values():
-            other = target._own_metadata()
-            window = min(window, other.context_window)
-            calls = calls and other.is_function_calling_model
-        if (window, calls) == (own.context_window, own.is_function_calling_model):
-            return own
-        narrowed = {"context_window": window, "is_function_calling_model": calls}
-        return own.model_copy(update=narrowed)
-
     def __reduce__(self) -> NoReturn:
         no_travel(self)
 
     # Where the provider is called
 
     def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client(SYNC):
-            return self._passed_on("chat", messages, args, kwargs)
-        return run(self._answer("chat", messages, args, kwargs))
+        if not self._left_to_client(SYNC):
+            return run(self._answer("chat", messages, args, kwargs))
+        try:
+            return super().chat(messages, *args, **kwargs)  # type: ignore[safe-super]
+        except BudgetExceeded as refusal:
+            return self._refused("chat", refusal, kwargs)
 
     def complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client(SYNC):
-            return self._passed_on("complete", prompt, args, kwargs)
-        return run(self._answer("complete", prompt, args, kwargs))
+        if not self._left_to_client(SYNC):
+            return run(self._answer("complete", prompt, args, kwargs))
+        try:
+            return super().complete(prompt, *args, **kwargs)  # type: ignore[safe-super]
+        except BudgetExceeded as refusal:
+            return self._refused("complete", refusal, kwargs)
 
     async def achat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client(ASYNC):
-            return await self._apassed_on("achat", messages, args, kwargs)
-        return await arun(self._answer("achat", messages, args, kwargs))
+        if not self._left_to_client(ASYNC):
+            return await arun(self._answer("achat", messages, args, kwargs))
+        try:
+            return await super().achat(messages, *args, **kwargs)  # type: ignore[safe-super]
+        except BudgetExceeded as refusal:
+            return self._refused("achat", refusal, kwargs)
 
     async def acomplete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._left_to_client(ASYNC):
-            return await self._apassed_on("acomplete", prompt, args, kwargs)
-        return await arun(self._answer("acomplete", prompt, args, kwargs))
+        if not self._left_to_client(ASYNC):
+            return await arun(self._answer("acomplete", prompt, args, kwargs))
+        try:
+            return await super().acomplete(prompt, *args, **kwargs)  # type: ignore[safe-super]
+        except BudgetExceeded as refusal:
+            return self._refused("acomplete", refusal, kwargs)
 
     def stream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
         stream = run(self._answer("stream_chat", messages, args, kwargs))
@@ -167,24 +159,6 @@ class BudgetedLLM(_LLM):
     async def astream_complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
         stream = await arun(self._answer("astream_complete", prompt, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
-
-    # The client's way
-
-    def _passed_on(self, method: str, content: Content, args: Any, options: dict[str, Any]) -> Any:
-        """A whole answer, for which the guarded client below does all that has to be done."""
-        try:
-            return self._own(method)(content, *args, **options)
-        except BudgetExceeded as refusal:
-            return self._refused(method, refusal, options)
-
-    async def _apassed_on(
-        self, method: str, content: Content, args: Any, options: dict[str, Any]
-    ) -> Any:
-        """The same on an async way."""
-        try:
-            return await self._own(method)(content, *args, **options)
-        except BudgetExceeded as refusal:
-            return self._refused(method, refusal, options)
 
     # All other ways, each written once
 
@@ -214,17 +188,20 @@ class BudgetedLLM(_LLM):
         exchange.finished(response)
         return self._signed(response, call)
 
-    def _left_to_client(self, clients: tuple[str, ...]) -> bool:
+    def _left_to_client(self, client: str) -> bool:
         """Whether the guarded client below does all that has to be done for a call.
 
         Not where an outer layer has reserved for this LLM, nor if the user has put a client in its
         place that counts against another budget, or at other prices.
+
+        Args:
+            client: Where the client of the way is held.
         """
         handover = offered.get()
         return (
             self.tokenfence_terms.client_reserves
             and (handover is None or not (handover.is_open() or runs(self)))
-            and still_metered(self, clients, priced_alike=True)
+            and reserves_alone(self, client)
         )
 
     def _refused(self, method: str, refusal: BudgetExceeded, options: dict[str, Any]) -> Any:
@@ -343,6 +320,27 @@ class BudgetedLLM(_LLM):
         if terms is self.tokenfence_terms:
             return self
         return copied(self, {"tokenfence_terms": terms})  # type: ignore[no-any-return]
+
+
+class FallingBackLLM(BudgetedLLM):
+    """Those that have fallbacks, and can do what all of these can do."""
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The class's own, narrowed to what the fallbacks can do as well.
+
+        LlamaIndex packs its prompts for the context window that is told here.
+        """
+        own: LLMMetadata = super().metadata  # type: ignore[safe-super]
+        window, calls = own.context_window, own.is_function_calling_model
+        for target in self.tokenfence_terms.targets.values():
+            other = target._own_metadata()
+            window = min(window, other.context_window)
+            calls = calls and other.is_function_calling_model
+        if (window, calls) == (own.context_window, own.is_function_calling_model):
+            return own
+        narrowed = {"context_window": window, "is_function_calling_model": calls}
+        return own.model_copy(update=narrowed)
 
 
 def llm_names(cls: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ takes over the call that the LLM has reserved, so the call is charged once.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from functools import wraps
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -20,6 +21,8 @@ __all__ = [
     "counts_exactly",
     "guard_held_clients",
     "has_clients",
+    "makes_clients",
+    "reserves_alone",
     "still_metered",
     "user_guarded",
 ]
@@ -60,6 +63,11 @@ def calls_clients_alone(llm: Any, methods: Iterable[str], provider: str) -> bool
     return all(provider_of_url(str(url)) == provider for url in urls)
 
 
+def makes_clients(cls: type) -> bool:
+    """Whether a class makes OpenAI's clients when they are needed, in ``_get_client()``."""
+    return hasattr(cls, "_get_client") and has_clients(cls)
+
+
 def counts_exactly(thing: Any) -> bool:
     """Whether the server of an LLM or of embeddings is OpenAI's, and counts text as it does."""
     if not has_clients(type(thing)):
@@ -74,7 +82,42 @@ def user_guarded(thing: Any) -> bool:
     return any(hasattr(getattr(thing, name, None), "tokenfence") for name in HELD)
 
 
-def still_metered(thing: Any, names: tuple[str, ...] = HELD, *, priced_alike: bool = False) -> bool:
+class Known(NamedTuple):
+    """What is known of a client that is, or was, held under a name.
+
+    Args:
+        held: The client.
+        guarded: The one that is called in its place.
+        alike: Whether that one meters a call as the LLM itself would: on its budget, at its prices.
+    """
+
+    held: Any
+    guarded: Any = None
+    alike: bool = False
+
+
+NOT_MADE = Known(object())  # which nobody holds
+
+
+def reserves_alone(llm: Any, name: str) -> bool:
+    """Whether the client of a guarded LLM still meters its calls as the LLM itself would.
+
+    The user may have put another in its place, see `still_metered`, or one that prices otherwise.
+
+    Args:
+        llm: An LLM of which ``client_reserves`` was told when it was guarded.
+        name: Where the client is held.
+    """
+    known: Known = llm.tokenfence_clients[name]
+    if llm.__pydantic_private__.get(name) is known.held:
+        return known.alike
+    if not makes_clients(type(llm)):
+        return still_metered(llm, (name,))
+    held = _held(llm, name)
+    return held is None or not llm.reuse_client or _known(llm, name, held).alike
+
+
+def still_metered(thing: Any, names: tuple[str, ...] = HELD) -> bool:
     """Whether the clients of a guarded LLM, or embedding model, still meter its calls.
 
     The user may have put others in their place. Where they are made, or guarded, when they are
@@ -83,65 +126,49 @@ def still_metered(thing: Any, names: tuple[str, ...] = HELD, *, priced_alike: bo
     Args:
         thing: The LLM, or the embedding model.
         names: Which of its clients.
-        priced_alike: Whether they have to price as the LLM does, too. Where they cannot be others
-            than they were, that was looked at when it was guarded.
     """
-    # Every call asks, and pydantic takes microseconds for a private attribute.
-    private = thing.__pydantic_private__ or {}
-    shared = thing.__dict__.get("tokenfence_clients")
-    if shared is not None and not thing.reuse_client:
+    makes = makes_clients(type(thing))
+    if makes and not thing.reuse_client:
         return True  # each call makes one
     for name in names:
-        held = private[name] if name in private else getattr(thing, name, None)
+        held = _held(thing, name)
         if held is None:
             continue
-        if shared is None:
-            below, terms = thing.tokenfence_below, getattr(held, "_terms", None)
-            if not any(each is held or each is terms for each in below):
-                return False
-            continue
-        if name not in shared or shared[name][0] is not held:
-            shared[name] = held, thing.tokenfence_terms.guard_client(held)
-        guarded = shared[name][1]
-        if guarded is held:
+        if makes:
+            metered = _known(thing, name, held).guarded is not held
+        else:
+            terms = getattr(held, "_terms", None)
+            metered = any(each is held or each is terms for each in thing.tokenfence_below)
+        if not metered:
             return False
-        own = thing.tokenfence_terms.book.first
-        if priced_alike and guarded._terms.book.provider != own.provider:
-            return False
-    return shared is not None or bool(thing.tokenfence_below)
+    return makes or bool(thing.tokenfence_below)
 
 
 def client_names(cls: Any) -> dict[str, Any]:
     """What the guarded subclass of a class defines, so that the clients it makes are guarded.
 
     Args:
-        cls: A class that makes its clients when they are needed, in ``_get_client()``.
+        cls: The class of an LLM, or of an embedding model.
     """
-    if not has_clients(cls) or not hasattr(cls, "_get_client"):
-        return {}
-
-    def _get_client(self: Any) -> Any:
-        return _guarded(self, "_client", cls._get_client)
-
-    def _get_aclient(self: Any) -> Any:
-        return _guarded(self, "_aclient", cls._get_aclient)
-
-    return {
-        "_get_client": _get_client,
-        "_get_aclient": _get_aclient,
+    names: dict[str, Any] = {
         "__annotations__": {"tokenfence_clients": Any},
         "tokenfence_clients": Field(default=None, exclude=True, repr=False),
     }
+    if makes_clients(cls):
+        names["_get_client"] = _get_client(cls, "_get_client", "_client")
+        names["_get_aclient"] = _get_client(cls, "_get_aclient", "_aclient")
+    return names
 
 
 def guard_held_clients(guarded: Any) -> None:
     """Guard the clients that a guarded copy holds, or will make.
 
     Args:
-        guarded: The copy, changed in place.
+        guarded: The copy, changed in place. The copies that are made of it share what is known of
+            its clients, and so their connections.
     """
-    if "tokenfence_clients" in type(guarded).model_fields:
-        guarded.tokenfence_clients = {}
+    guarded.tokenfence_clients = dict.fromkeys(HELD, NOT_MADE)
+    if makes_clients(type(guarded)):
         return
     below = []
     for name in HELD:
@@ -149,25 +176,47 @@ def guard_held_clients(guarded: Any) -> None:
         if client is not None:
             client = guarded.tokenfence_terms.guard_client(client)
             setattr(guarded, name, client)
+            guarded.tokenfence_clients[name] = Known(client, client, alike=True)
             below.append(client._terms)
     guarded.tokenfence_below = tuple(below)
 
 
-def _guarded(thing: Any, name: str, make: Any) -> Any:
-    """The guarded form of what the class's own method returns.
+def _get_client(cls: Any, method: str, name: str) -> Any:
+    """The class's own method that makes a client, which returns the guarded form of it."""
 
-    The copies that are made for one call share the clients, and so their connections.
-    """
-    shared: dict[str, tuple[Any, Any]] = thing.tokenfence_clients
-    known = shared.get(name)
-    if known is not None and thing.reuse_client:
-        held = getattr(thing, name)
-        if held is None:
-            setattr(thing, name, known[0])
-        if held is None or held is known[0]:
-            return known[1]
-    plain = make(thing)
-    guarded = thing.tokenfence_terms.guard_client(plain)
-    if thing.reuse_client:
-        shared[name] = plain, guarded
-    return guarded
+    @wraps(getattr(cls, method))
+    def get_client(self: Any) -> Any:
+        known = self.tokenfence_clients[name]
+        if self.__pydantic_private__.get(name) is known.held and self.reuse_client:
+            return known.guarded
+        return _made(self, name, getattr(cls, method))
+
+    return get_client
+
+
+def _made(thing: Any, name: str, make: Any) -> Any:
+    """The guarded form of what the class's own method returns, or of what a copy has made."""
+    if not thing.reuse_client:
+        return thing.tokenfence_terms.guard_client(make(thing))
+    known = thing.tokenfence_clients[name]
+    if known.guarded is not None and getattr(thing, name) is None:
+        setattr(thing, name, known.held)
+        return known.guarded
+    return _known(thing, name, make(thing)).guarded
+
+
+def _known(thing: Any, name: str, held: Any) -> Known:
+    """What is known of a client that is held: its guarded form is made once."""
+    known: Known = thing.tokenfence_clients[name]
+    if known.held is not held:
+        terms = thing.tokenfence_terms
+        guarded = terms.guard_client(held)
+        alike = guarded is not held and guarded._terms.book.provider == terms.book.first.provider
+        known = thing.tokenfence_clients[name] = Known(held, guarded, alike)
+    return known
+
+
+def _held(thing: Any, name: str) -> Any:
+    # Every call asks, and pydantic takes microseconds for a private attribute.
+    private = thing.__pydantic_private__ or {}
+    return private[name] if name in private else getattr(thing, name, None)

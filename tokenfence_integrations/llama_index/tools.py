@@ -17,9 +17,9 @@ COMMON = frozenset({"formatted", "temperature", "top_p"})
 def same_family(llm: object, other: object) -> bool:
     """Whether both are of one provider's class, so that one takes the other's options as they are.
 
-    Guarded classes have their provider's class behind `BudgetedLLM`.
+    Guarded classes have their provider's class as their last base, behind `BudgetedLLM`.
     """
-    return type(llm).__mro__[2] is type(other).__mro__[2]
+    return type(llm).__bases__[-1] is type(other).__bases__[-1]
 
 
 def without_notes(options: Mapping[str, Any]) -> dict[str, Any]:
