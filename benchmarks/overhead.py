@@ -37,9 +37,9 @@ import openai
 from benchmarks.instant import CHUNKS, instant_server
 from benchmarks.table import Figure, failures, figures_table, machine
 from tokenfence_integrations import Budget, Price, Usage, async_guard, guard
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import Policy
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import NOTHING, Amount, Limits, Open
 from tokenfence_integrations.stores.memory import MemoryStore

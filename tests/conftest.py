@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.ending import end_all
-from tokenfence_integrations.engine.handover import offered
+from tokenfence_integrations.engine.calls.handover import offered
 
 # The default draws the same examples on every run, so that a red build is about the change in it.
 # `pytest --hypothesis-profile=explore` searches for new ones. No deadlines: machines are shared.

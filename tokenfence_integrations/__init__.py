@@ -7,11 +7,11 @@ Example:
 from typing import TYPE_CHECKING, Any
 
 from tokenfence_integrations.engine.budget import Budget
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.engine.events import Event
 from tokenfence_integrations.engine.ledger import LedgerRecord
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.limits.snapshot import Snapshot
 from tokenfence_integrations.engine.scope import scoped_budget
-from tokenfence_integrations.engine.snapshot import Snapshot
 from tokenfence_integrations.errors import (
     BudgetExceeded,
     NoBudgetError,

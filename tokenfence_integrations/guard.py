@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
-from tokenfence_integrations.engine.policy import (
+from tokenfence_integrations.engine.calls.policy import (
     Fallback,
     OnLimit,
     OnUnknown,

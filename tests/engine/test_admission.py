@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenfence_integrations.engine.admission import (
+from tokenfence_integrations.engine.calls.admission import (
     ENOUGH,
     Admit,
     Headroom,

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from tokenfence_integrations import BudgetExceeded
-from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_status
+from tokenfence_integrations.engine.calls.failures import cost_of_exception, cost_of_status
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 429])

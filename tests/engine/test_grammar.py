@@ -9,8 +9,8 @@ from hypothesis import given as holds
 from hypothesis import strategies as st
 
 from tokenfence_integrations import Budget
-from tokenfence_integrations.engine.grammar import Given, given
-from tokenfence_integrations.engine.windows import UNITS, Calendar, Interval
+from tokenfence_integrations.engine.limits.grammar import Given, given
+from tokenfence_integrations.engine.limits.windows import UNITS, Calendar, Interval
 from tokenfence_integrations.money import format_usd, parse_usd
 from tokenfence_integrations.stores.base import Limits
 

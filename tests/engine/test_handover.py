@@ -11,7 +11,7 @@ import pytest
 from tests.clients.helpers import CALL, HELLO, check_books, outcomes, sync_client
 from tests.engine.helpers import charged, reserve, small
 from tokenfence_integrations import Budget, Call, guard
-from tokenfence_integrations.engine.handover import Handover, offered
+from tokenfence_integrations.engine.calls.handover import Handover, offered
 from tokenfence_integrations.testing import SimulatedProvider
 
 

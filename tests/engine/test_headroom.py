@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenfence_integrations.engine.admission import (
+from tokenfence_integrations.engine.calls.admission import (
     ENOUGH,
     Room,
     headroom,

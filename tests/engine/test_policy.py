@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tokenfence_integrations.engine.policy import Policy, Stage, parse_fallback
+from tokenfence_integrations.engine.calls.policy import Policy, Stage, parse_fallback
 
 
 @pytest.mark.parametrize(

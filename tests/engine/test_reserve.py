@@ -19,8 +19,8 @@ from tokenfence_integrations import (
     UnknownModelError,
     Usage,
 )
-from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.policy import Policy
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import Amount, Command, End, Reply
 from tokenfence_integrations.stores.memory import MemoryStore

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tokenfence_integrations import Budget, BudgetExceeded, Call, Price, PriceBook, Usage
-from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.engine.sublimit import Sublimit
+from tokenfence_integrations.engine.calls.policy import Policy
+from tokenfence_integrations.engine.calls.request import CallRequest
+from tokenfence_integrations.engine.calls.sublimit import Sublimit
 from tokenfence_integrations.stores.base import NOTHING, Amount, Limits
 
 BOOK = PriceBook({"m": Price(input="$1/M", output="$1/M", max_output_tokens=1_000)}, "openai")

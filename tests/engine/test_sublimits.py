@@ -6,9 +6,9 @@ import pytest
 
 from tests.engine.helpers import BOOK, charged, small
 from tokenfence_integrations import Budget, BudgetExceeded, Call
-from tokenfence_integrations.engine.policy import Policy, parse_fallback
-from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.engine.sublimit import Sublimit
+from tokenfence_integrations.engine.calls.policy import Policy, parse_fallback
+from tokenfence_integrations.engine.calls.request import CallRequest
+from tokenfence_integrations.engine.calls.sublimit import Sublimit
 from tokenfence_integrations.stores.base import AccountState
 
 

@@ -13,7 +13,7 @@ from tests.engine.helpers import FakeClock, charged, listen, nano, reserve, spen
 from tests.engine.waiters import Asleep, Worker, idle
 from tests.stores.factories import STORES
 from tokenfence_integrations import Budget, BudgetExceeded, Usage
-from tokenfence_integrations.engine.admitting import Admission
+from tokenfence_integrations.engine.calls.admitting import Admission
 from tokenfence_integrations.engine.drivers import Sleep
 from tokenfence_integrations.engine.tree import Clock
 from tokenfence_integrations.engine.waiting import PATIENCE, STALLED_AFTER, SyncWaiter

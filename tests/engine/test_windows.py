@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenfence_integrations.engine.windows import (
+from tokenfence_integrations.engine.limits.windows import (
     UNITS,
     Calendar,
     Interval,

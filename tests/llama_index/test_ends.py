@@ -15,7 +15,7 @@ from tests.clients.helpers import async_client, check_books, check_covered, outc
 from tests.llama_index import models
 from tests.llama_index.models import WAYS, ask
 from tokenfence_integrations import Budget, guard
-from tokenfence_integrations.engine.handover import Handover, offered
+from tokenfence_integrations.engine.calls.handover import Handover, offered
 from tokenfence_integrations.stores.base import NOTHING
 from tokenfence_integrations.testing import Behavior, SimulatedProvider, in_turn
 

@@ -13,7 +13,7 @@ from tests.engine.helpers import charged, nano, reserve, spend
 from tests.stores.places import PLACES, Place, later
 from tests.stores.processes import start
 from tokenfence_integrations import Budget, BudgetExceeded
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.stores.remote import listening
 from tokenfence_integrations.testing import SimulatedProvider
 

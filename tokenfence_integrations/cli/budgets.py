@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tokenfence_integrations.cli.arguments import Commands
 from tokenfence_integrations.cli.output import console, fail
 from tokenfence_integrations.cli.stores import open_store
+from tokenfence_integrations.engine.limits.names import budget_of
 from tokenfence_integrations.engine.listing import Listed, listed, remaining
-from tokenfence_integrations.engine.names import budget_of
 from tokenfence_integrations.errors import TokenFenceError
 from tokenfence_integrations.money import format_usd, to_float
 

@@ -8,14 +8,8 @@ from typing import Any, NoReturn, Self
 
 from tokenfence_integrations.engine import corrections
 from tokenfence_integrations.engine import scope as scopes
-from tokenfence_integrations.engine.charges import costing, using
-from tokenfence_integrations.engine.children import Children
-from tokenfence_integrations.engine.events import Listener
-from tokenfence_integrations.engine.grammar import Dollars, Per, whole
-from tokenfence_integrations.engine.ledger import Ledger, LedgerView, Sink
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.names import checked, unique_name
-from tokenfence_integrations.engine.policy import (
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import (
     Fallback,
     OnLimit,
     OnUnknown,
@@ -23,12 +17,18 @@ from tokenfence_integrations.engine.policy import (
     check_priced,
     parse_fallback,
 )
-from tokenfence_integrations.engine.quota import Quota
-from tokenfence_integrations.engine.request import CallRequest
-from tokenfence_integrations.engine.snapshot import Snapshot, described, outline
-from tokenfence_integrations.engine.terms import AS_IT_IS, Unnamed, agreed
+from tokenfence_integrations.engine.calls.request import CallRequest
+from tokenfence_integrations.engine.charges import costing, using
+from tokenfence_integrations.engine.events import Listener
+from tokenfence_integrations.engine.ledger import Ledger, LedgerView, Sink
+from tokenfence_integrations.engine.limits.children import Children
+from tokenfence_integrations.engine.limits.grammar import Dollars, Per, whole
+from tokenfence_integrations.engine.limits.names import checked, unique_name
+from tokenfence_integrations.engine.limits.quota import Quota
+from tokenfence_integrations.engine.limits.snapshot import Snapshot, described, outline
+from tokenfence_integrations.engine.limits.terms import AS_IT_IS, Unnamed, agreed
+from tokenfence_integrations.engine.limits.windows import Window
 from tokenfence_integrations.engine.tree import Clock, Tree
-from tokenfence_integrations.engine.windows import Window
 from tokenfence_integrations.money import parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book
 from tokenfence_integrations.stores.base import Amount, Charge, Limits, Path, Store

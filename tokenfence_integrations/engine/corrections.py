@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokenfence_integrations.engine.calls.request import NO_TAGS
 from tokenfence_integrations.engine.drivers import execute
 from tokenfence_integrations.engine.events import Event
 from tokenfence_integrations.engine.ledger import LedgerRecord, Outcome
-from tokenfence_integrations.engine.names import budget_of
-from tokenfence_integrations.engine.quota import Quota
-from tokenfence_integrations.engine.request import NO_TAGS
+from tokenfence_integrations.engine.limits.names import budget_of
+from tokenfence_integrations.engine.limits.quota import Quota
 from tokenfence_integrations.engine.tree import Tree
 from tokenfence_integrations.stores.base import (
     NOTHING,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import ref
 
 if TYPE_CHECKING:
-    from tokenfence_integrations.engine.meter import Call
+    from tokenfence_integrations.engine.calls.meter import Call
 
     Lease: TypeAlias = tuple[float, int, ref[Call]]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock, RLock
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from tokenfence_integrations.engine.names import MARK, budget_of
+from tokenfence_integrations.engine.limits.names import MARK, budget_of
 from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.money import format_usd, to_float

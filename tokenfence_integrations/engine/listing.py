@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from tokenfence_integrations.engine.names import MARK, budget_of
+from tokenfence_integrations.engine.limits.names import MARK, budget_of
 from tokenfence_integrations.stores.base import (
     LIFTED,
     UNLIMITED,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tokenfence_integrations.engine.snapshot import Snapshot
+from tokenfence_integrations.engine.limits.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget

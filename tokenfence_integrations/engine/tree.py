@@ -12,7 +12,7 @@ from tokenfence_integrations.engine.events import Event, Listener, tell
 from tokenfence_integrations.engine.forecast import Forecasts
 from tokenfence_integrations.engine.leases import Leases
 from tokenfence_integrations.engine.ledger import Ledger
-from tokenfence_integrations.engine.names import budget_of
+from tokenfence_integrations.engine.limits.names import budget_of
 from tokenfence_integrations.engine.waiting import Owner, WaitingLine, parents
 from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.forks import begin_anew_in_children

@@ -8,8 +8,8 @@ from weakref import WeakValueDictionary
 from langchain_core.outputs import LLMResult
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import Handover, offered
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.handover import Handover, offered
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.errors import TokenFenceError
 from tokenfence_integrations.langchain.replies import is_refusal
 from tokenfence_integrations.langchain.terms import Terms

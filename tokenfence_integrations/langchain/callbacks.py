@@ -17,8 +17,8 @@ from langchain_core.outputs import LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import OnLimit, OnUnknown
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown
 from tokenfence_integrations.langchain.allocations import Allocations
 from tokenfence_integrations.langchain.batches import Batch, Run
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded

@@ -16,8 +16,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import offered
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.handover import offered
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.engine.waiting import current_owner, parents, waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of

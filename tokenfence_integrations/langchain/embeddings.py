@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from langchain_core.embeddings import Embeddings
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import Handover, offered
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.handover import Handover, offered
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.openai_clients import Metered, still_metered

@@ -8,9 +8,9 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from tokenfence_integrations.clients.openai.content import unused_prediction
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import Policy
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.langchain.openai_clients import still_metered
 from tokenfence_integrations.langchain.prompts import (
     exact_count,

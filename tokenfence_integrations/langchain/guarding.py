@@ -9,7 +9,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableBinding
 
-from tokenfence_integrations.engine.policy import check_priced, parse_fallback
+from tokenfence_integrations.engine.calls.policy import check_priced, parse_fallback
 from tokenfence_integrations.langchain.anthropic_clients import meter_attempts
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel, FallingBackChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings, guarded_embeddings

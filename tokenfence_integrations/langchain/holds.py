@@ -1,7 +1,7 @@
 """What a run holds back for its last answer."""
 
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.engine.ledger import Outcome
-from tokenfence_integrations.engine.meter import Call
 from tokenfence_integrations.stores.base import NOTHING, Amount
 
 __all__ = ["Hold"]

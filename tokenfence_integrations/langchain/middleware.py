@@ -26,7 +26,7 @@ from langgraph.config import get_config
 from langgraph.types import Command
 
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
-from tokenfence_integrations.engine.policy import OnUnknown, Policy
+from tokenfence_integrations.engine.calls.policy import OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
 from tokenfence_integrations.langchain.agent_runs import AgentRun, Allowance, parse_allowance

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from tokenfence_integrations.engine.handover import Handover
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.handover import Handover
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.errors import BudgetExceeded
 
 __all__ = ["Assignment", "Detour", "Route", "assigned", "assigned_to", "catching"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from tokenfence_integrations.clients.openai.content import unused_prediction
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.langchain.providers import CAP_FIELDS, NAME_FIELDS, price_list
 from tokenfence_integrations.models.options import with_body
 from tokenfence_integrations.pricing.rates import Card, asked_tier

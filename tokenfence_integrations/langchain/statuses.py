@@ -15,7 +15,7 @@ def status_line(accounts: Sequence[tuple[str, AccountState]]) -> str:
         accounts: Names and states.
 
     Example:
-        >>> from tokenfence_integrations.engine.sublimit import Sublimit
+        >>> from tokenfence_integrations.engine.calls.sublimit import Sublimit
         >>> from tokenfence_integrations.stores.base import Limits
         >>> status_line([("this run", Sublimit("this run", Limits(calls=5)).state)])
         'Budget: 5 of 5 calls left for this run.'

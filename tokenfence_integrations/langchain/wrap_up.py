@@ -10,7 +10,7 @@ from langchain.agents.middleware import ModelRequest, ModelResponse
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableBinding
 
-from tokenfence_integrations.engine.handover import Handover, offered
+from tokenfence_integrations.engine.calls.handover import Handover, offered
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.agent_runs import AgentRun
 from tokenfence_integrations.langchain.exchange import call_for

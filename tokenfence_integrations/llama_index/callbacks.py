@@ -14,7 +14,7 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
-from tokenfence_integrations.engine.policy import OnLimit, OnUnknown
+from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown
 from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.llama_index.events import Event, Run
 from tokenfence_integrations.llama_index.frames import (

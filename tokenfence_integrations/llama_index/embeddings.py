@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from llama_index.core.base.embeddings.base import BaseEmbedding
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
 from tokenfence_integrations.llama_index.openai_clients import still_metered

@@ -11,9 +11,9 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
+from tokenfence_integrations.engine.limits.snapshot import Snapshot
 from tokenfence_integrations.engine.reading import asnapshot
 from tokenfence_integrations.engine.scope import scoped_budget
-from tokenfence_integrations.engine.snapshot import Snapshot
 from tokenfence_integrations.llama_index.components import models_of, with_parts
 from tokenfence_integrations.llama_index.guarding import Guarding, LLMFallback
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy

@@ -21,7 +21,7 @@ from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuesti
 from llama_index.core.schema import NodeWithScore, TextNode
 from pydantic import BaseModel
 
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.errors import TokenFenceError
 from tokenfence_integrations.llama_index.components import with_parts
 from tokenfence_integrations.llama_index.embeddings import request_for_texts

@@ -7,8 +7,8 @@ from typing import Any
 from llama_index.core.callbacks import EventPayload
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import Handover, offered
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.handover import Handover, offered
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.errors import TokenFenceError
 from tokenfence_integrations.llama_index.embeddings import counted_texts
 from tokenfence_integrations.llama_index.frames import events_around

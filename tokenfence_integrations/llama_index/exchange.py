@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.llms import LLM, ChatMessage
 
 from tokenfence_integrations.clients.openai.content import unused_prediction
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import Policy
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.llama_index.openai_clients import still_metered
 from tokenfence_integrations.llama_index.prompts import exact_count, options_of, prompt_bound
 from tokenfence_integrations.llama_index.providers import (

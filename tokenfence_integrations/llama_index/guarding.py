@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.llms import LLM
 
-from tokenfence_integrations.engine.policy import check_priced, parse_fallback
+from tokenfence_integrations.engine.calls.policy import check_priced, parse_fallback
 from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded, refusal_class
 from tokenfence_integrations.llama_index.llms import WHOLE, BudgetedLLM, FallingBackLLM, llm_names

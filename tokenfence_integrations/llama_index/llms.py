@@ -20,9 +20,9 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from tokenfence_integrations.clients.openai.replies import refusal_text
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import offered
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.calls.handover import offered
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import Policy
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.llama_index.exchange import Exchange, call_for, may_stop
 from tokenfence_integrations.llama_index.openai_clients import HELD, reserves_alone

@@ -10,8 +10,8 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
 from tokenfence_integrations.llama_index.frames import Teller
 from tokenfence_integrations.llama_index.llms import BudgetedLLM

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from tokenfence_integrations.engine.handover import Handover, offered
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.handover import Handover, offered
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.llama_index.exchange import Exchange, new_call, request_for
 from tokenfence_integrations.llama_index.providers import CAP_FIELDS, is_of, model_name
 from tokenfence_integrations.llama_index.tools import same_family

@@ -5,8 +5,8 @@ from datetime import UTC
 from typing import Any
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
-from tokenfence_integrations.engine.grammar import given
-from tokenfence_integrations.engine.names import MARK
+from tokenfence_integrations.engine.limits.grammar import given
+from tokenfence_integrations.engine.limits.names import MARK
 
 __all__ = ["Allocations"]
 

@@ -12,8 +12,8 @@ from math import isfinite
 from typing import Any, Protocol
 
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any, Self
 
-from tokenfence_integrations.engine.failures import cost_of_status
-from tokenfence_integrations.engine.handover import Handover, offered
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.failures import cost_of_status
+from tokenfence_integrations.engine.calls.handover import Handover, offered
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.models.flows import Flow
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
-from tokenfence_integrations.engine.policy import OnLimit, OnUnknown, Policy, parse_fallback
+from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown, Policy, parse_fallback
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import Prices

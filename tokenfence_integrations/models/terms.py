@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.calls.policy import Policy
+from tokenfence_integrations.engine.calls.sublimit import Sublimit
 from tokenfence_integrations.engine.scope import budget_here
-from tokenfence_integrations.engine.sublimit import Sublimit
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card

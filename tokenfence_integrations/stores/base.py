@@ -3,7 +3,7 @@
 A store is a set of accounts. Every change is one *command*: a small immutable value that names the
 whole path of accounts it touches (leaf first, root last), is applied to all of them or to none, and
 takes one round trip. That is all a store does: which call may reserve, and how much, is decided
-above it (`engine.admission`) from the states that the store reports.
+above it (`engine.calls.admission`) from the states that the store reports.
 """
 
 from abc import ABC, abstractmethod

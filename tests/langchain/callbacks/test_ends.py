@@ -200,7 +200,7 @@ class TestFailed:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """The answer is paid for: an exception in its place would be the greater loss."""
-        settle = "tokenfence_integrations.engine.meter.Call.settle"
+        settle = "tokenfence_integrations.engine.calls.meter.Call.settle"
         monkeypatch.setattr(settle, lambda *args, **kwargs: 1 / 0)
         assert model.invoke("Hello", config).content
         assert "could not be settled" in caplog.text

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tokenfence_integrations.clients.openai.endpoints import endpoint_of
-from tokenfence_integrations.engine.request import DEFAULT_CEILING, CallRequest
+from tokenfence_integrations.engine.calls.request import DEFAULT_CEILING, CallRequest
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card
 

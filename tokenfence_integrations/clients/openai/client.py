@@ -28,8 +28,8 @@ from tokenfence_integrations.clients.openai.replies import refusal_text, reply_e
 from tokenfence_integrations.clients.openai.terms import Terms
 from tokenfence_integrations.clients.openai.uploads import uploaded_bytes
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.handover import offered
-from tokenfence_integrations.engine.policy import Policy
+from tokenfence_integrations.engine.calls.handover import offered
+from tokenfence_integrations.engine.calls.policy import Policy
 from tokenfence_integrations.engine.scope import budget_here
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import Prices

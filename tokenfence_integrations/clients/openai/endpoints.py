@@ -16,7 +16,7 @@ from tokenfence_integrations.clients.openai.reported import (
     token_usage,
     usage_in_bytes,
 )
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.pricing.images import EDITED_IMAGE_TOKENS, generated_image_tokens
 from tokenfence_integrations.pricing.rates import Card, asked_tier
 from tokenfence_integrations.pricing.tokens import (

@@ -17,8 +17,8 @@ from tokenfence_integrations.clients.openai.streams import (
     watch_response,
 )
 from tokenfence_integrations.clients.openai.terms import Terms
-from tokenfence_integrations.engine.failures import cost_of_exception, cost_of_status
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.failures import cost_of_exception, cost_of_status
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.stores.base import Amount
 
 __all__ = ["Exchange", "current"]

@@ -15,7 +15,7 @@ from tokenfence_integrations.clients.openai.reported import (
     token_usage,
     usage_in_bytes,
 )
-from tokenfence_integrations.engine.meter import Call
+from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.stores.base import Amount
 from tokenfence_integrations.usage import Usage
 

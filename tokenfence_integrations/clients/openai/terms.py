@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from tokenfence_integrations.clients.openai.endpoints import Endpoint
 from tokenfence_integrations.engine.budget import Budget
-from tokenfence_integrations.engine.meter import Call
-from tokenfence_integrations.engine.policy import Policy, check_priced
-from tokenfence_integrations.engine.request import CallRequest
+from tokenfence_integrations.engine.calls.meter import Call
+from tokenfence_integrations.engine.calls.policy import Policy, check_priced
+from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book, provider_of_url

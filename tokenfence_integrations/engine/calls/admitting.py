@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from tokenfence_integrations.engine.accounts import Renewal
-from tokenfence_integrations.engine.admission import (
+from tokenfence_integrations.engine.calls.admission import (
     ENOUGH,
     WAIT,
     Admit,
@@ -18,8 +17,9 @@ from tokenfence_integrations.engine.admission import (
     headroom,
     useful,
 )
+from tokenfence_integrations.engine.calls.request import Options
 from tokenfence_integrations.engine.drivers import Flow, Pause, Sleep, WaiterFactory
-from tokenfence_integrations.engine.request import Options
+from tokenfence_integrations.engine.limits.accounts import Renewal
 from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import (
     STALLED_AFTER,
@@ -43,7 +43,7 @@ from tokenfence_integrations.stores.base import (
 )
 
 if TYPE_CHECKING:
-    from tokenfence_integrations.engine.meter import Call
+    from tokenfence_integrations.engine.calls.meter import Call
 
 __all__ = ["Admission"]
 

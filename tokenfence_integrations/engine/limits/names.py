@@ -3,7 +3,7 @@
 What all accounts of one tree have in common is ``name.split("/")[0].split("~")[0]``.
 """
 
-from tokenfence_integrations.engine.windows import Window
+from tokenfence_integrations.engine.limits.windows import Window
 
 __all__ = ["MARK", "account_named", "budget_of", "checked", "unique_name"]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal, NamedTuple, TypeAlias
 
+from tokenfence_integrations.engine.limits.shares import check_share
 from tokenfence_integrations.pricing.book import Cards
 
 __all__ = ["Fallback", "OnLimit", "OnUnknown", "Policy", "Stage", "check_priced", "parse_fallback"]
@@ -39,14 +40,14 @@ def parse_fallback(fallback: Fallback, threshold: float) -> tuple[Stage, ...]:
         >>> parse_fallback(["gpt-4.1-mini", "gpt-4.1-nano"], 0.8)
         (Stage(start=0.8, model='gpt-4.1-mini'), Stage(start=inf, model='gpt-4.1-nano'))
     """
-    _check_share("threshold", threshold)
+    check_share("threshold", threshold)
     if fallback is None:
         return ()
     if isinstance(fallback, str):
         stages = [Stage(threshold, fallback)]
     elif isinstance(fallback, Mapping):
         for share in fallback:
-            _check_share("a fallback's stage", share)
+            check_share("a fallback's stage", share)
         stages = [Stage(float(share), model) for share, model in sorted(fallback.items())]
     elif isinstance(fallback, Sequence):
         stages = [Stage(inf if n else threshold, model) for n, model in enumerate(fallback)]
@@ -113,11 +114,6 @@ class Policy:
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _check_share(name: str, share: object) -> None:
-    if not _is_number(share) or not 0.0 <= float(share) <= 1.0:  # type: ignore[arg-type]
-        raise ValueError(f"{name} must be a share between 0.0 and 1.0, got {share!r}")
 
 
 def _is_number(value: object) -> bool:

@@ -4,12 +4,12 @@ from datetime import UTC, tzinfo
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tokenfence_integrations.engine.grammar import Dollars, Given, given
-from tokenfence_integrations.engine.policy import parse_fallback
-from tokenfence_integrations.engine.windows import Interval, zone_named
+from tokenfence_integrations.engine.limits.grammar import Dollars, Given, given
+from tokenfence_integrations.engine.limits.shares import check_share
+from tokenfence_integrations.engine.limits.windows import Interval, zone_named
 
 if TYPE_CHECKING:
-    from tokenfence_integrations.engine.quota import Quota
+    from tokenfence_integrations.engine.limits.quota import Quota
 
 __all__ = ["AS_IT_IS", "Terms", "Unnamed", "agreed"]
 
@@ -58,7 +58,7 @@ def agreed(
     inherited = UTC if above is None else above.terms.zone
     zone = inherited if tz is None else zone_named(tz)
     asked = given(usd, zone=zone, **limits)
-    parse_fallback(None, threshold)
+    check_share("threshold", threshold)
     if type(overflow) is not bool:
         raise ValueError(f"overflow must be True or False, got {overflow!r}")
     if asked.shares and asked.schedule is None and above is not None:

@@ -6,8 +6,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias, cast
 
-from tokenfence_integrations.engine.shares import Shares, percent, share_in, share_of
-from tokenfence_integrations.engine.windows import UNITS, Calendar, Interval, Schedule, Unit
+from tokenfence_integrations.engine.limits.shares import Shares, percent, share_in, share_of
+from tokenfence_integrations.engine.limits.windows import UNITS, Calendar, Interval, Schedule, Unit
 from tokenfence_integrations.money import format_usd, parse_usd
 from tokenfence_integrations.stores.base import Limits
 

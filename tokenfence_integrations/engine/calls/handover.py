@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget
-    from tokenfence_integrations.engine.meter import Call
+    from tokenfence_integrations.engine.calls.meter import Call
 
 __all__ = ["Handover", "offered"]
 

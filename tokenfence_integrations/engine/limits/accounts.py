@@ -4,8 +4,8 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from tokenfence_integrations.engine.drivers import Flow
-from tokenfence_integrations.engine.names import account_named
-from tokenfence_integrations.engine.windows import Interval, Schedule, Window
+from tokenfence_integrations.engine.limits.names import account_named
+from tokenfence_integrations.engine.limits.windows import Interval, Schedule, Window
 from tokenfence_integrations.stores.base import Anchor, Drop, Limits, Open, Path
 
 if TYPE_CHECKING:

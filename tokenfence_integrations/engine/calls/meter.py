@@ -4,8 +4,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from tokenfence_integrations.engine.admission import LONE_SHARE, SPREAD, headroom
-from tokenfence_integrations.engine.admitting import Admission
+from tokenfence_integrations.engine.calls.admission import LONE_SHARE, SPREAD, headroom
+from tokenfence_integrations.engine.calls.admitting import Admission
+from tokenfence_integrations.engine.calls.failures import cost_of_exception
+from tokenfence_integrations.engine.calls.policy import Policy
+from tokenfence_integrations.engine.calls.request import NO_TAGS, CallRequest, Options
 from tokenfence_integrations.engine.drivers import (
     Flow,
     WaiterFactory,
@@ -15,10 +18,7 @@ from tokenfence_integrations.engine.drivers import (
     run,
 )
 from tokenfence_integrations.engine.events import Event, EventKind
-from tokenfence_integrations.engine.failures import cost_of_exception
 from tokenfence_integrations.engine.ledger import Outcome
-from tokenfence_integrations.engine.policy import Policy
-from tokenfence_integrations.engine.request import NO_TAGS, CallRequest, Options
 from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import Owner, current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokenfence_integrations.engine.accounts import Accounts
-from tokenfence_integrations.engine.children import Children
 from tokenfence_integrations.engine.drivers import execute, run
 from tokenfence_integrations.engine.events import Event
-from tokenfence_integrations.engine.grammar import given
-from tokenfence_integrations.engine.shares import Shares, parts, resolve
-from tokenfence_integrations.engine.snapshot import settled_share
-from tokenfence_integrations.engine.terms import Terms
+from tokenfence_integrations.engine.limits.accounts import Accounts
+from tokenfence_integrations.engine.limits.children import Children
+from tokenfence_integrations.engine.limits.grammar import given
+from tokenfence_integrations.engine.limits.shares import Shares, parts, resolve
+from tokenfence_integrations.engine.limits.snapshot import settled_share
+from tokenfence_integrations.engine.limits.terms import Terms
 from tokenfence_integrations.stores.base import (
     LIFTED,
     UNLIMITED,

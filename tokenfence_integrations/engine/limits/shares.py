@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tokenfence_integrations.stores.base import Limits
 
-__all__ = ["Shares", "parts", "percent", "resolve", "share_in", "share_of"]
+__all__ = ["Shares", "check_share", "parts", "percent", "resolve", "share_in", "share_of"]
 
 Shares: TypeAlias = Mapping[str, Fraction]
 """By quantity, 0 to 1."""
@@ -93,3 +93,21 @@ def percent(share: Fraction) -> str:
         '12.5%'
     """
     return f"{float(share * 100):.9g}%"
+
+
+def check_share(name: str, share: object) -> None:
+    """Refuse what is no share of a limit.
+
+    Args:
+        name: What it was given as.
+        share: 0.0 to 1.0.
+
+    Raises:
+        ValueError: It is none.
+
+    Example:
+        >>> check_share("threshold", 0.8)
+    """
+    known = isinstance(share, int | float) and not isinstance(share, bool)
+    if not known or not 0.0 <= float(share) <= 1.0:  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be a share between 0.0 and 1.0, got {share!r}")

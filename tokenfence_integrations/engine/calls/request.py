@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from tokenfence_integrations.engine.admission import Option
+from tokenfence_integrations.engine.calls.admission import Option
+from tokenfence_integrations.engine.calls.sublimit import Sublimit
 from tokenfence_integrations.engine.forecast import Forecast
-from tokenfence_integrations.engine.sublimit import Sublimit
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import Amount
