@@ -38,8 +38,8 @@ from benchmarks.layers import (
 )
 from benchmarks.race import BARE, CALLS, OURS, TEXT, Result
 from tokenfence_integrations import Budget, BudgetExceeded, guard
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
-from tokenfence_integrations.langchain.middleware import BudgetMiddleware
+from tokenfence_integrations.langchain.agents.middleware import BudgetMiddleware
+from tokenfence_integrations.langchain.callbacks.handler import BudgetCallbackHandler
 from tokenfence_integrations.testing import SimulatedProvider
 
 __all__ = ["CONTENDERS", "WAYS", "Setup", "race"]

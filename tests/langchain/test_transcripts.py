@@ -8,7 +8,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from tokenfence_integrations.langchain.transcripts import shortened, transcript
+from tokenfence_integrations.langchain.agents.transcripts import shortened, transcript
 
 TALK: list[BaseMessage] = [
     SystemMessage("Be brief."),

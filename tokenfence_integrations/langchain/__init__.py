@@ -6,14 +6,17 @@ Chat models and embeddings are guarded by `tokenfence_integrations.guard`; here 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler, budget_callbacks
+from tokenfence_integrations.langchain.callbacks.handler import (
+    BudgetCallbackHandler,
+    budget_callbacks,
+)
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.embeddings import BudgetedEmbeddings
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 
 if TYPE_CHECKING:
+    from tokenfence_integrations.langchain.agents.middleware import BudgetMiddleware
     from tokenfence_integrations.langchain.graphs import budgeted
-    from tokenfence_integrations.langchain.middleware import BudgetMiddleware
 
 __all__ = [
     "BudgetCallbackHandler",
@@ -27,7 +30,7 @@ __all__ = [
 
 # Agents and graphs take a second to import, and are not needed to guard a model.
 _LATER = {
-    "BudgetMiddleware": "tokenfence_integrations.langchain.middleware",
+    "BudgetMiddleware": "tokenfence_integrations.langchain.agents.middleware",
     "budgeted": "tokenfence_integrations.langchain.graphs",
 }
 

@@ -9,7 +9,7 @@ from langchain_openai import ChatOpenAI
 from tests.callbacks import budget, clock, provider
 from tests.langchain.callbacks.helpers import PRICES, chat
 from tokenfence_integrations import Budget
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
+from tokenfence_integrations.langchain.callbacks.handler import BudgetCallbackHandler
 from tokenfence_integrations.testing import SimulatedProvider
 
 __all__ = ["budget", "clock", "provider"]

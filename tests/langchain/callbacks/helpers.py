@@ -8,7 +8,7 @@ from langchain_openai import ChatOpenAI
 from tests.clients.helpers import in_dollars
 from tests.engine.helpers import FakeClock
 from tokenfence_integrations import Budget, Price
-from tokenfence_integrations.langchain.callbacks import LEASE
+from tokenfence_integrations.langchain.callbacks.handler import LEASE
 from tokenfence_integrations.stores.base import NOTHING
 from tokenfence_integrations.testing import SimulatedProvider
 

@@ -12,8 +12,11 @@ from langgraph.types import Send
 from tests.clients.helpers import check_books, in_dollars
 from tests.langchain.callbacks.helpers import FLAT, PRICES, for_calls, with_handler
 from tokenfence_integrations import Budget, BudgetExceeded, guard
-from tokenfence_integrations.langchain.allocations import Allocations
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler, budget_callbacks
+from tokenfence_integrations.langchain.callbacks.allocations import Allocations
+from tokenfence_integrations.langchain.callbacks.handler import (
+    BudgetCallbackHandler,
+    budget_callbacks,
+)
 from tokenfence_integrations.testing import SimulatedProvider
 
 SHARES = Allocations({"writer": 1, "reader": 2, "team=alpha": 3, "loud": None})

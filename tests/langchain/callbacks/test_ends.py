@@ -21,7 +21,7 @@ from tests.clients.helpers import check_books, check_covered
 from tests.engine.helpers import FakeClock
 from tests.langchain.callbacks.helpers import chat, check_leased, outcomes, with_handler
 from tokenfence_integrations import Budget, Price, UnknownModelError
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
+from tokenfence_integrations.langchain.callbacks.handler import BudgetCallbackHandler
 from tokenfence_integrations.testing import SimulatedProvider
 
 pytestmark = [

@@ -15,7 +15,10 @@ from tests.clients.helpers import check_books, in_dollars
 from tests.langchain.callbacks.helpers import FLAT, PRICES, chat, for_calls, outcomes, with_handler
 from tokenfence_integrations import Budget, Usage, guard
 from tokenfence_integrations.engine.calls.handover import Handover, offered
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler, budget_callbacks
+from tokenfence_integrations.langchain.callbacks.handler import (
+    BudgetCallbackHandler,
+    budget_callbacks,
+)
 from tokenfence_integrations.testing import Behavior, SimulatedProvider
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unexpected type for token usage:UserWarning")

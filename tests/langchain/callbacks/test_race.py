@@ -13,7 +13,10 @@ from langgraph.types import Send
 from tests.clients.helpers import check_books, in_dollars
 from tests.langchain.callbacks.helpers import FLAT, PRICES, for_calls, with_handler
 from tokenfence_integrations import Budget, BudgetExceeded, Event, guard
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler, budget_callbacks
+from tokenfence_integrations.langchain.callbacks.handler import (
+    BudgetCallbackHandler,
+    budget_callbacks,
+)
 from tokenfence_integrations.testing import Behavior, Request, SimulatedProvider
 
 Attach = Callable[[Any], tuple[Any, Any]]

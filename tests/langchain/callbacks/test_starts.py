@@ -16,8 +16,8 @@ from tests.clients.helpers import check_books, check_covered
 from tests.engine.helpers import listen
 from tests.langchain.callbacks.helpers import FLAT, chat, outcomes, with_handler
 from tokenfence_integrations import Budget, BudgetExceeded, Price
-from tokenfence_integrations.langchain.callbacks import BudgetCallbackHandler
-from tokenfence_integrations.langchain.starts import Start, read_options
+from tokenfence_integrations.langchain.callbacks.handler import BudgetCallbackHandler
+from tokenfence_integrations.langchain.callbacks.starts import Start, read_options
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.tokens import encoding_for
 from tokenfence_integrations.testing import SimulatedProvider

@@ -157,7 +157,7 @@ def test_what_is_refused_costs_nothing(make: Any, provider: SimulatedProvider) -
 def test_the_oldest_spans_are_forgotten(
     budget: Budget, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenfence_integrations.llama_index.spans.KEPT", 3)
+    monkeypatch.setattr("tokenfence_integrations.llama_index.callbacks.spans.KEPT", 3)
     Settings.llm = guard(make(flat_llm), budget=budget, prices=PRICES)
     with CostReporter(budget) as report:
         for _ in range(3):

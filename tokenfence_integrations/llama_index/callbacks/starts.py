@@ -12,8 +12,8 @@ from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.engine.calls.request import CallRequest
+from tokenfence_integrations.llama_index.callbacks.frames import Teller
 from tokenfence_integrations.llama_index.errors import LlamaIndexBudgetExceeded
-from tokenfence_integrations.llama_index.frames import Teller
 from tokenfence_integrations.llama_index.llms import BudgetedLLM
 from tokenfence_integrations.llama_index.prompts import exact_count, options_of, prompt_bound
 from tokenfence_integrations.llama_index.providers import (

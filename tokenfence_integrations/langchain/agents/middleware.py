@@ -29,13 +29,13 @@ from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.calls.policy import OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
-from tokenfence_integrations.langchain.agent_runs import AgentRun, Allowance, parse_allowance
+from tokenfence_integrations.langchain.agents.agent_runs import AgentRun, Allowance, parse_allowance
+from tokenfence_integrations.langchain.agents.questions import ask
+from tokenfence_integrations.langchain.agents.statuses import status_line
+from tokenfence_integrations.langchain.agents.wrap_up import WrapUp
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.guarding import Guarding, ModelFallback
-from tokenfence_integrations.langchain.questions import ask
 from tokenfence_integrations.langchain.replies import refusal_message
-from tokenfence_integrations.langchain.statuses import status_line
-from tokenfence_integrations.langchain.wrap_up import WrapUp
 from tokenfence_integrations.models.flows import Flow, arun, run
 from tokenfence_integrations.money import to_decimal
 from tokenfence_integrations.pricing.book import Prices

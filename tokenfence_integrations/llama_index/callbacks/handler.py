@@ -15,16 +15,20 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown
-from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
-from tokenfence_integrations.llama_index.events import Event, Run
-from tokenfence_integrations.llama_index.frames import (
+from tokenfence_integrations.llama_index.callbacks.events import Event, Run
+from tokenfence_integrations.llama_index.callbacks.frames import (
     Teller,
     agent_name,
     events_around,
     mark_trace,
     teller,
 )
-from tokenfence_integrations.llama_index.starts import EmbeddingStart, LLMStart, budget_below
+from tokenfence_integrations.llama_index.callbacks.starts import (
+    EmbeddingStart,
+    LLMStart,
+    budget_below,
+)
+from tokenfence_integrations.llama_index.embeddings import BudgetedEmbedding
 from tokenfence_integrations.models.allocations import Allocations
 from tokenfence_integrations.models.callbacks import (
     LEASE,

@@ -10,8 +10,8 @@ from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.calls.handover import Handover, offered
 from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.errors import TokenFenceError
+from tokenfence_integrations.llama_index.callbacks.frames import events_around
 from tokenfence_integrations.llama_index.embeddings import counted_texts
-from tokenfence_integrations.llama_index.frames import events_around
 from tokenfence_integrations.llama_index.replies import is_refusal
 from tokenfence_integrations.llama_index.usages import response_usage, service_tier, was_cut
 from tokenfence_integrations.models.exchange import settle_call

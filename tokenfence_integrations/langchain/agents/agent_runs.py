@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.sublimit import Sublimit
-from tokenfence_integrations.langchain.holds import Hold
+from tokenfence_integrations.langchain.agents.holds import Hold
 from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
 

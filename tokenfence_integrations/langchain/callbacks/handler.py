@@ -19,15 +19,15 @@ from langchain_core.tracers.context import register_configure_hook
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown
-from tokenfence_integrations.langchain.allocations import Allocations
-from tokenfence_integrations.langchain.batches import Batch, Run
+from tokenfence_integrations.langchain.callbacks.allocations import Allocations
+from tokenfence_integrations.langchain.callbacks.batches import Batch, Run
+from tokenfence_integrations.langchain.callbacks.starts import Start, read_options, told_params
 from tokenfence_integrations.langchain.errors import LangChainBudgetExceeded
 from tokenfence_integrations.langchain.prompts import (
     exact_count,
     prompt_bound,
     stands_on_answer,
 )
-from tokenfence_integrations.langchain.starts import Start, read_options, told_params
 from tokenfence_integrations.langchain.terms import Terms, guard_number, terms_of_guard
 from tokenfence_integrations.models.callbacks import (
     LEASE,

@@ -6,7 +6,7 @@ from typing import Any
 from langgraph.types import interrupt
 
 from tokenfence_integrations.errors import BudgetExceeded
-from tokenfence_integrations.langchain.agent_runs import more
+from tokenfence_integrations.langchain.agents.agent_runs import more
 from tokenfence_integrations.stores.base import Limits
 
 __all__ = ["ask"]

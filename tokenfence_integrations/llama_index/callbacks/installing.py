@@ -10,7 +10,7 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.forks import OwnLock
-from tokenfence_integrations.llama_index.callbacks import OTHERS, BudgetCallbackHandler
+from tokenfence_integrations.llama_index.callbacks.handler import OTHERS, BudgetCallbackHandler
 
 __all__ = ["install", "installed", "uninstall"]
 

@@ -12,11 +12,11 @@ from langchain_core.runnables import RunnableBinding
 
 from tokenfence_integrations.engine.calls.handover import Handover, offered
 from tokenfence_integrations.errors import BudgetExceeded
-from tokenfence_integrations.langchain.agent_runs import AgentRun
+from tokenfence_integrations.langchain.agents.agent_runs import AgentRun
+from tokenfence_integrations.langchain.agents.holds import Hold
+from tokenfence_integrations.langchain.agents.transcripts import shortened, transcript
 from tokenfence_integrations.langchain.exchange import call_for
-from tokenfence_integrations.langchain.holds import Hold
 from tokenfence_integrations.langchain.providers import can_cap, output_maximum, sent_options
-from tokenfence_integrations.langchain.transcripts import shortened, transcript
 from tokenfence_integrations.models.flows import Flow
 
 __all__ = ["WrapUp"]

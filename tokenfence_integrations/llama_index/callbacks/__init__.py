@@ -1,0 +1,5 @@
+"""Budgets by callbacks alone, and what spans did cost."""
+
+from tokenfence_integrations.llama_index.callbacks.handler import BudgetCallbackHandler
+
+__all__ = ["BudgetCallbackHandler"]
