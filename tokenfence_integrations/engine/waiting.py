@@ -16,8 +16,7 @@ ever waits for it: they leave a note that its holder acts on as it lets go.
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from threading import Lock, local
@@ -85,14 +84,21 @@ parents: "ContextVar[tuple[Owner, ...]]" = ContextVar("tokenfence_parents", defa
 """Owners that wait for whoever calls in this context: none of their own calls can end meanwhile."""
 
 
-@contextmanager
-def waited_for() -> Iterator[None]:
-    """Have calls that are made for the block in other tasks or threads know that it waits."""
-    token = parents.set((*parents.get(), current_owner()))
-    try:
-        yield
-    finally:
-        parents.reset(token)
+class waited_for:  # no generator, which would take twice the steps
+    """Have calls that are made for the block in other tasks or threads know that it waits.
+
+    Example:
+        >>> with waited_for():  # doctest: +SKIP
+        ...     answers = await gather(*asked)
+    """
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = parents.set((*parents.get(), current_owner()))
+
+    def __exit__(self, *_: object) -> None:
+        parents.reset(self._token)
 
 
 class Waiter:

@@ -18,7 +18,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from tokenfence_integrations.engine.budget import Budget
 from tokenfence_integrations.engine.calls.handover import offered
 from tokenfence_integrations.engine.calls.meter import Call
-from tokenfence_integrations.engine.waiting import current_owner, parents, waited_for
+from tokenfence_integrations.engine.waiting import waited_for
 from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.caches import CutAnswersLeftOut, cache_of
 from tokenfence_integrations.langchain.exchange import Exchange, may_stop
@@ -87,11 +87,8 @@ class BudgetedChatModel(_ChatModel):
     # LangChain makes these calls in tasks, or threads, of their own, and waits for them
 
     async def agenerate(self, *args: Any, **kwargs: Any) -> Any:
-        token = parents.set((*parents.get(), current_owner()))  # `waited_for`, in fewer steps
-        try:
+        with waited_for():
             return await super().agenerate(*args, **kwargs)
-        finally:
-            parents.reset(token)
 
     async def abatch(self, *args: Any, **kwargs: Any) -> Any:
         with waited_for():
