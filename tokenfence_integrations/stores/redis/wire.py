@@ -1,6 +1,7 @@
 """Batches of commands as pipelines of scripts to a Redis server."""
 
 import json
+import random
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
     is_of,
 )
-from tokenfence_integrations.stores.redis.errors import code_of, failed, refused
+from tokenfence_integrations.stores.redis.errors import failed, refused
 from tokenfence_integrations.stores.redis.nodes import Nodes
 from tokenfence_integrations.stores.redis.scripts import NAMES, WRITERS, scripts
 from tokenfence_integrations.stores.remote.wire import (
@@ -50,6 +51,7 @@ class RedisWire(Wire):
         self._nodes = nodes
         self._prefix = prefix
         self._connections: dict[Any, Any] = {}
+        self._entitled: set[Any] = set()  # those of whose rights we are sure
         # Before a garbage collection finds their sockets, and warns that they are open.
         finalize(self, _disconnect, self._connections).atexit = False
         self._heads: dict[tuple[type[Any], Path], _Head] = {}
@@ -59,7 +61,10 @@ class RedisWire(Wire):
         outcomes: list[Any] = [Answer(False)] * len(batch.orders)
         asked: dict[Any, tuple[list[int], list[bytes]]] = {}
         for index, base, command in self._commands(batch):
-            indices, commands = asked.setdefault(self._nodes.pool_of(base), ([], []))
+            pool = self._nodes.pool_of(base)
+            if pool not in self._entitled:
+                self._check_rights(pool, base)
+            indices, commands = asked.setdefault(pool, ([], []))
             indices.append(index)
             commands.append(command)
         for pool, (indices, commands) in asked.items():
@@ -190,6 +195,7 @@ class RedisWire(Wire):
             ]
         except (exceptions.RedisError, OSError) as error:
             self.close()
+            self._nodes.moved()
             raise failed(self.where, error) from error
         except BaseException:
             self.close()
@@ -198,8 +204,17 @@ class RedisWire(Wire):
     def _connect(self, pool: Any) -> Any:
         connection = pool.connection_class(**pool.connection_kwargs)
         self._connections[pool] = connection
+        self._entitled.discard(pool)
         connection.connect()
         return connection
+
+    def _check_rights(self, pool: Any, base: str) -> None:
+        """Before a script stops half way, and what it has written by then stays."""
+        check = "EVALSHA", self._scripts["rights"].sha, 1, f"{base}rights"
+        [reply] = self._ask(pool, [_packed(*check)])
+        if isinstance(reply, Exception):
+            raise reply
+        self._entitled.add(pool)
 
     def _load_scripts(self, connection: Any) -> None:
         loads = [_packed("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
@@ -225,10 +240,9 @@ class RedisWire(Wire):
         """What a server's error reply to one command means; raises where it concerns them all."""
         if isinstance(error, exceptions.NoScriptError):
             return Unapplied()
-        if code_of(error) in ("MOVED", "ASK"):
-            self._nodes.moved()
-        meaning = refused(self.where, error)
+        meaning = refused(self.where, error, is_cluster=self._nodes.is_cluster)
         if isinstance(meaning, Unreachable):
+            self._nodes.moved()
             raise meaning
         return meaning
 
@@ -239,7 +253,8 @@ class _RedisEars:
     def __init__(self, wire: RedisWire) -> None:
         self._wire = wire
         self._trees: dict[str, str] = {}  # by channel
-        pool = wire._nodes.pools()[0]
+        # Of a cluster any server will do: each tells the others. One of them may be gone.
+        pool = random.choice(wire._nodes.pools())
         client: Any = redis.Redis(connection_pool=pool)
         self._pubsub = client.pubsub()
 

@@ -31,6 +31,7 @@ else
     note_epoch()
     return answer(false)
   end
+  --@ whole
   -- Its lease was over, and somebody has charged it as uncertain: now the truth is known.
   redis.call('HDEL', charges, name)
   local r = cjson.decode(record)
