@@ -30,13 +30,19 @@ _FOR_A_WHILE = {
     "MOVED": "its keys have moved to another server",
     "ASK": "its keys are moving to another server",
     "TRYAGAIN": "its keys are moving to another server",
-    "non local key": "its keys are moving to another server",  # said of one that a script asks for
     "CLUSTERDOWN": "its cluster does not serve all keys",
     "MASTERDOWN": "it is a replica whose primary is down",
     "UNBLOCKED": "it has just become a replica",
 }
 
-_OF_CLUSTERS = {"MOVED", "ASK", "TRYAGAIN", "non local key"}
+_OF_CLUSTERS = {"MOVED", "ASK", "TRYAGAIN"}
+
+_IN_SCRIPTS = {
+    "ACL failure": "NOPERM",
+    "user executing the script": "NOPERM",  # Redis 6.2
+    "a non local key": "TRYAGAIN",
+}
+"""By words of what is said of a command within a script without a code, the code."""
 
 _FOR_SOMEBODY = {
     "OOM": "its memory is full: raise its maxmemory, or delete what is not needed",
@@ -83,5 +89,7 @@ def code_of(error: BaseException) -> str:
         if isinstance(error, kind):
             return code
     # In the error of a script it stands within the text, with older servers.
-    found = re.search(rf"(?:^|-| a )({'|'.join([*_FOR_A_WHILE, *_FOR_SOMEBODY])})\b", str(error))
-    return found[1] if found else ""
+    found = re.search(rf"(?:^|-)({'|'.join([*_FOR_A_WHILE, *_FOR_SOMEBODY])})\b", str(error))
+    if found:
+        return found[1]
+    return next((code for words, code in _IN_SCRIPTS.items() if words in str(error)), "")
