@@ -3,8 +3,8 @@
 import random
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -55,8 +55,37 @@ class Cluster:
 
     def server_of(self, tree: str) -> int:
         """Which of its primaries has the keys of a tree."""
+        return self.ids.index(_owner(self.clients[0], self.clients[0].cluster("KEYSLOT", tree)))
+
+    @property
+    def url(self) -> str:
+        """As `tests.stores.processes` takes it."""
+        return f"cluster://127.0.0.1:{self.ports[0]}"
+
+    def tree_on(self, server: int, prefix: str) -> str:
+        """The name of a tree that lives on one of the servers."""
+        names = (f"{prefix}-{number}" for number in range(1_000))
+        return next(name for name in names if self.server_of(name) == server)
+
+    @contextmanager
+    def moving(self, tree: str) -> Iterator[None]:
+        """Move the slot of a tree, from the first server to the second: its keys at the end."""
         slot = self.clients[0].cluster("KEYSLOT", tree)
-        return next(number for number, client in enumerate(self.clients) if _owns(client, slot))
+        source, target = self.clients[:2]
+        target.cluster("SETSLOT", slot, "IMPORTING", self.ids[0])
+        source.cluster("SETSLOT", slot, "MIGRATING", self.ids[1])
+        yield
+        while keys := source.cluster("GETKEYSINSLOT", slot, 2):
+            source.migrate("127.0.0.1", self.ports[1], keys, 0, 1_000)
+        for client in (target, source):
+            client.cluster("SETSLOT", slot, "NODE", self.ids[1])
+
+    def fail_over(self) -> None:
+        """Kill the first primary, and have the first replica take its place."""
+        self.servers[0].stop()
+        replica = self.clients[-1]
+        replica.cluster("FAILOVER", "TAKEOVER")
+        until(lambda: all(_owner(client, 0) == self.ids[-1] for client in self.clients[1:]))
 
     def stop(self) -> None:
         for client in self.clients:
@@ -90,9 +119,13 @@ def _state(client: Any) -> str:
     return str(client.cluster("INFO")["cluster_state"])
 
 
-def _owns(client: Any, slot: int) -> bool:
-    [mine] = [node for node in client.cluster("NODES").values() if "myself" in node["flags"]]
-    return any(int(first) <= slot <= int(last) for first, last in mine["slots"])
+def _owner(client: Any, slot: int) -> str:
+    """Who has a slot, by what a server knows."""
+    return next(
+        str(node["node_id"])
+        for node in client.cluster("NODES").values()
+        if any(int(slots[0]) <= slot <= int(slots[-1]) for slots in node["slots"])
+    )
 
 
 def until(happens: Callable[[], bool], seconds: float = 20.0) -> None:
