@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from contextlib import suppress
 from copy import copy
 from typing import Any, TypeAlias
@@ -12,7 +13,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
-__all__ = ["ClusterNodes", "Nodes", "nodes_of"]
+__all__ = ["ClusterNodes", "Nodes", "SentinelNodes", "nodes_of"]
+
+LOOK = 1.0
+"""Seconds after which Sentinels are asked again for the primary."""
 
 Address: TypeAlias = tuple[str, int]
 
@@ -32,12 +36,8 @@ class Nodes:
 
     def __init__(self, pool: Any, attempt: float) -> None:
         settings = {**pool.connection_kwargs, **_ours(pool.connection_kwargs, attempt)}
-        if isinstance(pool, redis.SentinelConnectionPool):
-            self.where = f"sentinel://{pool.service_name}"
-            self.pool = _of_sentinel(pool, settings, attempt)
-        else:
-            self.where = _where(settings)
-            self.pool = redis.ConnectionPool(pool.connection_class, **settings)
+        self.where = _where(settings)
+        self.pool = redis.ConnectionPool(pool.connection_class, **settings)
         try:
             self.pool.connection_class(**self.pool.connection_kwargs)  # which does not connect
         except TypeError as error:
@@ -55,6 +55,50 @@ class Nodes:
         """Learn anew which server has which keys, if that can change."""
 
 
+class SentinelNodes(Nodes):
+    """How to connect to the primary that Sentinels tell of.
+
+    They are asked each second: a primary whose place was taken answers for some seconds more, until
+    it is made a replica, and forgets what it was told.
+    """
+
+    def __init__(self, pool: Any, attempt: float) -> None:
+        if not pool.is_master:
+            raise ValueError(
+                f"this client is one of the replicas of {pool.service_name!r}, which must not be "
+                f"written: give the one of Sentinel.master_for()"
+            )
+        sentinels = copy(pool.sentinel_manager)
+        sentinels.sentinels = [
+            redis.Redis(connection_pool=Nodes(client.connection_pool, attempt).pool)
+            for client in sentinels.sentinels
+        ]
+        settings = {**pool.connection_kwargs, "connection_class": pool.connection_class}
+        del settings["connection_pool"]  # which the new one brings
+        self._told = redis.SentinelConnectionPool(pool.service_name, sentinels, **settings)  # type: ignore[no-untyped-call]
+        self._primary: Address | None = None
+        self._look_at = 0.0
+        super().__init__(self._told, attempt)
+        self.where = f"sentinel://{pool.service_name}"
+
+    def pool_of(self, key: str) -> Any:
+        now = time.monotonic()
+        if now >= self._look_at:
+            with suppress(RedisError, OSError):  # else it goes on as it is
+                primary = self._told.get_master_address()  # type: ignore[no-untyped-call]
+                if primary != self._primary:
+                    self._primary = primary
+                    self.pool = redis.ConnectionPool(
+                        self.pool.connection_class, **self.pool.connection_kwargs
+                    )
+            # Sentinels that do not answer shall not hold up each second's calls.
+            self._look_at = now + max(LOOK, 10 * (time.monotonic() - now))
+        return self.pool
+
+    def moved(self) -> None:
+        self._look_at = 0.0
+
+
 class ClusterNodes(Nodes):
     """How to connect to the servers of a cluster.
 
@@ -68,6 +112,7 @@ class ClusterNodes(Nodes):
     def __init__(self, cluster: Any, attempt: float) -> None:
         self._cluster = cluster
         self._told: dict[int, Address] = {}  # by slot
+        self._primaries: tuple[Address, ...] = ()
         self._nodes: frozenset[Address] = frozenset()
         self._pools: dict[Address, Any] = {}
         client = cluster.get_redis_connection(cluster.get_default_node())
@@ -83,8 +128,8 @@ class ClusterNodes(Nodes):
         return self._pool(address)
 
     def pools(self) -> list[Any]:
-        told = set(self._told.values())
-        return [self._pool(each) for each in told or map(_address, self._cluster.get_primaries())]
+        primaries = self._primaries or map(_address, self._cluster.get_primaries())
+        return [self._pool(each) for each in primaries]
 
     def moved(self) -> None:
         known = {*self._nodes, *map(_address, self._cluster.get_nodes())}
@@ -93,6 +138,7 @@ class ClusterNodes(Nodes):
             with suppress(RedisError, OSError):
                 told = self._told_by(address)
                 self._told = {slot: nodes[0] for slots, nodes in told for slot in slots}
+                self._primaries = tuple({nodes[0] for _, nodes in told})
                 self._nodes = frozenset(node for _, nodes in told for node in nodes)
                 return
 
@@ -143,7 +189,9 @@ def nodes_of(server: Any, attempt: float) -> Nodes:
     if isinstance(server, redis.RedisCluster):
         return ClusterNodes(server, attempt)
     if isinstance(server, redis.Redis):
-        return Nodes(server.connection_pool, attempt)
+        pool = server.connection_pool
+        is_told = isinstance(pool, redis.SentinelConnectionPool)
+        return SentinelNodes(pool, attempt) if is_told else Nodes(pool, attempt)
     raise TypeError(
         f"a RedisStore takes a URL, a redis.Redis or a redis.RedisCluster, got {server!r}; it "
         f"talks to the server in a thread of its own, so that these serve asyncio as well"
@@ -158,24 +206,6 @@ def _ours(settings: dict[str, Any], attempt: float) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),  # whatever fails is tried again above
         "decode_responses": False,
     }
-
-
-def _of_sentinel(pool: Any, settings: dict[str, Any], attempt: float) -> Any:
-    """A pool of our own of the primary that the Sentinels tell, on connections of our own too."""
-    if not pool.is_master:
-        raise ValueError(
-            f"this client is one of the replicas of {pool.service_name!r}, which must not be "
-            f"written: give the one of Sentinel.master_for()"
-        )
-    sentinels = copy(pool.sentinel_manager)
-    sentinels.sentinels = [
-        redis.Redis(connection_pool=Nodes(client.connection_pool, attempt).pool)
-        for client in sentinels.sentinels
-    ]
-    del settings["connection_pool"]  # which the new one brings
-    return redis.SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        pool.service_name, sentinels, connection_class=pool.connection_class, **settings
-    )
 
 
 def _pool_of_url(url: str) -> redis.ConnectionPool:

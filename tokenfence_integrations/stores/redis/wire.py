@@ -254,11 +254,13 @@ class _RedisEars:
         self._wire = wire
         self._trees: dict[str, str] = {}  # by channel
         # Of a cluster any server will do: each tells the others. One of them may be gone.
-        pool = random.choice(wire._nodes.pools())
-        client: Any = redis.Redis(connection_pool=pool)
+        self._pool = random.choice(wire._nodes.pools())
+        client: Any = redis.Redis(connection_pool=self._pool)
         self._pubsub = client.pubsub()
 
     def hear(self, trees: frozenset[str], seconds: float) -> frozenset[str]:
+        if self._pool not in self._wire._nodes.pools():
+            raise Unreachable("another server has taken its place")
         channels = {f"{self._wire._base(tree)}freed": tree for tree in trees}
         try:
             if new := [channel for channel in channels if channel not in self._trees]:
