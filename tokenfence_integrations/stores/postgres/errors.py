@@ -33,9 +33,10 @@ _REFUSED = {
     "authentication failed": "it wants another user or password",
     "no password supplied": "it wants a password",
     "no pg_hba.conf entry": "it lets nobody in from here; see its pg_hba.conf",
+    "certificate": "its certificate, or ours, is not accepted",
+    "does not support SSL": "it has no TLS, and sslmode= asks for it",
     "does not exist": "there is no such database, or no such role",
     "not permitted to log in": "this role may not log in",
-    "certificate": "its certificate, or ours, is not accepted",
     "session is read-only": "no server that can be written was found among the hosts given",
 }
 """What is said of a connection that was not made, and what to do; by words of it."""

@@ -78,9 +78,14 @@ def failed(where: str, error: Exception) -> StoreError | Unreachable:
     """What an error means that ended a connection, or forbade one."""
     if code_of(error):
         return refused(where, error, is_cluster=True)
+    if "certificate" in str(error).lower():
+        return StoreError(where, f"its certificate, or ours, is not accepted ({error})")
+    # Neither of two that do not both speak TLS says so.
     if isinstance(error, exceptions.TimeoutError):
-        return Unreachable(f"it does not answer ({error}); is it stopped, or overloaded?")
-    return Unreachable(f"it cannot be reached ({error}); is it running, at this address?")
+        doubt = ", or has it no TLS on this port" if where.startswith("rediss:") else ""
+        return Unreachable(f"it does not answer ({error}); is it stopped, or overloaded{doubt}?")
+    doubt = ", and without TLS (rediss:// is with)" if where.startswith("redis:") else ""
+    return Unreachable(f"it cannot be reached ({error}); is it running, at this address{doubt}?")
 
 
 def code_of(error: BaseException) -> str:

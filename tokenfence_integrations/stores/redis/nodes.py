@@ -36,7 +36,7 @@ class Nodes:
 
     def __init__(self, pool: Any, attempt: float) -> None:
         settings = {**pool.connection_kwargs, **_ours(pool.connection_kwargs, attempt)}
-        self.where = _where(settings)
+        self.where = _where(pool.connection_class, settings)
         self.pool = redis.ConnectionPool(pool.connection_class, **settings)
         try:
             self.pool.connection_class(**self.pool.connection_kwargs)  # which does not connect
@@ -230,13 +230,15 @@ def _is_url(url: str) -> bool:
         return False
 
 
-def _where(settings: dict[str, Any]) -> str:
+def _where(connection_class: type[Any], settings: dict[str, Any]) -> str:
     """A server as errors name it."""
     database = f"/{settings['db']}" if settings.get("db") else ""
     if settings.get("path"):
         return f"unix://{settings['path']}{database}"
     host = str(settings.get("host", "localhost"))
-    return f"redis://{f'[{host}]' if ':' in host else host}:{settings.get('port', 6379)}{database}"
+    host = f"[{host}]" if ":" in host else host
+    scheme = "rediss" if issubclass(connection_class, redis.SSLConnection) else "redis"
+    return f"{scheme}://{host}:{settings.get('port', 6379)}{database}"
 
 
 def _address(node: Any) -> Address:
