@@ -1,6 +1,5 @@
 """URLs of Redis servers: users, passwords, databases, IPv6, sockets, and what is none."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import redis
 from tests.engine.helpers import charged, small, spend
 from tests.stores.clusters import free_port
 from tests.stores.factories import new_prefix
+from tests.stores.postgres_servers import has_ipv6
 from tests.stores.servers import REDIS, RedisServer
 from tokenfence_integrations.stores.redis import RedisStore
 from tokenfence_integrations.stores.urls import open_store
@@ -25,19 +25,10 @@ class Place(NamedTuple):
     path: Path
 
 
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-        return True
-    except OSError:
-        return False
-
-
 @pytest.fixture(scope="module", params=sorted(REDIS))
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """A server on both kinds of IP addresses and on a socket, for one user alone."""
-    port, hosts = free_port(), ["127.0.0.1", "::1"][: 1 + _has_ipv6()]
+    port, hosts = free_port(), ["127.0.0.1", "::1"][: 1 + has_ipv6()]
     server = RedisServer(request.param, "--port", str(port), "--bind", *hosts)
     with server.client() as client:
         rights = "on", "~*", "&*", "+@all", f">{PASSWORD}"
@@ -76,7 +67,7 @@ def count(place: Place, database: int) -> int:
 def test_a_url_leads_to_its_server_user_and_database(
     place: Place, form: str, where: str, database: int
 ) -> None:
-    if "::1" in form and not _has_ipv6():
+    if "::1" in form and not has_ipv6():
         pytest.skip("this machine has no IPv6")
     parts = {"port": place.port, "path": place.path, "user": user()}
     name, word = quote(USER, safe=""), quote(PASSWORD, safe="")

@@ -232,8 +232,17 @@ def place(conninfo: str, schema: str = "tokenfence") -> tuple[str, dict[str, Any
             "'postgresql://user@host:5432/database', or 'host=... dbname=...'"
         ) from None
     user = f"{known['user']}@" if "user" in known else ""
-    host, port = str(known.get("host", "")), known.get("port")
-    where = f"postgresql://{user}{host}{f':{port}' if port else ''}/{known.get('dbname', '')}"
+    host, port = str(known.get("host", "")), str(known.get("port", ""))
+    hosts, database = host.split(","), str(known.get("dbname", ""))
+    # A user ends at the first '@' or '/', so these would be parts of a password. (A socket may
+    # begin with one.)
+    if any("@" in one[1:] for one in [*hosts, database]) or not re.fullmatch(r"[0-9,]*", port):
+        raise ValueError(
+            "this address of a PostgreSQL database has an '@' or a port where none can be: write "
+            "'@', '/', ':' and '%' in a user or a password as %40, %2F, %3A and %25"
+        )
+    host = ",".join([f"[{one}]" if ":" in one else one for one in hosts])
+    where = f"postgresql://{user}{host}{f':{port}' if port else ''}/{database}"
     return where if schema == "tokenfence" else f"{where} (schema {schema})", known
 
 
