@@ -51,7 +51,7 @@ class RedisWire(Wire):
         self._nodes = nodes
         self._prefix = prefix
         self._connections: dict[Any, Any] = {}
-        self._entitled: set[Any] = set()  # those of whose rights we are sure
+        self._entitled: set[Any] = set()  # to which we are connected with all rights
         # Before a garbage collection finds their sockets, and warns that they are open.
         finalize(self, _disconnect, self._connections).atexit = False
         self._heads: dict[tuple[type[Any], Path], _Head] = {}
@@ -114,10 +114,12 @@ class RedisWire(Wire):
 
     def close(self) -> None:
         _disconnect(self._connections)
+        self._entitled.clear()
 
     def forget(self) -> None:
         # redis-py's connections know the process that made them, and close no other's.
         self._connections.clear()
+        self._entitled.clear()
         self._heads.clear()
 
     # Commands
@@ -204,7 +206,6 @@ class RedisWire(Wire):
     def _connect(self, pool: Any) -> Any:
         connection = pool.connection_class(**pool.connection_kwargs)
         self._connections[pool] = connection
-        self._entitled.discard(pool)
         connection.connect()
         return connection
 
