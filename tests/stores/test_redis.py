@@ -580,8 +580,8 @@ async def test_an_asyncio_client_is_refused_with_the_reason() -> None:
     [
         ("redis://user:secret@example.org:7000/3", "redis://example.org:7000/3"),
         ("valkey://localhost", "redis://localhost:6379"),
-        ("rediss://localhost:6380", "redis://localhost:6380"),
-        ("valkeys://localhost", "redis://localhost:6379"),
+        ("rediss://localhost:6380", "rediss://localhost:6380"),
+        ("valkeys://localhost", "rediss://localhost:6379"),
         ("unix:///run/redis.sock?db=2", "unix:///run/redis.sock/2"),
     ],
 )

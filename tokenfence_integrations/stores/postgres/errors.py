@@ -18,6 +18,8 @@ def explained(where: str, error: Late | psycopg.Error) -> StoreError | Unreachab
         return Unreachable("it does not answer; is it stopped, or overloaded?")
     said, code = _said(error), error.sqlstate
     if code is None:  # of the connection
+        if "session is read-only" in said:  # a standby that may be promoted by and by
+            return Unreachable(f"none of the hosts given can be written ({said})")
         for words, advice in _REFUSED.items():
             if words in said:
                 return StoreError(where, f"{advice} ({said})")
@@ -33,10 +35,10 @@ _REFUSED = {
     "authentication failed": "it wants another user or password",
     "no password supplied": "it wants a password",
     "no pg_hba.conf entry": "it lets nobody in from here; see its pg_hba.conf",
+    "certificate": "its certificate, or ours, is not accepted",
+    "does not support SSL": "it has no TLS, and sslmode= asks for it",
     "does not exist": "there is no such database, or no such role",
     "not permitted to log in": "this role may not log in",
-    "certificate": "its certificate, or ours, is not accepted",
-    "session is read-only": "no server that can be written was found among the hosts given",
 }
 """What is said of a connection that was not made, and what to do; by words of it."""
 

@@ -67,10 +67,13 @@ class Link:
         conninfo: As for libpq: a URL, or ``key=value`` pairs.
         schema: The schema.
         patience: Seconds to wait for an answer.
-        pooled: Whether a pooler gives each transaction another connection.
+        pooled: Whether a pooler gives each transaction another connection; None: found out.
+
+    Attributes:
+        pooled: As given, or as found out; None before that.
     """
 
-    def __init__(self, conninfo: str, schema: str, patience: float, *, pooled: bool) -> None:
+    def __init__(self, conninfo: str, schema: str, patience: float, *, pooled: bool | None) -> None:
         if not NAME.fullmatch(schema):
             raise ValueError(
                 f"schema must be up to 30 lower-case letters, digits and underscores, "
@@ -87,14 +90,14 @@ class Link:
         )
         self.schema = schema
         self._patience = patience
-        self._prepare = None if pooled else 0
+        self.pooled = pooled
         self._was_open = False
         self._open: list[_Connection] = []  # one or none
         finalize(self, _close, self._open)
 
     def copy(self) -> "Link":
         """Another one to the same schema."""
-        return Link(self._conninfo, self.schema, self._patience, pooled=self._prepare is None)
+        return Link(self._conninfo, self.schema, self._patience, pooled=self.pooled)
 
     def sql(self, text: str) -> str:
         """SQL that is written for the schema ``tokenfence``, for this one."""
@@ -148,7 +151,7 @@ class Link:
     def _connect(self) -> None:
         try:
             connection = _Connection.connect(
-                self._conninfo, autocommit=True, prepare_threshold=self._prepare
+                self._conninfo, autocommit=True, prepare_threshold=None
             )
         except psycopg.Error as error:
             # Else the socket stays open until a garbage collection, and its server serves it later.
@@ -156,6 +159,10 @@ class Link:
             raise
         self._open.append(connection)
         connection.give_up_at = time.monotonic() + self._patience
+        if self.pooled is None:
+            self.pooled = _is_pooled(connection)
+        if not self.pooled:
+            connection.prepare_threshold = 0
         # Tables that have disappeared meanwhile are not made again: that would forget what was
         # spent.
         version = self._version(connection)
@@ -225,8 +232,17 @@ def place(conninfo: str, schema: str = "tokenfence") -> tuple[str, dict[str, Any
             "'postgresql://user@host:5432/database', or 'host=... dbname=...'"
         ) from None
     user = f"{known['user']}@" if "user" in known else ""
-    host, port = str(known.get("host", "")), known.get("port")
-    where = f"postgresql://{user}{host}{f':{port}' if port else ''}/{known.get('dbname', '')}"
+    host, port = str(known.get("host", "")), str(known.get("port", ""))
+    hosts, database = host.split(","), str(known.get("dbname", ""))
+    # A user ends at the first '@' or '/', so these would be parts of a password. (A socket may
+    # begin with one.)
+    if any("@" in one[1:] for one in [*hosts, database]) or not re.fullmatch(r"[0-9,]*", port):
+        raise ValueError(
+            "this address of a PostgreSQL database has an '@' or a port where none can be: write "
+            "'@', '/', ':' and '%' in a user or a password as %40, %2F, %3A and %25"
+        )
+    host = ",".join([f"[{one}]" if ":" in one else one for one in hosts])
+    where = f"postgresql://{user}{host}{f':{port}' if port else ''}/{database}"
     return where if schema == "tokenfence" else f"{where} (schema {schema})", known
 
 
@@ -247,6 +263,16 @@ def _text(part: str) -> str:
         if part not in _texts:
             _texts[part] = files(__package__).joinpath("sql", f"{part}.sql").read_text("utf-8")
         return _texts[part]
+
+
+def _is_pooled(connection: _Connection) -> bool:
+    """Whether there is a pooler, which gives a connection a number of its own.
+
+    Behind one that gives each transaction another connection, what is prepared on one would be
+    looked for on another, where another client may have prepared something else by the same name.
+    """
+    [(number,)] = connection.execute("SELECT pg_backend_pid()")
+    return bool(number != connection.info.backend_pid)
 
 
 def _rows(cursor: Any) -> list[TupleRow]:

@@ -26,6 +26,7 @@ class PostgresStore(RemoteStore):
         timeout: Seconds to try to reach the server before a call fails; above 0. Default 30.
         pooled: Whether a pooler such as PgBouncer gives each transaction another connection. Then
             nothing is prepared, and who waits looks once a second, since ``LISTEN`` cannot work.
+            Default: if there is one, it may do so. False, if there is one that does not.
 
     Raises:
         ValueError: A number is out of its range, or the address is none.
@@ -42,7 +43,7 @@ class PostgresStore(RemoteStore):
         schema: str = "tokenfence",
         lease: float = 60.0,
         timeout: float = 30.0,
-        pooled: bool = False,
+        pooled: bool | None = None,
     ) -> None:
         self.link = Link(conninfo, schema, min(ATTEMPT, timeout), pooled=pooled)
-        super().__init__(PostgresWire(self.link, pooled=pooled), lease=lease, timeout=timeout)
+        super().__init__(PostgresWire(self.link), lease=lease, timeout=timeout)

@@ -45,13 +45,11 @@ class PostgresWire(Wire):
 
     Args:
         link: The connection.
-        pooled: As for `PostgresStore`.
     """
 
-    def __init__(self, link: Link, *, pooled: bool) -> None:
+    def __init__(self, link: Link) -> None:
         self.where = link.where
         self._link = link
-        self._pooled = pooled
         self._exchange = link.sql("SELECT tokenfence.exchange(%s, %s, %s, %s, %s)")
         self._reserve_alone = link.sql(
             "SELECT tokenfence.reserve_alone(%s, %s, %s, %s, %s, %s, %s, %s, %s)"
@@ -125,7 +123,7 @@ class PostgresWire(Wire):
         return [name for (name,) in rows]
 
     def listen(self) -> Ears:
-        return SleepingEars() if self._pooled else PostgresEars(self._link.copy())
+        return SleepingEars() if self._link.pooled else PostgresEars(self._link.copy())
 
     def close(self) -> None:
         self._link.close()

@@ -27,13 +27,22 @@ _FOR_A_WHILE = {
     "BUSY": "a script of somebody else keeps it busy; SCRIPT KILL ends that",
     "READONLY": "it is a replica, which must not be written; give the address of the primary",
     "NOREPLICAS": "it has too few replicas to be written (min-replicas-to-write)",
-    "MOVED": "its keys have moved to another server; give a redis.RedisCluster if it is a cluster",
-    "ASK": "its keys are moving to another server; give a redis.RedisCluster if it is a cluster",
+    "MOVED": "its keys have moved to another server",
+    "ASK": "its keys are moving to another server",
     "TRYAGAIN": "its keys are moving to another server",
     "CLUSTERDOWN": "its cluster does not serve all keys",
     "MASTERDOWN": "it is a replica whose primary is down",
     "UNBLOCKED": "it has just become a replica",
 }
+
+_OF_CLUSTERS = {"MOVED", "ASK", "TRYAGAIN"}
+
+_IN_SCRIPTS = {
+    "ACL failure": "NOPERM",
+    "user executing the script": "NOPERM",  # Redis 6.2
+    "a non local key": "TRYAGAIN",
+}
+"""By words of what is said of a command within a script without a code, the code."""
 
 _FOR_SOMEBODY = {
     "OOM": "its memory is full: raise its maxmemory, or delete what is not needed",
@@ -41,17 +50,25 @@ _FOR_SOMEBODY = {
     "NOAUTH": "it wants a user or a password, or others: redis://user:password@host:port/0",
     "WRONGPASS": "it wants another user or password: redis://user:password@host:port/0",
     "NOPERM": (
-        "this user has not the rights: it needs EVALSHA, SCRIPT LOAD, SUBSCRIBE, SCAN and HGETALL, "
-        "what the scripts do (hashes, sorted sets, TIME, EXPIRE, DEL, PUBLISH), and the keys and "
-        "channels of its prefix"
+        "this user has not the rights: it needs EVALSHA, SCRIPT LOAD, what the scripts do (hashes, "
+        "sorted sets, GET, SET, EXISTS, DEL, EXPIRE, TIME, PUBLISH), SUBSCRIBE, UNSUBSCRIBE and "
+        "SCAN, and the keys and channels of its prefix; docs/stores.md has them as a line for ACL"
     ),
     "WRONGTYPE": "its keys are used by something else: give RedisStore another prefix",
 }
 
 
-def refused(where: str, error: Exception) -> StoreError | Unreachable:
-    """What an error means that a server answered to one command."""
+def refused(where: str, error: Exception, *, is_cluster: bool) -> StoreError | Unreachable:
+    """What an error means that a server answered to one command.
+
+    Args:
+        where: The server.
+        error: As redis-py made it.
+        is_cluster: Whether a cluster was given, in which keys can move.
+    """
     code = code_of(error)
+    if code in _OF_CLUSTERS and not is_cluster:
+        return StoreError(where, f"it is one of a cluster: give a redis.RedisCluster ({error})")
     if code in _FOR_A_WHILE:
         return Unreachable(f"{_FOR_A_WHILE[code]} ({error})")
     return StoreError(where, f"{_FOR_SOMEBODY.get(code, 'it answers with an error')} ({error})")
@@ -60,10 +77,15 @@ def refused(where: str, error: Exception) -> StoreError | Unreachable:
 def failed(where: str, error: Exception) -> StoreError | Unreachable:
     """What an error means that ended a connection, or forbade one."""
     if code_of(error):
-        return refused(where, error)
+        return refused(where, error, is_cluster=True)
+    if "certificate" in str(error).lower():
+        return StoreError(where, f"its certificate, or ours, is not accepted ({error})")
+    # Neither of two that do not both speak TLS says so.
     if isinstance(error, exceptions.TimeoutError):
-        return Unreachable(f"it does not answer ({error}); is it stopped, or overloaded?")
-    return Unreachable(f"it cannot be reached ({error}); is it running, at this address?")
+        doubt = ", or has it no TLS on this port" if where.startswith("rediss:") else ""
+        return Unreachable(f"it does not answer ({error}); is it stopped, or overloaded{doubt}?")
+    doubt = ", and without TLS (rediss:// is with)" if where.startswith("redis:") else ""
+    return Unreachable(f"it cannot be reached ({error}); is it running, at this address{doubt}?")
 
 
 def code_of(error: BaseException) -> str:
@@ -73,4 +95,6 @@ def code_of(error: BaseException) -> str:
             return code
     # In the error of a script it stands within the text, with older servers.
     found = re.search(rf"(?:^|-)({'|'.join([*_FOR_A_WHILE, *_FOR_SOMEBODY])})\b", str(error))
-    return found[1] if found else ""
+    if found:
+        return found[1]
+    return next((code for words, code in _IN_SCRIPTS.items() if words in str(error)), "")

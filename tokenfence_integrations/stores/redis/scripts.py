@@ -40,7 +40,7 @@ class Script(NamedTuple):
 @cache
 def scripts() -> dict[str, Script]:
     """The scripts by name."""
-    return {name: _script(name) for name in (*NAMES.values(), "renew")}
+    return {name: _script(name) for name in (*NAMES.values(), "renew", "rights")}
 
 
 def _script(name: str) -> Script:

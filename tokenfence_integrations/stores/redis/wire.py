@@ -1,6 +1,7 @@
 """Batches of commands as pipelines of scripts to a Redis server."""
 
 import json
+import random
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
     is_of,
 )
-from tokenfence_integrations.stores.redis.errors import code_of, failed, refused
+from tokenfence_integrations.stores.redis.errors import failed, refused
 from tokenfence_integrations.stores.redis.nodes import Nodes
 from tokenfence_integrations.stores.redis.scripts import NAMES, WRITERS, scripts
 from tokenfence_integrations.stores.remote.wire import (
@@ -51,6 +52,7 @@ class RedisWire(Wire):
         self._nodes = nodes
         self._prefix = prefix
         self._connections: dict[Any, Any] = {}
+        self._entitled: set[Any] = set()  # to which we are connected with all rights
         # Before a garbage collection finds their sockets, and warns that they are open.
         finalize(self, _disconnect, self._connections).atexit = False
         self._heads: dict[tuple[type[Any], Path, int], _Head] = {}
@@ -61,7 +63,10 @@ class RedisWire(Wire):
         outcomes: list[Outcome] = [NOT_DONE] * len(orders)
         asked: dict[Any, list[tuple[int, bytes]]] = {}
         for index, base, command in self._commands(batch):
-            asked.setdefault(self._nodes.pool_of(base), []).append((index, command))
+            pool = self._nodes.pool_of(base)
+            if pool not in self._entitled:
+                self._check_rights(pool, base)
+            asked.setdefault(pool, []).append((index, command))
         for pool, commands in asked.items():
             replies = self._ask(pool, [command for _, command in commands])
             for (index, _), reply in zip(commands, replies, strict=True):
@@ -110,10 +115,12 @@ class RedisWire(Wire):
 
     def close(self) -> None:
         _disconnect(self._connections)
+        self._entitled.clear()
 
     def forget(self) -> None:
         # redis-py's connections know the process that made them, and close no other's.
         self._connections.clear()
+        self._entitled.clear()
         self._heads.clear()
 
     # Commands
@@ -193,6 +200,7 @@ class RedisWire(Wire):
             ]
         except (exceptions.RedisError, OSError) as error:
             self.close()
+            self._nodes.moved()
             raise failed(self.where, error) from error
         except BaseException:
             self.close()
@@ -203,6 +211,14 @@ class RedisWire(Wire):
         self._connections[pool] = connection
         connection.connect()
         return connection
+
+    def _check_rights(self, pool: Any, base: str) -> None:
+        """Before a script stops half way, and what it has written by then stays."""
+        check = "EVALSHA", self._scripts["rights"].sha, 1, f"{base}rights"
+        [reply] = self._ask(pool, [_packed(*check)])
+        if isinstance(reply, Exception):
+            raise reply
+        self._entitled.add(pool)
 
     def _load_scripts(self, connection: Any) -> None:
         loads = [_packed("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
@@ -228,10 +244,9 @@ class RedisWire(Wire):
         """What a server's error reply to one command means; raises where it concerns them all."""
         if isinstance(error, exceptions.NoScriptError):
             return Unapplied()
-        if code_of(error) in ("MOVED", "ASK"):
-            self._nodes.moved()
-        meaning = refused(self.where, error)
+        meaning = refused(self.where, error, is_cluster=self._nodes.is_cluster)
         if isinstance(meaning, Unreachable):
+            self._nodes.moved()
             raise meaning
         return meaning
 
@@ -242,11 +257,14 @@ class _RedisEars:
     def __init__(self, wire: RedisWire) -> None:
         self._wire = wire
         self._trees: dict[str, str] = {}  # by channel
-        pool = wire._nodes.pools()[0]
-        client: Any = redis.Redis(connection_pool=pool)
+        # Of a cluster any server will do: each tells the others. One of them may be gone.
+        self._pool = random.choice(wire._nodes.pools())
+        client: Any = redis.Redis(connection_pool=self._pool)
         self._pubsub = client.pubsub()
 
     def hear(self, trees: frozenset[str], seconds: float) -> frozenset[str]:
+        if self._pool not in self._wire._nodes.pools():
+            raise Unreachable("another server has taken its place")
         channels = {f"{self._wire._base(tree)}freed": tree for tree in trees}
         try:
             if new := [channel for channel in channels if channel not in self._trees]:

@@ -13,6 +13,7 @@
 --@ charges
 if is_repeated then return redis.call('GET', reply_key) or answer(true) end
 local id, spent, uncertain, kept, what, names = unpack(ARGV, 5, 10)
+--@ whole
 local name = owner .. '-' .. id
 local record = redis.call('HGET', held, id)
 redis.call('HDEL', held, id) -- a server without memory lets pass whatever comes after this

@@ -32,6 +32,7 @@ else
     --@ epoch
     return answer(false)
   end
+  --@ whole
   -- Its lease was over, and somebody has charged it as uncertain: now the truth is known.
   redis.call('HDEL', charges, name)
   local r = cjson.decode(record)

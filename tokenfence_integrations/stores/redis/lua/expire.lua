@@ -6,6 +6,7 @@ local function expire()
   for _, other in ipairs(over) do
     if other ~= owner then
       local theirs = base .. 'held:' .. other
+      --@ whole
       local all = redis.call('HGETALL', theirs)
       redis.call('ZREM', owners, other)
       redis.call('DEL', theirs)

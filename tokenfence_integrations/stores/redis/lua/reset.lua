@@ -14,6 +14,7 @@ if not accounts then return missing end
 if is_repeated then
   return redis.call('GET', reply_key) or answer(true, accounts)
 end
+--@ whole
 local before = answer(true, accounts)
 local gone = {}
 for i, name in ipairs(cjson.decode(ARGV[5])) do

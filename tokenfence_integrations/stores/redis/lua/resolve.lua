@@ -11,6 +11,7 @@
 if is_repeated then return redis.call('GET', reply_key) or '0' end
 local record = redis.call('HGET', charges, ARGV[5])
 if not record then return '0' end
+--@ whole
 redis.call('HDEL', charges, ARGV[5])
 local r = cjson.decode(record)
 change_all(r[5], ARGV[6], NOTHING, minus(r[1]))
