@@ -172,7 +172,6 @@ class PgBouncer:
         return False
 
 
-POOLERS: dict[str, Callable[[], Pooler | PgBouncer]] = {
-    "ours": Pooler,
-    "PgBouncer": lambda: PgBouncer("transaction"),
-}
+POOLERS: dict[str, Callable[[], Pooler | PgBouncer]] = {"ours": Pooler}
+if PGBOUNCER:
+    POOLERS["PgBouncer"] = lambda: PgBouncer("transaction")

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.engine.helpers import charged, reserve, small, spend
-from tests.stores.poolers import PGBOUNCER, POOLERS, PgBouncer, Pooler
+from tests.stores.poolers import POOLERS, PgBouncer, Pooler
 from tests.stores.postgres_servers import new_schema
 from tests.stores.twins import run_beside_memory
 from tokenfence_integrations import Usage
@@ -18,8 +18,6 @@ from tokenfence_integrations.stores.remote import listening
 
 @pytest.fixture(scope="module", params=sorted(POOLERS))
 def pooler(request: pytest.FixtureRequest) -> Iterator[Pooler | PgBouncer]:
-    if request.param == "PgBouncer" and PGBOUNCER is None:
-        pytest.skip("no pgbouncer on the PATH, nor in TOKENFENCE_TEST_PGBOUNCER")
     pooler = POOLERS[request.param]()
     yield pooler
     pooler.close()
