@@ -18,7 +18,7 @@ from tests.proxy import connected
 from tests.stores.clusters import free_port, until
 from tests.stores.postgres_servers import server
 
-__all__ = ["PGBOUNCER", "PgBouncer", "Pooler"]
+__all__ = ["POOLERS", "PgBouncer", "Pooler"]
 
 STARTUP = 196_608
 PGBOUNCER = os.environ.get("TOKENFENCE_TEST_PGBOUNCER") or shutil.which("pgbouncer")
