@@ -13,6 +13,7 @@ from tokenfence_integrations.clients.openai import content as contents
 from tokenfence_integrations.clients.openai.content import UNKNOWN_WINDOW
 from tokenfence_integrations.clients.openai.reasoning import remember
 from tokenfence_integrations.clients.openai.reported import (
+    elements,
     token_usage,
     usage_in_bytes,
 )
@@ -177,6 +178,14 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
+def _embeddings_usage(answer: Body, body: Body) -> Usage | None:
+    reported = token_usage(answer.get("usage"))
+    if reported is None or not reported.output_tokens:
+        return reported
+    # Nothing comes out of it: what the total alone tells went in.
+    return Usage(reported.input_tokens + reported.output_tokens)
+
+
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     model = _plain_text(body.get("model") or "gpt-image-1")
     each = generated_image_tokens(
@@ -200,7 +209,7 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
 
 def _images_usage(answer: Body, body: Body) -> Usage | None:
     reported = token_usage(answer.get("usage"))
-    pictures = len(answer.get("data") or ())
+    pictures = len(elements(answer.get("data")))
     if reported is None:
         return Usage(images=pictures) if pictures else None
     drawn = reported.output_image_tokens or reported.output_tokens  # told apart since gpt-image-1.5
@@ -233,10 +242,12 @@ def _transcription_usage(answer: Body, body: Body) -> Usage | None:
     reported = token_usage(answer.get("usage"))
     if reported is not None:
         return reported
-    duration = answer.get("duration")  # verbose_json
-    if duration is None or str(body.get("model")).startswith("gpt-"):  # which pay by tokens
+    if str(body.get("model")).startswith("gpt-"):  # which pay by tokens
         return None
-    return token_usage({"seconds": float(duration)})
+    try:
+        return token_usage({"seconds": float(answer.get("duration") or "")})  # of verbose_json
+    except (TypeError, ValueError, OverflowError):  # it tells none
+        return None
 
 
 SPEECH_CEILING = 20 * 60 * 10  # ten minutes of sound at 20 tokens a second
@@ -289,7 +300,7 @@ ENDPOINTS = {
     "/completions": Endpoint(
         "completions", _completions, ("max_tokens",), reply="completions", streams_usage=True
     ),
-    "/embeddings": Endpoint("embeddings", _embeddings),
+    "/embeddings": Endpoint("embeddings", _embeddings, usage=_embeddings_usage),
     "/images/generations": Endpoint("images", _images, usage=_images_usage),
     "/images/edits": Endpoint("images", _images, usage=_images_usage),
     "/images/variations": Endpoint("images", _images, usage=_images_usage),
