@@ -151,7 +151,7 @@ def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
     prompt, suffix = body.get("prompt"), body.get("suffix")
     prompts = _bounds_of_each(prompt)
     if suffix is not None:
-        prompts = [into + byte_bound(suffix) for into in prompts]
+        prompts = [into + byte_bound(contents.plain(suffix)) for into in prompts]
     choices = len(prompts) * max(_positive(body.get("n")), _positive(body.get("best_of")))
     given = body.get("max_tokens")
     wanted = COMPLETIONS_DEFAULT_MAX if given is None else _count(given)
@@ -192,11 +192,11 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
         model,
         str(body.get("size") or "auto"),
         str(body.get("quality") or "auto"),
-        body.get("partial_images") or 0,
+        max(0, _count(body.get("partial_images")) or 0),
     )
     pictures = _positive(body.get("n"))
     # Pictures to edit are uploaded, or named; each picture that is made pays for them anew.
-    edited = uploaded + EDITED_IMAGE_TOKENS * len(body.get("images") or ())
+    edited = uploaded + EDITED_IMAGE_TOKENS * len(contents.each_of(body.get("images")))
     return CallRequest(
         model,
         (byte_bound(str(body.get("prompt") or "")) + edited) * pictures,
@@ -322,7 +322,7 @@ def _bounds_of_each(given: Any) -> list[int]:
         if isinstance(one, list | tuple):
             bounds.append(len(one))
         else:
-            bounds.append(byte_bound(one) - REQUEST_OVERHEAD + once)
+            bounds.append(byte_bound(contents.plain(one)) - REQUEST_OVERHEAD + once)
             once = 0
     return bounds
 
