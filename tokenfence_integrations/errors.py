@@ -41,6 +41,7 @@ _ADVICE = {
     "tokens": f"{_RAISE}, or send a shorter prompt.",
     "input_tokens": f"{_RAISE}, or send a shorter prompt.",
 }
+_ADVICE_WITHOUT_FALLBACK = dict.fromkeys(_ADVICE, f"{_RAISE}, or send less.")
 
 
 class BudgetExceeded(TokenFenceError, RuntimeError):
@@ -59,6 +60,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         retry_after: Seconds until there is room for it again because a new window opens; None if no
             window is to open, or not even a new one has room for it.
         window_ends: The same as a moment, in the time zone of the budget's windows.
+        replaceable: Whether a fallback could answer; none could make the same embeddings.
 
     Example:
         >>> raise BudgetExceeded(5.0, 4.99, name="research", requested=0.04, model="gpt-4o")
@@ -81,6 +83,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         waited: float = 0.0,
         retry_after: float | None = None,
         window_ends: datetime | None = None,
+        replaceable: bool = True,
     ) -> None:
         self.budget = budget
         self.spent = spent
@@ -93,6 +96,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         self.waited = waited
         self.retry_after = retry_after
         self.window_ends = window_ends
+        self.replaceable = replaceable
         super().__init__(self._message())
 
     @property
@@ -117,11 +121,12 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         if self.waited:
             parts.append(f"waited {self.waited:.1f} s")
         call = f"this call to {self.model}" if self.model else "this call"
+        advice = _ADVICE if self.replaceable else _ADVICE_WITHOUT_FALLBACK
         sentences = (
             f"budget {self.name!r} of {shown(self.budget)} has no room for {call}: "
             f"{', '.join(parts)}.",
             self.renewal,
-            _ADVICE.get(self.quantity, f"{_RAISE}."),
+            advice.get(self.quantity, f"{_RAISE}."),
         )
         return " ".join(filter(None, sentences))
 
@@ -138,8 +143,8 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
 
     def _details(self) -> dict[str, Any]:
         names = ("name", "quantity", "reserved", "uncertain", "requested", "model", "waited")
-        details = {name: getattr(self, name) for name in names}
-        return details | {"retry_after": self.retry_after, "window_ends": self.window_ends}
+        later = ("retry_after", "window_ends", "replaceable")
+        return {name: getattr(self, name) for name in (*names, *later)}
 
 
 class UnknownModelError(TokenFenceError, LookupError):

@@ -1,7 +1,13 @@
 """What a provider reports that a call consumed."""
 
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+__all__ = ["MOST_TOKENS", "Usage", "are_counts", "check_usage"]
+
+
+MOST_TOKENS = 10**12
+"""More than any call can use: a count above it is none, and no store could hold what it costs."""
 
 
 class Usage(NamedTuple):
@@ -55,6 +61,16 @@ class Usage(NamedTuple):
         if not isinstance(other, Usage):
             return NotImplemented
         return Usage(*map(add, self, other))
+
+
+def are_counts(*told: Any) -> bool:
+    """Whether what a provider tells are counts that a call can have: nobody validates its answers.
+
+    Example:
+        >>> are_counts(9, 5), are_counts(9, "5"), are_counts(9, -5), are_counts(9, 5.0)
+        (True, False, False, False)
+    """
+    return set(map(type, told)) == {int} and min(told) >= 0 and max(told) <= MOST_TOKENS
 
 
 def check_usage(usage: Usage) -> Usage:

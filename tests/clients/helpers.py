@@ -52,6 +52,11 @@ def scripted_client(body: object, **options: Any) -> openai.OpenAI:
         body: A JSON object; or a sequence of them, sent as a stream of server-sent events.
         options: As for `openai.OpenAI`.
     """
+    return client_over(lambda _: answer_of(body), **options)
+
+
+def answer_of(body: object) -> Any:
+    """An HTTP response that says this; as for `scripted_client`."""
     if isinstance(body, Sequence):
         events = [f"data: {json.dumps(event)}\n\n" for event in body]
         content = "".join([*events, "data: [DONE]\n\n"])
@@ -59,7 +64,7 @@ def scripted_client(body: object, **options: Any) -> openai.OpenAI:
     else:
         content = json.dumps(body)
         headers = {"content-type": "application/json"}
-    return client_over(lambda _: HTTP.Response(200, content=content, headers=headers), **options)
+    return HTTP.Response(200, content=content, headers=headers)
 
 
 def client_over(handler: Callable[[Any], Any], **options: Any) -> openai.OpenAI:

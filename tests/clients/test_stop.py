@@ -175,11 +175,12 @@ class TestStop:
             assert [line for line in response.iter_lines() if line][-1] == "data: [DONE]"
 
     def test_without_a_reply_to_make_up_it_raises(self, stopped: openai.OpenAI) -> None:
-        with pytest.raises(BudgetExceeded):
+        less = r"top_up\(\), or send less\.$"  # and no fallback, which could not answer
+        with pytest.raises(BudgetExceeded, match=less):
             stopped.embeddings.create(model="text-embedding-3-small", input="Hello")
-        with pytest.raises(BudgetExceeded):
+        with pytest.raises(BudgetExceeded, match=less):
             stopped.images.generate(model="gpt-image-1", prompt="A cat")
-        with pytest.raises(BudgetExceeded):
+        with pytest.raises(BudgetExceeded, match=less):
             stopped.audio.speech.create(model="tts-1", voice="alloy", input="Hello")
 
     def test_other_limits_say_what_is_used_up(self, bare: openai.OpenAI) -> None:

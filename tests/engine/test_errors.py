@@ -31,6 +31,7 @@ def test_a_refusal_travels_with_its_numbers(kind, travel) -> None:  # type: igno
         requested=0.5,
         model="gpt-4o",
         waited=1.5,
+        replaceable=False,
     )
     other = travel(error)
     assert type(other) is kind
@@ -114,3 +115,10 @@ def test_a_refusal_advises_what_can_help(
     assert "top_up()" in advice
     assert all(word in advice for word in helps)
     assert not any(word in advice for word in does_not)
+
+
+@pytest.mark.parametrize("quantity", ["usd", "calls", "tokens", "input_tokens", "output_tokens"])
+def test_a_refusal_of_what_nothing_can_replace_advises_no_fallback(quantity: str) -> None:
+    error = BudgetExceeded(10, 10, quantity=quantity, replaceable=False)
+    assert "fallback" not in str(error)
+    assert "top_up()" in str(error)

@@ -80,6 +80,7 @@ async def test_a_refusal_keeps_what_was_paid_for(
         embeddings.embed_documents(TEXTS)
 
     assert len(refusal.value.embedded) == 6
+    assert not refusal.value.replaceable
     travelled = pickle.loads(pickle.dumps(refusal.value))  # to a queue's result backend, say
     assert (type(travelled), str(travelled)) == (type(refusal.value), str(refusal.value))
     assert travelled.embedded == refusal.value.embedded

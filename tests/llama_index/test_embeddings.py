@@ -209,6 +209,7 @@ async def test_a_list_goes_on_where_the_limit_stopped_it(
         await embed(embedding, way)
 
     assert refusal.value.completed == 6
+    assert not refusal.value.replaceable
     travelled = pickle.loads(pickle.dumps(refusal.value))
     assert (type(travelled), str(travelled)) == (type(refusal.value), str(refusal.value))
     assert travelled.completed == 6

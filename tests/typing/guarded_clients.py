@@ -1,5 +1,6 @@
 """Read by the type checker, not run: what guard() and async_guard() return."""
 
+from datetime import timedelta
 from typing import assert_type
 
 import openai
@@ -76,7 +77,15 @@ def answer(engine: RetrieverQueryEngine) -> None:
     assert_type(budget_for(engine, "$0.05", fallback="gpt-4o-mini"), RetrieverQueryEngine)
 
 
+# Budgets below others take the limits that budgets take.
+
+team = Budget("$5", tz="Europe/Berlin")
+assert_type(team.child("a", "20%", calls="10%", tokens=1_000, per=timedelta(hours=5)), Budget)
+
 # Each of these has to be an error.
+team.child("b", call=5)  # expect: call-arg
+team.child("c", calls=0.5)  # expect: arg-type
+team.child("d", per=3_600)  # expect: arg-type
 guard(ChatOpenAI(model="gpt-4o"), fallback=5)  # expect: call-overload
 guard(LlamaOpenAI(model="gpt-4o"), fallback=ChatOpenAI())  # expect: call-overload
 guard(openai.OpenAI(), budgett="$5.00")  # expect: call-overload

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import tzinfo
 from math import inf
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 
 from tokenfence_integrations.engine import corrections
 from tokenfence_integrations.engine import scope as scopes
@@ -26,7 +26,7 @@ from tokenfence_integrations.engine.limits.grammar import Dollars, Per, whole
 from tokenfence_integrations.engine.limits.names import checked, unique_name
 from tokenfence_integrations.engine.limits.quota import Quota
 from tokenfence_integrations.engine.limits.snapshot import Snapshot, described, outline
-from tokenfence_integrations.engine.limits.terms import AS_IT_IS, Unnamed, agreed
+from tokenfence_integrations.engine.limits.terms import AS_IT_IS, MoreLimits, Unnamed, agreed
 from tokenfence_integrations.engine.limits.windows import Window
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.money import parse_usd, to_float
@@ -242,7 +242,7 @@ class Budget:
         kept: bool = True,
         overflow: bool = False,
         threshold: float | None = None,
-        **limits: Any,
+        **limits: Unpack[MoreLimits],
     ) -> "Budget":
         """The child of this name: made now, or the one that exists.
 
@@ -253,7 +253,8 @@ class Budget:
             kept: Whether it is remembered for ever, if it is made now; as for `Budget`.
             overflow: Whether it may spend what others leave, past its own limits; as for `Budget`.
             threshold: As for `Budget`, if it is made now; None: as here.
-            limits: Other limits, and ``per`` and ``tz``, as for `Budget`.
+            limits: ``tokens``, ``calls``, ``input_tokens``, ``output_tokens``, ``per`` and ``tz``,
+                as for `Budget`.
 
         Raises:
             ValueError: It exists with other limits, or a limit is not valid.
@@ -277,7 +278,6 @@ class Budget:
                 self._quota,
                 threshold=existing.threshold,
                 overflow=overflow,
-                tz=limits.pop("tz", None),
                 **limits,
             ).given
             if (has, existing.overflow) != (asked, overflow):

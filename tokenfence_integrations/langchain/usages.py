@@ -6,7 +6,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 
-from tokenfence_integrations.usage import Usage
+from tokenfence_integrations.usage import Usage, are_counts
 
 __all__ = [
     "answer_usage",
@@ -23,7 +23,7 @@ TIERS = ("priority", "flex")
 """Service tiers that langchain-openai puts among the details, and before the names of the others
 (`priority_audio`)."""
 
-CUT = frozenset({"length", "max_tokens", "MAX_TOKENS"})
+CUT = ("length", "max_tokens", "MAX_TOKENS")
 """Finish reasons that mean "ended at its output maximum", over the providers."""
 
 
@@ -43,8 +43,9 @@ def usage_of(metadata: Mapping[str, Any] | None) -> Usage | None:
     """
     if metadata is None:
         return None
-    into, out = metadata.get("input_tokens"), metadata.get("output_tokens")
-    if type(into) is not int or type(out) is not int or into < 0 or out < 0:
+    into: Any = metadata.get("input_tokens")
+    out: Any = metadata.get("output_tokens")
+    if not are_counts(into, out):
         return None
     given: Mapping[str, Any] = metadata.get("input_token_details") or {}
     made: Mapping[str, Any] = metadata.get("output_token_details") or {}
@@ -54,7 +55,7 @@ def usage_of(metadata: Mapping[str, Any] | None) -> Usage | None:
     written = _detail(given, "cache_creation")
     # Anthropic reports the writes either as one number or by how long they live, the rest zero.
     written = max(written, _detail(given, "ephemeral_5m_input_tokens") + hour)
-    return Usage(
+    usage = Usage(
         into,
         out,
         cached_tokens=_detail(given, "cache_read"),
@@ -64,6 +65,7 @@ def usage_of(metadata: Mapping[str, Any] | None) -> Usage | None:
         output_audio_tokens=_detail(made, "audio"),
         cache_write_1h_tokens=hour,
     )
+    return usage if are_counts(*usage) else None
 
 
 def message_usage(message: Any) -> Usage | None:

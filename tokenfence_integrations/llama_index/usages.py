@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tokenfence_integrations.clients.openai.reported import get, members, token_usage
-from tokenfence_integrations.usage import Usage
+from tokenfence_integrations.clients.openai.reported import elements, get, members, token_usage
+from tokenfence_integrations.usage import Usage, are_counts
 
 __all__ = ["CUT", "anthropic_usage", "response_usage", "service_tier", "tier_in", "was_cut"]
 
-CUT = frozenset({"length", "max_tokens", "MAX_TOKENS"})
+CUT = ("length", "max_tokens", "MAX_TOKENS")
 """Finish reasons that mean "ended at its output maximum", over the providers."""
 
 
@@ -54,12 +54,13 @@ def anthropic_usage(reported: Any) -> Usage | None:
         reported: The ``usage`` of the message, or its members.
     """
     counts = members(reported)
-    plain, out = counts.get("input_tokens"), counts.get("output_tokens")
-    if type(plain) is not int or type(out) is not int:
-        return None
+    plain: Any = counts.get("input_tokens")
+    out: Any = counts.get("output_tokens")
     read = counts.get("cache_read_input_tokens") or 0
     written = counts.get("cache_creation_input_tokens") or 0
     hour = get(counts.get("cache_creation"), "ephemeral_1h_input_tokens") or 0
+    if not are_counts(plain, out, read, written, hour):
+        return None
     return Usage(
         plain + read + written,
         out,
@@ -71,16 +72,14 @@ def anthropic_usage(reported: Any) -> Usage | None:
 
 def _google_usage(reported: Any) -> Usage | None:
     counts = members(reported)
-    into, out = counts.get("prompt_token_count"), counts.get("candidates_token_count")
-    if type(into) is not int:
-        return None
+    into: Any = counts.get("prompt_token_count")
+    out = counts.get("candidates_token_count") or 0
     thought = counts.get("thoughts_token_count") or 0
-    return Usage(
-        into + (counts.get("tool_use_prompt_token_count") or 0),
-        (out or 0) + thought,
-        cached_tokens=counts.get("cached_content_token_count") or 0,
-        reasoning_tokens=thought,
-    )
+    found = counts.get("tool_use_prompt_token_count") or 0
+    cached = counts.get("cached_content_token_count") or 0
+    if not are_counts(into, out, thought, found, cached):
+        return None
+    return Usage(into + found, out + thought, cached_tokens=cached, reasoning_tokens=thought)
 
 
 def service_tier(response: Any) -> str | None:
@@ -97,7 +96,7 @@ def tier_in(raw: Any) -> str | None:
 def was_cut(response: Any) -> bool:
     """Whether an answer ended at its output maximum."""
     raw = response.raw
-    choices = get(raw, "choices")
+    choices = elements(get(raw, "choices"))
     if choices:
         return get(choices[0], "finish_reason") in CUT
     whole = get(raw, "response") or raw

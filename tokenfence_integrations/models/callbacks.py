@@ -73,7 +73,7 @@ class Handling:
         if isinstance(lease, bool) or not isfinite(lease) or lease <= 0:
             raise ValueError(f"lease must be a number of seconds above 0, got {lease!r}")
         self.budget = None if budget is None else as_budget(budget, 0.8)
-        self._policy = Policy(on_limit, wait=wait, on_unknown=on_unknown)
+        self._policy = Policy(on_limit, wait=wait, on_unknown=on_unknown, replaceable=False)
         self._without_waiting = replace(self._policy, wait=0)
         self._expected = expected
         self._books = {"openai": as_book(prices, "openai")}  # which looks at them, too

@@ -78,7 +78,8 @@ class Guarding:
                 "embeddings cannot have a fallback: the vectors of another model are not "
                 "comparable with those that are stored"
             )
-        return replace(self.policy, on_limit="warn" if self.policy.on_limit == "warn" else "raise")
+        on_limit: OnLimit = "warn" if self.policy.on_limit == "warn" else "raise"
+        return replace(self.policy, on_limit=on_limit, replaceable=False)
 
     def check_retries(self, model: object) -> None:
         """Refuse, or warn of, retries that nothing here can see; each of them may be billed.

@@ -15,6 +15,7 @@ import openai
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from tokenfence_integrations.clients.openai.batches import batch_request, starts_batch
+from tokenfence_integrations.clients.openai.content import each_of
 from tokenfence_integrations.clients.openai.endpoints import (
     BATCHES,
     ENDPOINTS,
@@ -151,7 +152,7 @@ class _Guarded(_Client):
         if body.get("web_search_options") is not None or SEARCHES in str(body.get("model")):
             self._terms.unmetered("the fee of web search")
         hosted = body.get("tools") if endpoint.name == "responses" else None
-        for tool in hosted or ():
+        for tool in each_of(hosted):
             kind = tool.get("type") if isinstance(tool, dict) else None
             if kind not in (None, "function", "custom"):
                 self._terms.unmetered(f"the fee of the hosted tool {kind!r}")

@@ -1,6 +1,6 @@
 """What the input of a request can count as, seen from the request alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = [
     "Content",
     "add_hidden",
     "chat_content",
+    "each_of",
     "is_text",
     "plain",
     "responses_content",
@@ -51,10 +52,17 @@ CHAT_KEYS = FOUND_BY_SERVER | {
 }
 RESPONSES_KEYS = frozenset({"instructions", "tools", "text"})
 
-TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
-UNSEEN_ITEMS = frozenset({"item_reference", "image_generation_call"})
-UNSEEN_PARTS = frozenset(
-    {"file", "input_file", "document", "video", "video_url", "input_video", "audio_url"}
+# Tuples, since what is looked for in them need not be hashable: nobody has validated a request.
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+UNSEEN_ITEMS = ("item_reference", "image_generation_call")
+UNSEEN_PARTS = (
+    "file",
+    "input_file",
+    "document",
+    "video",
+    "video_url",
+    "input_video",
+    "audio_url",
 )
 """Pages of a document also count as pictures, and films as many: only the window bounds them."""
 
@@ -96,7 +104,7 @@ class Content:
 def chat_content(body: Mapping[str, Any]) -> Content:
     """The input of a chat completion."""
     content = Content(plain=False)
-    messages = body.get("messages") or ()
+    messages = each_of(body.get("messages"))
     content.text_bytes = byte_bound([_without_parts(message, content) for message in messages])
     _add_keys(content, body, CHAT_KEYS)
     content.unseen = content.unseen or any(body.get(key) for key in FOUND_BY_SERVER)
@@ -110,12 +118,12 @@ def responses_content(body: Mapping[str, Any]) -> Content:
     if isinstance(given, str) or given is None:
         content.text_bytes = byte_bound(given)
     else:
-        content.text_bytes = byte_bound([_without_parts(item, content) for item in given])
+        content.text_bytes = byte_bound([_without_parts(item, content) for item in each_of(given)])
     references = ("previous_response_id", "conversation", "prompt")
     content.unseen = content.unseen or any(body.get(key) is not None for key in references)
     _add_keys(content, body, RESPONSES_KEYS)
     # What a hosted tool finds becomes input of the same call.
-    tools = body.get("tools") or ()
+    tools = each_of(body.get("tools"))
     if any(isinstance(t, Mapping) and t.get("type") not in ("function", "custom") for t in tools):
         content.unseen = True
     return content
@@ -146,7 +154,7 @@ def _add_keys(content: Content, body: Mapping[str, Any], keys: frozenset[str]) -
             content.plain = False
             content.text_bytes += byte_bound(plain(value))
             if key in ("tools", "functions"):
-                content.text_bytes += PER_TOOL * len(value)
+                content.text_bytes += PER_TOOL * len(each_of(value))
 
 
 def _without_parts(message: Any, content: Content) -> Any:
@@ -217,6 +225,13 @@ def add_hidden(item: Any, content: Content) -> None:
         hidden = hidden_tokens(item)
         content.unseen = content.unseen or hidden is None
         content.other_bytes += hidden or 0
+
+
+def each_of(given: Any) -> Sequence[Any]:
+    """The elements of an array in a request; what is none, and will be refused, is its only one."""
+    if given is None:
+        return ()
+    return given if isinstance(given, list | tuple) else (given,)
 
 
 def plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from tokenfence_integrations.clients.openai import content as contents
 from tokenfence_integrations.clients.openai.content import UNKNOWN_WINDOW
 from tokenfence_integrations.clients.openai.reasoning import remember
 from tokenfence_integrations.clients.openai.reported import (
+    elements,
     token_usage,
     usage_in_bytes,
 )
@@ -150,7 +151,7 @@ def _completions(body: Body, uploaded: int, exact: bool) -> CallRequest:
     prompt, suffix = body.get("prompt"), body.get("suffix")
     prompts = _bounds_of_each(prompt)
     if suffix is not None:
-        prompts = [into + byte_bound(suffix) for into in prompts]
+        prompts = [into + byte_bound(contents.plain(suffix)) for into in prompts]
     choices = len(prompts) * max(_positive(body.get("n")), _positive(body.get("best_of")))
     given = body.get("max_tokens")
     wanted = COMPLETIONS_DEFAULT_MAX if given is None else _count(given)
@@ -177,17 +178,25 @@ def _embeddings(body: Body, uploaded: int, exact: bool) -> CallRequest:
     )
 
 
+def _embeddings_usage(answer: Body, body: Body) -> Usage | None:
+    reported = token_usage(answer.get("usage"))
+    if reported is None or not reported.output_tokens:
+        return reported
+    # Nothing comes out of it: what the total alone tells went in.
+    return Usage(reported.input_tokens + reported.output_tokens)
+
+
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     model = _plain_text(body.get("model") or "gpt-image-1")
     each = generated_image_tokens(
         model,
         str(body.get("size") or "auto"),
         str(body.get("quality") or "auto"),
-        body.get("partial_images") or 0,
+        max(0, _count(body.get("partial_images")) or 0),
     )
     pictures = _positive(body.get("n"))
     # Pictures to edit are uploaded, or named; each picture that is made pays for them anew.
-    edited = uploaded + EDITED_IMAGE_TOKENS * len(body.get("images") or ())
+    edited = uploaded + EDITED_IMAGE_TOKENS * len(contents.each_of(body.get("images")))
     return CallRequest(
         model,
         (byte_bound(str(body.get("prompt") or "")) + edited) * pictures,
@@ -200,7 +209,7 @@ def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
 
 def _images_usage(answer: Body, body: Body) -> Usage | None:
     reported = token_usage(answer.get("usage"))
-    pictures = len(answer.get("data") or ())
+    pictures = len(elements(answer.get("data")))
     if reported is None:
         return Usage(images=pictures) if pictures else None
     drawn = reported.output_image_tokens or reported.output_tokens  # told apart since gpt-image-1.5
@@ -233,10 +242,12 @@ def _transcription_usage(answer: Body, body: Body) -> Usage | None:
     reported = token_usage(answer.get("usage"))
     if reported is not None:
         return reported
-    duration = answer.get("duration")  # verbose_json
-    if duration is None or str(body.get("model")).startswith("gpt-"):  # which pay by tokens
+    if str(body.get("model")).startswith("gpt-"):  # which pay by tokens
         return None
-    return token_usage({"seconds": float(duration)})
+    try:
+        return token_usage({"seconds": float(answer.get("duration") or "")})  # of verbose_json
+    except (TypeError, ValueError, OverflowError):  # it tells none
+        return None
 
 
 SPEECH_CEILING = 20 * 60 * 10  # ten minutes of sound at 20 tokens a second
@@ -289,7 +300,7 @@ ENDPOINTS = {
     "/completions": Endpoint(
         "completions", _completions, ("max_tokens",), reply="completions", streams_usage=True
     ),
-    "/embeddings": Endpoint("embeddings", _embeddings),
+    "/embeddings": Endpoint("embeddings", _embeddings, usage=_embeddings_usage),
     "/images/generations": Endpoint("images", _images, usage=_images_usage),
     "/images/edits": Endpoint("images", _images, usage=_images_usage),
     "/images/variations": Endpoint("images", _images, usage=_images_usage),
@@ -311,7 +322,7 @@ def _bounds_of_each(given: Any) -> list[int]:
         if isinstance(one, list | tuple):
             bounds.append(len(one))
         else:
-            bounds.append(byte_bound(one) - REQUEST_OVERHEAD + once)
+            bounds.append(byte_bound(contents.plain(one)) - REQUEST_OVERHEAD + once)
             once = 0
     return bounds
 

@@ -25,7 +25,7 @@ __all__ = ["Exchange", "current"]
 
 RAW = "X-Stainless-Raw-Response"
 
-UNFINISHED = frozenset({"queued", "in_progress", "validating", "finalizing", "cancelling"})
+UNFINISHED = ("queued", "in_progress", "validating", "finalizing", "cancelling")
 """States of a background response, or of a batch, in which its usage is still to come."""
 
 
@@ -215,11 +215,12 @@ class Exchange:
 
     def _settle(self, answer: Any) -> None:
         call, shown = self.call, members(answer)
-        unfinished = shown.get("status") in UNFINISHED
+        status = shown.get("status")
+        unfinished = status is not None and status in UNFINISHED
         usage = None if unfinished else self.endpoint.usage(shown, self.body)
         if usage is not None and (usage[0] or usage[1] or has_price(self.call, usage)):
             tier = shown.get("service_tier")
-            if tier is None:
+            if type(tier) is not str:
                 tier = call.request.service_tier  # what is not told was served as it was asked for
             elif tier == "default":
                 tier = None  # of which there is nothing to look up

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from tokenfence_integrations.clients.openai.reported import get
+from tokenfence_integrations.clients.openai.reported import elements, get
 from tokenfence_integrations.forks import OwnLock
 
 __all__ = ["hidden_tokens", "hides_reasoning", "remember"]
@@ -43,7 +43,7 @@ def remember(answer: Any) -> None:
     thought = get(details, "reasoning_tokens")
     if type(thought) is not int:
         return
-    for item in get(answer, "output") or ():
+    for item in elements(get(answer, "output")):
         name = get(item, "id")
         if get(item, "type") == "reasoning" and isinstance(name, str):
             with _lock:

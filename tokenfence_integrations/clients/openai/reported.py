@@ -1,14 +1,21 @@
 """Usage as OpenAI reports it, brought into a `Usage`; from SDK models and from plain JSON alike."""
 
 import json
-from collections.abc import Iterator, Mapping
-from math import inf
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from tokenfence_integrations.usage import Usage
+from tokenfence_integrations.usage import MOST_TOKENS, Usage, are_counts
 
-__all__ = ["events_in_bytes", "get", "members", "token_usage", "usage_in_bytes"]
+__all__ = [
+    "elements",
+    "events_in_bytes",
+    "get",
+    "members",
+    "tier_in",
+    "token_usage",
+    "usage_in_bytes",
+]
 
 
 NO_MEMBERS: Mapping[str, Any] = {}
@@ -45,6 +52,17 @@ def get(value: Any, name: str) -> Any:
     return members(value).get(name)
 
 
+def elements(value: Any) -> Sequence[Any]:
+    """The elements of a JSON array; none for anything else."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def tier_in(shown: Mapping[str, Any]) -> str | None:
+    """The service tier that the members of an answer tell; None if it does not."""
+    tier = shown.get("service_tier")
+    return tier if isinstance(tier, str) else None
+
+
 def token_usage(usage: Any) -> Usage | None:
     """Usage of chat, completions, embeddings, responses, images and transcriptions.
 
@@ -66,7 +84,7 @@ def token_usage(usage: Any) -> Usage | None:
             and (made is None or not (any(made.__dict__.values()) or made.__pydantic_extra__))
             and not usage.__pydantic_extra__
             and type(into) is type(out) is int
-            and told["total_tokens"] == into + out
+            and told["total_tokens"] == into + out < MOST_TOKENS
             and into >= 0 <= out
         ):
             return new(Usage, (into, out) + TEXT_ALONE)  # noqa: RUF005 - in half the time
@@ -83,36 +101,30 @@ def token_usage(usage: Any) -> Usage | None:
         into = reported.get("input_tokens")
         if into is None:
             seconds: Any = reported.get("seconds")
-            known = isinstance(seconds, int | float) and 0 <= seconds < inf
+            known = isinstance(seconds, int | float) and 0 <= seconds < MOST_TOKENS
             return Usage(audio_ms=-int(-seconds * 1000 // 1)) if known else None
         out = reported.get("output_tokens") or 0
         given = reported.get("input_tokens_details") or reported.get("input_token_details")
         made = reported.get("output_tokens_details")
         beside = 0
     details = _details(members(given), members(made), beside)
-    # Counts at all? The SDK does not validate its answers.
-    if details is None or type(into) is not int or type(out) is not int or into < 0 or out < 0:
+    if not are_counts(into, out, *details):
         return None
     # What some servers leave out of their output is in their total, and paid for as output: the
     # reasoning of xAI's models, and that of Google's.
     total = reported.get("total_tokens")
-    if type(total) is int and total > into + out:
+    if are_counts(total) and total > into + out:
         out = total - into
     return new(Usage, (into, out) + details)  # noqa: RUF005 - in half the time
 
 
-def _details(
-    given: Mapping[str, Any], made: Mapping[str, Any], cached: Any
-) -> tuple[int, ...] | None:
+def _details(given: Mapping[str, Any], made: Mapping[str, Any], cached: Any) -> tuple[Any, ...]:
     """The counts of a usage beside its two totals, in the order of `Usage`.
 
     Args:
         given: The parts of the input.
         made: Those of the output.
         cached: What was read from a cache, if the parts of the input do not tell.
-
-    Returns:
-        None if they are no counts.
     """
     cached = given.get("cached_tokens") or cached
     written = given.get("cache_write_tokens") or 0
@@ -121,10 +133,7 @@ def _details(
     reasoning = made.get("reasoning_tokens") or 0
     audio_out = made.get("audio_tokens") or 0
     image_out = made.get("image_tokens") or 0
-    counts = (cached, written, reasoning, audio_in, 0, audio_out, image_in, 0, image_out)
-    if set(map(type, counts)) == {int} and min(counts) >= 0:
-        return (*counts, 0, 0, 0, 0)
-    return None
+    return cached, written, reasoning, audio_in, 0, audio_out, image_in, 0, image_out, 0, 0, 0, 0
 
 
 def usage_in_bytes(content: bytes, content_type: str) -> dict[str, Any] | None:
@@ -164,6 +173,6 @@ def events_in_bytes(content: bytes, having: bytes) -> Iterator[dict[str, Any]]:
 def _json_object(content: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -10,8 +10,10 @@ from typing import Any
 
 from tokenfence_integrations.clients.openai.endpoints import Body, Endpoint
 from tokenfence_integrations.clients.openai.reported import (
+    elements,
     get,
     members,
+    tier_in,
     token_usage,
     usage_in_bytes,
 )
@@ -42,7 +44,7 @@ CHOICE = attrgetter(
     "finish_reason", "delta.content", "delta.__pydantic_fields_set__", "delta.__pydantic_extra__"
 )
 
-FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
 class StreamMeter:
@@ -112,7 +114,7 @@ class StreamMeter:
                     seen = len(text) if text.isascii() else len(text.encode(errors="replace"))
                     self._seen_bytes += seen
                     return False
-        except (AttributeError, TypeError):  # of another form: JSON, for one
+        except (AttributeError, LookupError, TypeError):  # of another form: JSON, for one
             pass
         return self._see_chunk(chunk)
 
@@ -122,7 +124,7 @@ class StreamMeter:
         if usage is None and "x_groq" in shown:  # where Groq tells it, to those who did not ask
             usage = get(shown["x_groq"], "usage")
         if usage is not None:
-            self._service_tier = shown.get("service_tier") or self._service_tier
+            self._service_tier = tier_in(shown) or self._service_tier
             if not choices:
                 reported = self._endpoint.usage(shown, self._body)
                 if reported is not None:
@@ -130,7 +132,7 @@ class StreamMeter:
                     self._final = _combined(self._final, reported) if several else reported
                 return self._hide_usage
             self._running = usage
-        for choice in choices or ():
+        for choice in elements(choices):
             self._see_choice(choice)
         return False
 
@@ -160,7 +162,7 @@ class StreamMeter:
         """Take note of a whole answer, parsed at last (or in an unread body)."""
         shown = members(answer)
         self._final = self._endpoint.usage(shown, self._body)
-        self._service_tier = shown.get("service_tier")
+        self._service_tier = tier_in(shown)
         self._truncated = was_cut(shown)
         self.finish()
 
@@ -258,7 +260,7 @@ class EventMeter(StreamMeter):
         if kind in FINAL_EVENTS:
             answer = members(get(chunk, "response"))
             self._final = self._endpoint.usage(answer, self._body)
-            self._service_tier = answer.get("service_tier")
+            self._service_tier = tier_in(answer)
             self._truncated = kind == "response.incomplete"
         return False
 
@@ -371,7 +373,8 @@ def was_cut(answer: Any) -> bool:
     """Whether an answer ended at its output maximum."""
     if get(answer, "status") == "incomplete":
         return True
-    return any(get(choice, "finish_reason") == "length" for choice in get(answer, "choices") or ())
+    choices = elements(get(answer, "choices"))
+    return any(get(choice, "finish_reason") == "length" for choice in choices)
 
 
 _CLASSES: dict[str, Any] = {}

@@ -80,7 +80,7 @@ class Terms:
         self.book = as_book(self.prices, "azure" if self.azure else provider_of_url(base_url))
         self.exact_input = of_openai if self.counts_exactly is None else self.counts_exactly
         self.cap_key = "max_completion_tokens" if of_openai else "max_tokens"
-        self.no_fallback = replace(self.policy, stages=())
+        self.no_fallback = replace(self.policy, stages=(), replaceable=False)
         check_priced(stages, self.book)
 
     def at(self, base_url: str) -> Self:

@@ -353,6 +353,7 @@ class Admission:
             waited=call.waited,
             retry_after=renewal and max(0.0, renewal.window.end - self._tree.now()),
             window_ends=renewal and renewal.schedule.local(renewal.window.end),
+            replaceable=call.policy.replaceable,
         )
 
     def _renewal(self, states: States, amount: Amount) -> Renewal | None:

@@ -83,6 +83,7 @@ class Policy:
         wait: Seconds that a call may wait for calls in flight; 0 never waits.
         min_output_tokens: The smallest answer cap that is worth paying for, at least 1.
         on_unknown: ``"charge"`` what a call of unknown outcome may have cost, or ``"release"`` it.
+        replaceable: Whether a fallback could answer, if one were given.
 
     Raises:
         ValueError: A value is out of its range.
@@ -93,6 +94,7 @@ class Policy:
     wait: float = 60.0
     min_output_tokens: int = 16
     on_unknown: OnUnknown = "charge"
+    replaceable: bool = True
 
     def __post_init__(self) -> None:
         _check_choice("on_limit", self.on_limit, ("stop", "warn", "raise"))

@@ -2,16 +2,16 @@
 
 from datetime import UTC, tzinfo
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
-from tokenfence_integrations.engine.limits.grammar import Dollars, Given, given
+from tokenfence_integrations.engine.limits.grammar import Dollars, Given, Per, given
 from tokenfence_integrations.engine.limits.shares import check_share
 from tokenfence_integrations.engine.limits.windows import Interval, zone_named
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.limits.quota import Quota
 
-__all__ = ["AS_IT_IS", "Terms", "Unnamed", "agreed"]
+__all__ = ["AS_IT_IS", "MoreLimits", "Terms", "Unnamed", "agreed"]
 
 
 class Unnamed(Enum):
@@ -22,6 +22,17 @@ class Unnamed(Enum):
 
 AS_IT_IS: Final = Unnamed.AS_IT_IS
 """For limits that a call of `Budget.set_limits` does not name."""
+
+
+class MoreLimits(TypedDict, total=False):
+    """What may be given for a budget's limits beside dollars, as for `Budget`."""
+
+    tokens: int | str | None
+    calls: int | str | None
+    input_tokens: int | str | None
+    output_tokens: int | str | None
+    per: Per | None
+    tz: str | tzinfo | None
 
 
 class Terms(NamedTuple):
@@ -39,7 +50,7 @@ def agreed(
     *,
     threshold: float,
     overflow: bool,
-    tz: str | tzinfo | None,
+    tz: str | tzinfo | None = None,
     **limits: Any,
 ) -> Terms:
     """Read what a budget is made with; a share that says no windows has the parent's.
