@@ -11,7 +11,7 @@ import redis
 
 from tests.stores.servers import RedisServer
 
-__all__ = ["Cluster", "free_port", "until"]
+__all__ = ["Cluster", "free_port", "has_heard", "until"]
 
 SLOTS = 16_384
 
@@ -87,6 +87,10 @@ class Cluster:
         replica.cluster("FAILOVER", "TAKEOVER")
         until(lambda: all(_owner(client, 0) == self.ids[-1] for client in self.clients[1:]))
 
+    def is_replicated(self) -> bool:
+        """Whether the first replica has all that the first primary was told."""
+        return has_heard(self.clients[-1], self.clients[0])
+
     def stop(self) -> None:
         for client in self.clients:
             client.close()
@@ -126,6 +130,12 @@ def _owner(client: Any, slot: int) -> str:
         for node in client.cluster("NODES").values()
         if any(int(slots[0]) <= slot <= int(slots[-1]) for slots in node["slots"])
     )
+
+
+def has_heard(replica: Any, primary: Any) -> bool:
+    """Whether a replica has all that its primary was told. (WAIT is about its caller's writes.)"""
+    told = primary.info("replication")["master_repl_offset"]
+    return bool(replica.info("replication")["slave_repl_offset"] >= told)
 
 
 def until(happens: Callable[[], bool], seconds: float = 20.0) -> None:

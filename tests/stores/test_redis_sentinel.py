@@ -14,7 +14,7 @@ import redis
 from redis.sentinel import Sentinel
 
 from tests.engine.helpers import charged, reserve, small, spend
-from tests.stores.clusters import free_port, until
+from tests.stores.clusters import free_port, has_heard, until
 from tests.stores.servers import REDIS, RedisServer, program
 from tokenfence_integrations import Usage
 from tokenfence_integrations.stores.redis import RedisStore
@@ -51,6 +51,10 @@ class Watched:
         )
         self.sentinel = Sentinel([("127.0.0.1", self.port)])
         until(lambda: bool(self.sentinel.discover_slaves(SERVICE)))
+
+    def is_replicated(self) -> bool:
+        """Whether the replica has all that the primary was told."""
+        return has_heard(self.clients[1], self.clients[0])
 
     def takes_orders(self) -> bool:
         """Whether it begins to have the replica take over, as it does once it knows it well."""
@@ -103,7 +107,7 @@ def test_calls_in_flight_end_on_the_server_that_takes_over(
     waiting = threading.Thread(target=lambda: spend(mine, 50))
     waiting.start()
     until(lambda: bool(mine._tree.line))
-    assert watched.clients[0].wait(1, 5_000) == 1  # the replica has all of it
+    until(watched.is_replicated)
     if is_killed:
         watched.servers[0].stop()
     else:
@@ -126,7 +130,7 @@ def test_a_primary_whose_place_was_taken_is_left_although_it_still_answers(
     store = RedisStore(client)
     budget = small(100, name="acme", store=store)
     spend(budget, 20)
-    assert watched.clients[0].wait(1, 5_000) == 1
+    until(watched.is_replicated)
     until(watched.takes_orders)
     until(watched.is_taken_over)
     monkeypatch.setattr(store._wire._nodes, "_look_at", 0.0)  # type: ignore[attr-defined]
