@@ -2,9 +2,15 @@
 
 from typing import Any
 
+import httpx2
 import pytest
 from llama_index.core.llms import CompletionResponse
 
+from tests.clients.anthropic_server import Server
+from tests.clients.helpers import outcomes
+from tests.llama_index import models
+from tests.llama_index.test_structured import PROMPT, City
+from tokenfence_integrations import Budget, guard
 from tokenfence_integrations.llama_index.usages import response_usage, was_cut
 
 ANTHROPICS = {
@@ -42,3 +48,28 @@ def test_counts_that_are_none(place: str, counts: dict[str, int], odd: Any) -> N
 )
 def test_ends_that_are_none(raw: Any) -> None:
     assert not was_cut(CompletionResponse(text="", raw=raw))
+
+
+@pytest.mark.parametrize("said", [b"[]", b"null", b"3", b'"Oslo"', b"{"])
+def test_an_answer_of_anthropics_that_is_no_object(said: bytes) -> None:
+    """Its class looks at it first, as without a guard."""
+    errors = []
+    budget = Budget("$1")
+    plain = models.anthropic_llm(Says(said))
+    for llm in (plain, guard(plain, budget=budget)):
+        with pytest.raises((AttributeError, ValueError)) as error:
+            llm.structured_predict(City, PROMPT, country="Norway")
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+    assert outcomes(budget) == ["uncertain"]
+
+
+class Says(Server):
+    """Answers with exactly this."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__()
+        self.said = said
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=self.said, headers={"content-type": "application/json"})

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from tokenfence_integrations.clients.openai.reported import get
 from tokenfence_integrations.engine.calls.handover import Handover, offered
 from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.llama_index.exchange import Exchange, new_call, request_for
@@ -91,8 +92,8 @@ class Prediction(Exchange):
     reads_answers = True
 
     def answered(self, body: Any) -> None:
-        cut = body.get("stop_reason") in CUT
-        self.settle(anthropic_usage(body.get("usage")), tier_in(body), cut)
+        cut = get(body, "stop_reason") in CUT
+        self.settle(anthropic_usage(get(body, "usage")), tier_in(body), cut)
 
 
 def goes_past(llm: "BudgetedLLM", method: str) -> bool:

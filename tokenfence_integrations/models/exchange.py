@@ -102,7 +102,11 @@ class Exchange:
             else:
                 self.call.lose()
         elif self.reads_answers:
-            self.answered((yield response.json))
+            try:
+                body = yield response.json
+            except ValueError:  # it is none, which the client will say
+                body = None
+            self.answered(body)
         return response
 
     # Ends
@@ -111,7 +115,7 @@ class Exchange:
         """Settle by an answer as the client received it; called if `reads_answers`.
 
         Args:
-            body: The answer's JSON.
+            body: The answer's JSON; None if it is none.
         """
         raise NotImplementedError
 
