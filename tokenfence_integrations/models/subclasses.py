@@ -10,8 +10,22 @@ from pydantic import BaseModel, Field
 
 __all__ = ["guarded_class", "guarded_copy", "no_travel"]
 
+
+class NotGuarded:
+    """The terms of what was made by calling the class of a guarded model, and not by `guard`."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # looked for by copy() and others that can do without
+            raise AttributeError(name)
+        raise TypeError(
+            "this was made by calling the class of a guarded model, so it has no budget, and "
+            "nothing was sent: make it of the plain class and guard() it, or use "
+            "model_copy(update=...) of the guarded one"
+        )
+
+
 HIDDEN: Mapping[str, Any] = {
-    "tokenfence_terms": None,
+    "tokenfence_terms": NotGuarded(),
     "tokenfence_metered_below": False,
     "tokenfence_below": (),
 }
