@@ -57,6 +57,7 @@ class Call:
         at_most: The most that it can have cost by now, if that is known to be less than its bound.
         cost: What it did cost, in nano-dollars, once settled.
         outcome: How it ended; None while it is open.
+        recorded: Whether its end belongs into the ledger.
 
     Example:
         >>> with budget.reserve(model="gpt-4o", input_tokens=1200) as call:  # doctest: +SKIP
@@ -79,13 +80,11 @@ class Call:
         "model",
         "outcome",
         "policy",
+        "recorded",
         "request",
         "tree",
         "waited",
     )
-
-    recorded = True
-    """Whether its end belongs into the ledger."""
 
     def __init__(
         self,
@@ -111,6 +110,7 @@ class Call:
         self.cost = 0
         self.outcome: Outcome | None = None
         self.waited = 0.0
+        self.recorded = True
 
     def __repr__(self) -> str:
         state = self.outcome or ("in flight" if self._key else "not yet reserved")

@@ -1,5 +1,7 @@
 """What a run holds back for its last answer."""
 
+from typing import Any
+
 from tokenfence_integrations.engine.calls.meter import Call
 from tokenfence_integrations.engine.ledger import Outcome
 from tokenfence_integrations.stores.base import NOTHING, Amount
@@ -12,30 +14,22 @@ class Hold(Call):
 
     However it ends before that, it cost nothing: dropped, garbage collected or left by an
     exception, it is released. Since nothing was attempted, the ledger has no record of that.
-
-    Attributes:
-        handed: Whether the call that it was held for is being made.
     """
 
-    __slots__ = ("handed",)
+    __slots__ = ()
 
-    handed: bool
+    def __init__(self, *made_with: Any, **named: Any) -> None:
+        super().__init__(*made_with, **named)
+        self.recorded = False
 
     def hand_over(self) -> None:
         """From now on it is a call like any other."""
-        self.handed = True
+        self.recorded = True
 
     def take_back(self) -> None:
         """Nobody took it: it is released."""
-        self.handed = False
+        self.recorded = False
         self.release()
 
     def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
-        if getattr(self, "handed", False):
-            return super()._lost(at_most)
-        return "released", NOTHING, NOTHING
-
-    @property
-    def recorded(self) -> bool:  # type: ignore[override]
-        """Only once it is handed over: before, nothing was attempted."""
-        return getattr(self, "handed", False)
+        return super()._lost(at_most) if self.recorded else ("released", NOTHING, NOTHING)
