@@ -208,8 +208,13 @@ class Call:
         key = next(tree.numbers)
         if not tree.instant:
             return new(Reserve, (path, key, amount, False, times, card.model, False)), card, output
-        if tree.store.reserve(path, key, amount, False, times, card.model)[0]:
-            self._admitted(current_owner(), path, key, amount, card, output)
+        try:
+            if tree.store.reserve(path, key, amount, False, times, card.model)[0]:
+                self._admitted(current_owner(), path, key, amount, card, output)
+        except BaseException:  # Ctrl-C: nothing was sent, and nobody else knows of it
+            tree.live.pop(key, None)
+            tree.store.end(path, key, NOTHING, NOTHING)
+            raise
         return None
 
     def _stages_begun(self, path: Path) -> bool:
