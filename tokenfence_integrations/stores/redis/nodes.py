@@ -15,6 +15,8 @@ from redis.retry import Retry
 
 __all__ = ["ClusterNodes", "Nodes", "SentinelNodes", "nodes_of"]
 
+_chance = random.Random()  # the module's own is the user's: seeded, perhaps
+
 LOOK = 1.0
 """Seconds after which Sentinels are asked again for the primary."""
 
@@ -134,7 +136,7 @@ class ClusterNodes(Nodes):
     def moved(self) -> None:
         known = {*self._nodes, *map(_address, self._cluster.get_nodes())}
         # In any order, lest it be always one that has not heard of it.
-        for address in random.sample(sorted(known), len(known)):
+        for address in _chance.sample(sorted(known), len(known)):
             with suppress(RedisError, OSError):
                 told = self._told_by(address)
                 self._told = {slot: nodes[0] for slots, nodes in told for slot in slots}

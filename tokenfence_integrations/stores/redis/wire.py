@@ -37,6 +37,8 @@ from tokenfence_integrations.stores.remote.wire import (
 
 __all__ = ["RedisWire"]
 
+_chance = random.Random()  # the module's own is the user's: seeded, perhaps
+
 DONE = Answer(True)
 NOT_DONE = Answer(False)
 
@@ -258,7 +260,7 @@ class _RedisEars:
         self._wire = wire
         self._trees: dict[str, str] = {}  # by channel
         # Of a cluster any server will do: each tells the others. One of them may be gone.
-        self._pool = random.choice(wire._nodes.pools())
+        self._pool = _chance.choice(wire._nodes.pools())
         client: Any = redis.Redis(connection_pool=self._pool)
         self._pubsub = client.pubsub()
 
