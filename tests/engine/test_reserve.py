@@ -2,12 +2,8 @@
 
 import asyncio
 import contextlib
-import os
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from itertools import count
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -105,41 +101,6 @@ async def test_leaving_by_an_exception(
         async with reserve(budget, 20):
             raise error
     assert outcomes(budget) == [expected] * 2
-
-
-@contextlib.contextmanager
-def interrupted_at(line: int) -> Iterator[None]:
-    """Ctrl-C before the n-th line of the engine that runs in the block."""
-    left = line
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal left
-        if f"{os.sep}engine{os.sep}" not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(None)
-
-
-def test_an_interrupt_in_the_midst_of_admission_leaves_nothing_held() -> None:
-    for line in count(1):
-        budget = small(100)
-        call = reserve(budget, 20)
-        with contextlib.suppress(KeyboardInterrupt), interrupted_at(line):
-            call.admit()
-            break
-        del call  # as it is where nobody has got it
-        assert charged(budget)[1] == 0, f"before line {line}"
-    assert line > 30
-    assert charged(budget) == (0, 20, 0)
 
 
 def test_an_exception_after_settling_changes_nothing() -> None:

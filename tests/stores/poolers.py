@@ -8,14 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Queue
-from socket import IPPROTO_TCP, SHUT_RDWR, TCP_NODELAY, create_server, socket
-from threading import Thread
+from socket import IPPROTO_TCP, SHUT_RDWR, TCP_NODELAY, socket
 from typing import NamedTuple
 
 import psycopg
 
 from tests.proxy import connected
 from tests.stores.clusters import free_port, until
+from tests.stores.ports import Port
 from tests.stores.postgres_servers import server
 
 __all__ = ["POOLERS", "PgBouncer", "Pooler"]
@@ -45,14 +45,11 @@ class Pooler:
         self._settings = b""
         for _ in range(connections):
             self._connect()
-        self._listener = create_server(("127.0.0.1", 0))
-        self.url = f"postgresql://postgres@127.0.0.1:{self._listener.getsockname()[1]}/postgres"
-        self._accepting = Thread(target=self._accept, name="pooler", daemon=True)
-        self._accepting.start()
+        self._port = Port(self._serve)
+        self.url = f"postgresql://postgres@127.0.0.1:{self._port.number}/postgres"
 
     def close(self) -> None:
-        self._listener.shutdown(SHUT_RDWR)
-        self._accepting.join(10)
+        self._port.close()
         for each in self._sockets:
             with suppress(OSError):
                 each.shutdown(SHUT_RDWR)
@@ -70,18 +67,9 @@ class Pooler:
         self._settings = b"".join(settings)
         self._servers.put(pooled)
 
-    def _accept(self) -> None:
-        with self._listener:
-            while True:
-                try:
-                    client, _ = self._listener.accept()
-                except OSError:
-                    return
-                client.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-                self._sockets.append(client)
-                Thread(target=self._serve, args=[client], name="pooler", daemon=True).start()
-
     def _serve(self, client: socket) -> None:
+        client.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        self._sockets.append(client)
         with suppress(OSError), client:
             self._greet(client)
             message = _read(client)

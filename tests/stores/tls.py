@@ -8,13 +8,14 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from select import select
-from threading import Thread
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.stores.ports import Port
 
 __all__ = ["Authority", "Pair", "Terminator", "before_postgres"]
 
@@ -110,23 +111,8 @@ class Terminator:
         self._before = before
         self.secured = 0
         """How many connections were made."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._accepting = Thread(target=self._accept, name="tls", daemon=True)
-        self._accepting.start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._accepting.join(10)
-
-    def _accept(self) -> None:
-        with self._listener:
-            while True:
-                try:
-                    client, _ = self._listener.accept()
-                except OSError:
-                    return
-                Thread(target=self._serve, args=[client], name="tls", daemon=True).start()
+        port = Port(self._serve)
+        self.port, self.close = port.number, port.close
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
