@@ -43,7 +43,7 @@ class Holdings:
 
     def __init__(self, store: Store) -> None:
         self.lock = RLock()
-        self.mirror = Mirror(self.lock)
+        self.mirror = Mirror()
         self.purses: dict[Path, Purse] = {}
         self.changes = 0
         self._store = store
@@ -64,7 +64,7 @@ class Holdings:
                 return None
             mirror = self.mirror
             doubted = mirror.doubtful and not mirror.knows(path)
-            if doubted or not mirror.reserve(path, key, amount, False, times)[0]:
+            if doubted or not mirror.hold(path, amount, times):
                 purse.put_back(amount, NOTHING)
                 return None
             self._calls[key] = purse, amount, what
@@ -83,11 +83,12 @@ class Holdings:
             call = self._calls.pop(key, None)
             if call is not None:
                 purse, amount, what = call
-                purse.put_back(amount, spent)
-                if uncertain != NOTHING:
-                    purse.lose(uncertain, what)
-                self.mirror.end(path, key, spent, uncertain)
-                if purse.is_overdrawn:
+                overdrawn = purse.put_back(amount, spent)
+                self.mirror.settle(path, amount, spent)
+                if uncertain is not NOTHING and uncertain != NOTHING:
+                    overdrawn = purse.lose(uncertain, what)
+                    self.mirror.change(path, uncertain=uncertain)
+                if overdrawn:
                     self.report(purse)
                 elif purse.closed:  # others may wait for what this one leaves
                     self.empty(purse)
@@ -113,8 +114,7 @@ class Holdings:
                 purse.lose(uncertain, what)
             purse.keep(kept)
             self._calls[key] = purse, kept, taken_for
-            self.mirror.reserve(path, key, kept, True)
-            self.mirror.change(path, uncertain=uncertain)
+            self.mirror.change(path, reserved=kept, uncertain=uncertain)
         return True
 
     # Slices

@@ -110,11 +110,6 @@ class Purse:
         return free if self.spare is None else free.plus(self.spare[1])
 
     @property
-    def is_overdrawn(self) -> bool:
-        """Whether calls have cost so much more than they had taken that it is held nowhere."""
-        return min(self._free) < 0
-
-    @property
     def is_low(self) -> bool:
         """Whether what is free is about to run out."""
         return self._free[self._gauge] < self._low
@@ -140,8 +135,12 @@ class Purse:
         self._calls += 1
         return True
 
-    def put_back(self, amount: Amount, spent: Amount) -> None:
-        """Have a call that has ended put back what it took, but for what it spent."""
+    def put_back(self, amount: Amount, spent: Amount) -> bool:
+        """Have a call that has ended put back what it took, but for what it spent.
+
+        Returns:
+            Whether calls have cost so much more than they had taken that it is held nowhere.
+        """
         free, total = self._free, self._spent
         usd, calls, into, out = amount
         spent_usd, spent_calls, spent_into, spent_out = spent
@@ -154,11 +153,17 @@ class Purse:
         total[2] += spent_into
         total[3] += spent_out
         self._calls -= 1
+        return free[0] < 0 or free[1] < 0 or free[2] < 0 or free[3] < 0
 
-    def lose(self, uncertain: Amount, what: str) -> None:
-        """Charge for a call of unknown outcome, which has put back what it took."""
+    def lose(self, uncertain: Amount, what: str) -> bool:
+        """Charge for a call of unknown outcome, which has put back what it took.
+
+        Returns:
+            As `put_back`.
+        """
         _add(self._free, [-part for part in uncertain])
         self._lost.append((uncertain, what))
+        return min(self._free) < 0
 
     def keep(self, amount: Amount) -> None:
         """Have a call that has put back what it took take so much of it again."""

@@ -224,7 +224,7 @@ class SlicedStore(Store):
         held = self._held
         with held.lock:
             if held.mirror.knows(path):
-                return self._within_reach(path, held.mirror.peek(path))
+                return self._within_reach(path, held.mirror.states(path))
         states = self._store.peek(path)
         return None if states is None else held.as_they_are(path, states)
 
