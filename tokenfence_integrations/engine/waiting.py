@@ -7,7 +7,9 @@ is freed gathers for it. Calls that arrive while others wait queue behind them.
 
 All that holds only between calls that *compete*: a waiter is passed by, and ahead of, those calls
 alone that would take from the accounts in which it is `short`. A user who has used up a budget of
-their own, and waits for what is in flight there, holds up nobody else below the same parent.
+their own, and waits for what is in flight there, holds up nobody else below the same parent. Nor is
+a waiter woken for room that was made where it is not short, or for the leaving of somebody whom it
+did not compete with: below one parent thousands may wait, each for a budget of its own.
 
 `freed` and `leave` may run inside a finalizer while this very thread holds the lock, so neither
 ever waits for it: they leave a note that its holder acts on as it lets go.
@@ -16,7 +18,7 @@ ever waits for it: they leave a note that its holder acts on as it lets go.
 import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from threading import Lock, local
@@ -108,6 +110,8 @@ class Waiter:
         "awaits_window",
         "blocked",
         "blocks_thread",
+        "due",
+        "looking",
         "owner",
         "parents",
         "passed",
@@ -123,6 +127,8 @@ class Waiter:
         self.parents = parents.get()
         self.blocks_thread = blocks_thread
         self.blocked = False  # has looked, and found that it has to wait
+        self.looking = True  # `short` is of an earlier look
+        self.due = False  # what its last look came to may be otherwise by now
         self.awaits_window = False  # it needs nobody else's end: time alone gives it room
         self.passed = 0
         self.turn_since: float | None = None
@@ -141,6 +147,17 @@ class Waiter:
         short = self.short
         # Most often there is one account alone, or it is the root that has no room.
         return short[-1] == path[-1] or any(account in path for account in short)
+
+    def may_use(self, freed: Collection[str] | None) -> bool:
+        """Whether it may have room by now, if some was made in these accounts; None: in any."""
+        if self.due or self.looking or freed is None:
+            return True
+        return not set(self.short).isdisjoint(freed)
+
+    def looks(self) -> None:
+        """It is about to look."""
+        self.looking = True
+        self.due = False
 
     def is_stuck(self, owner: Owner) -> bool:
         """Whether calls of ``owner`` cannot go on while this waiter sleeps."""
@@ -221,7 +238,8 @@ class WaitingLine:
         self._lock = Lock()
         self.waiting: list[Waiter] = []  # read it at will, from any thread; change it only here
         self._turn: Waiter | None = None
-        self._freed = False
+        self._news: SimpleQueue[Collection[str] | None] = SimpleQueue()  # where room was made
+        self._round: Collection[str] | None = ()  # that for which turns are given
         self._gone: SimpleQueue[Waiter] = SimpleQueue()
 
     def __len__(self) -> int:
@@ -241,10 +259,14 @@ class WaitingLine:
             self.waiting.append(waiter)
         self._act()
 
-    def freed(self) -> None:
-        """Room may have been made: give turns from the head of the line on."""
+    def freed(self, accounts: Collection[str] | None = None) -> None:
+        """Room may have been made: give turns from the head of the line on.
+
+        Args:
+            accounts: Where; None: anywhere.
+        """
         if self.waiting:
-            self._freed = True
+            self._news.put(accounts)
             self._act()
 
     def opened(self, budget: str) -> None:
@@ -255,13 +277,24 @@ class WaitingLine:
         if awaited:
             self.freed()
 
+    def is_short(self, waiter: Waiter, accounts: Path) -> None:
+        """The waiter has looked, and has no room in these accounts."""
+        if not set(waiter.short).issubset(accounts):
+            with self._lock:
+                self._let_look(waiter)
+            self._news.put(())
+        waiter.short = accounts
+
     def pass_on(self, waiter: Waiter) -> None:
         """The waiter has looked and found no room: it keeps its place, the next has the turn."""
         with self._lock:
             waiter.turn_since = None
+            waiter.looking = False
+            if waiter.due:  # something has changed while it looked
+                self._news.put(())
             if self._turn is waiter:
                 self._turn = None
-                if not self._freed:  # else the turns begin again at the head
+                if not self._freed():  # else the turns begin again at the head
                     self._give_turn_after(waiter)
         self._act()
 
@@ -273,7 +306,7 @@ class WaitingLine:
                     break
                 ahead.passed += ahead.competes(waiter.path)
         self._gone.put(waiter)
-        self._freed = True
+        self._news.put(())
         self._act()
 
     def arrived(self, path: Path) -> None:
@@ -289,7 +322,9 @@ class WaitingLine:
     def must_queue(self, path: Path) -> bool:
         """Whether a new call has to take a place in line before it looks at the budget."""
         first = self._first(path, None)
-        return first is not None and (self._freed or self._turn is not None or self._closed(first))
+        return first is not None and (
+            self._freed() or self._turn is not None or self._closed(first)
+        )
 
     def may_look(self, waiter: Waiter) -> bool:
         """Whether a waiter may take room now, or has to leave it to those ahead of it.
@@ -297,7 +332,10 @@ class WaitingLine:
         It is theirs if the line is closed, and if it was freed after they had looked.
         """
         first = self._first(waiter.path, waiter)
-        return first is None or not (self._freed or self._closed(first))
+        if first is None or not (self._freed() or self._closed(first)):
+            return True
+        waiter.due = True  # they may leave it
+        return False
 
     def is_behind_closed(self, waiter: Waiter) -> bool:
         """Whether a waiter will not have a turn before one that is ahead of it has left."""
@@ -332,15 +370,28 @@ class WaitingLine:
             try:
                 while not self._gone.empty():
                     self._remove(self._gone.get())
-                if self._freed and not self._turn_in_use():
-                    self._freed = False
+                if self._freed() and not self._turn_in_use():
                     self._turn = None
+                    self._round = self._freed_since()
                     self._give_turn_from(0)
             finally:
                 self._lock.release()
 
     def _pending(self) -> bool:
-        return not self._gone.empty() or (self._freed and not self._turn_in_use())
+        return not self._gone.empty() or (self._freed() and not self._turn_in_use())
+
+    def _freed(self) -> bool:
+        """Whether room was made since turns were last given from the head of the line on."""
+        return not self._news.empty()
+
+    def _freed_since(self) -> Collection[str] | None:
+        """Where, or where it was before and not all have had their turn for it; None: anywhere."""
+        rooms = [self._round]
+        while not self._news.empty():
+            rooms.append(self._news.get())
+        if None in rooms:
+            return None
+        return {account for room in rooms for account in room or ()}
 
     def _turn_in_use(self) -> bool:
         turn = self._turn
@@ -351,8 +402,15 @@ class WaitingLine:
     def _remove(self, waiter: Waiter) -> None:
         if waiter in self.waiting:
             self.waiting.remove(waiter)
+            self._let_look(waiter)
         if self._turn is waiter:
             self._turn = None
+
+    def _let_look(self, waiter: Waiter) -> None:
+        """Those whom it competes with may have a larger share without it, or an open line."""
+        for other in self.waiting:
+            if other is not waiter and waiter.competes(other.path):
+                other.due = True
 
     def _give_turn_after(self, waiter: Waiter) -> None:
         if waiter in self.waiting:
@@ -362,6 +420,10 @@ class WaitingLine:
         asleep = {waiter.owner[0] for waiter in self.waiting if waiter.blocks_thread}
         while index < len(self.waiting):
             waiter = self.waiting[index]
+            if not waiter.may_use(self._round):
+                index += 1
+                continue
+            waiter.due = True
             cannot_run = not waiter.blocks_thread and waiter.owner[0] in asleep
             woken = waiter.turn_since is not None  # and will look anyway
             if cannot_run or woken or self.is_behind_closed(waiter):
@@ -376,3 +438,4 @@ class WaitingLine:
                 del self.waiting[index]
                 continue
             return
+        self._round = ()

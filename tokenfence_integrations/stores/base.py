@@ -7,7 +7,7 @@ above it (`engine.calls.admission`) from the states that the store reports.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -327,8 +327,12 @@ class Waiting(Protocol):
     def paths(self) -> Iterable[Path]:
         """The accounts that they wait for."""
 
-    def freed(self) -> None:
-        """There may be room: have them look again. Callable from any thread."""
+    def freed(self, accounts: Collection[str] | None = None) -> None:
+        """There may be room: have them look again. Callable from any thread.
+
+        Args:
+            accounts: The budgets in which it is; None: any.
+        """
 
 
 def is_of(account: str, budget: str) -> bool:

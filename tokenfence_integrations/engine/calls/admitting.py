@@ -154,6 +154,8 @@ class Admission:
                             yield Sleep(waiter, STALLED_AFTER)
                         continue
             if states is None:
+                if self._waiter is not None:
+                    self._waiter.looks()
                 states, fresh = self._tree.store.peek(self._path), self._tree.store.instant
             if states is None:
                 reply = yield Read(self._path)
@@ -269,7 +271,7 @@ class Admission:
         """Sleep until it is this call's turn again, for as long as it may wait in all."""
         line, now = self._tree.line, self._now()
         waiter = self._waiter or self._join()
-        waiter.short = self._short(states, option)
+        line.is_short(waiter, self._short(states, option))
         waiter.awaits_window = type(decision) is Refuse
         if self._begun_at is None:
             self._begun_at = now

@@ -401,7 +401,7 @@ class Call:
                 )
             )
         if tree.line.waiting:
-            tree.line.freed()
+            tree.line.freed(self.budget.path)
         if usage is not None:
             into, out = spent[2], spent[3]
             if request.max_output_tokens is None:

@@ -1,5 +1,6 @@
 """Hearing from PostgreSQL that room was made, for as long as anybody waits."""
 
+import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from tokenfence_integrations.stores.postgres.link import Link
+from tokenfence_integrations.stores.remote.wire import News
 
 __all__ = ["PostgresEars", "SleepingEars"]
 
@@ -29,15 +31,20 @@ class PostgresEars:
         self._channels: dict[str, str] = {}
         self._renew_at = 0.0
 
-    def hear(self, trees: frozenset[str], seconds: float) -> frozenset[str]:
+    def hear(self, trees: frozenset[str], seconds: float) -> News:
         """As `Ears.hear`."""
+        news = News()
         added = trees - set(self._channels.values())
         if trees != set(self._channels.values()) or time.monotonic() >= self._renew_at:
             self._listen(sorted(trees))
-        if added:  # room may have been made just before
-            return added
-        heard = self._link.use(lambda connection: self._notified(connection, seconds))
-        return frozenset(self._channels[name] for name in heard if name in self._channels)
+        for tree in added:  # room may have been made just before
+            news.add(tree)
+        if added:
+            return news
+        for channel, accounts in self._link.use(lambda link: self._notified(link, seconds)):
+            if channel in self._channels:
+                news.add(self._channels[channel], json.loads(accounts) if accounts else None)
+        return news
 
     def close(self) -> None:
         """As `Ears.close`."""
@@ -54,17 +61,18 @@ class PostgresEars:
         self._renew_at = time.monotonic() + RENEWED
 
     @staticmethod
-    def _notified(connection: Any, seconds: float) -> list[str]:
-        return [notice.channel for notice in connection.notifies(timeout=seconds, stop_after=1)]
+    def _notified(connection: Any, seconds: float) -> list[tuple[str, str]]:
+        notices = connection.notifies(timeout=seconds, stop_after=1)
+        return [(notice.channel, notice.payload) for notice in notices]
 
 
 class SleepingEars:
     """For poolers, behind which nothing is heard: who waits looks from time to time anyway."""
 
-    def hear(self, trees: frozenset[str], seconds: float) -> frozenset[str]:
+    def hear(self, trees: frozenset[str], seconds: float) -> News:
         """As `Ears.hear`."""
         time.sleep(seconds)
-        return frozenset()
+        return News()
 
     def close(self) -> None:
         """As `Ears.close`."""

@@ -26,6 +26,7 @@ from tokenfence_integrations.stores.redis.scripts import NAMES, WRITERS, scripts
 from tokenfence_integrations.stores.remote.wire import (
     Answer,
     Batch,
+    News,
     Order,
     Outcome,
     Unapplied,
@@ -264,7 +265,7 @@ class _RedisEars:
         client: Any = redis.Redis(connection_pool=self._pool)
         self._pubsub = client.pubsub()
 
-    def hear(self, trees: frozenset[str], seconds: float) -> frozenset[str]:
+    def hear(self, trees: frozenset[str], seconds: float) -> News:
         if self._pool not in self._wire._nodes.pools():
             raise Unreachable("another server has taken its place")
         channels = {f"{self._wire._base(tree)}freed": tree for tree in trees}
@@ -274,14 +275,17 @@ class _RedisEars:
             if gone := [channel for channel in self._trees if channel not in channels]:
                 self._pubsub.unsubscribe(*gone)
             self._trees = channels
-            heard = set()
+            news = News()
             message = self._pubsub.get_message(timeout=seconds)
             while message is not None:
-                # Also that it is subscribed to now: room made before that was not told.
-                if message["type"] in ("message", "subscribe"):
-                    heard.add(channels.get(message["channel"].decode(), ""))
+                tree = channels.get(message["channel"].decode(), "")
+                if message["type"] == "subscribe":  # room made before that was not told
+                    news.add(tree)
+                elif message["type"] == "message":
+                    account = message["data"].decode()
+                    news.add(tree, [account] if account else None)
                 message = self._pubsub.get_message(timeout=0)
-            return frozenset(heard)
+            return news
         except (exceptions.RedisError, OSError) as error:
             raise failed(self._wire.where, error) from error
 

@@ -8,7 +8,7 @@ from tokenfence_integrations.errors import StoreError
 from tokenfence_integrations.forks import begin_anew_in_children
 from tokenfence_integrations.stores.base import Waiting
 from tokenfence_integrations.stores.lines import Lines
-from tokenfence_integrations.stores.remote.wire import Ears, Unreachable, tree_of
+from tokenfence_integrations.stores.remote.wire import Ears, News, Unreachable, tree_of
 
 __all__ = ["Listener"]
 
@@ -56,10 +56,10 @@ class Listener:
         try:
             while lines := self._waiting():
                 everybody = frozenset(tree for trees in lines.values() for tree in trees)
-                freed = frozenset[str]()
+                news = News()
                 try:
                     ears = ears or self._listen()
-                    freed = ears.hear(everybody, HEAR)
+                    news = ears.hear(everybody, HEAR)
                 except (Unreachable, StoreError):
                     # Those who wait will find out for themselves, when they look.
                     if ears is not None:
@@ -69,10 +69,12 @@ class Listener:
                 now = time.monotonic()
                 if now >= look_at:
                     look_at = now + LOOK
-                    freed = everybody
+                    for tree in everybody:
+                        news.add(tree)
                 for line, trees in lines.items():
-                    if not freed.isdisjoint(trees):
-                        line.freed()
+                    budgets = news.of(trees)
+                    if budgets is None or budgets:
+                        line.freed(budgets)
                 del lines
         except BaseException:
             self._begun = False  # the next to wait begins it anew

@@ -9,7 +9,7 @@ below the highest that it has seen. Both are to be remembered for an hour.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tokenfence_integrations.stores.base import (
@@ -135,14 +135,50 @@ class Batch(NamedTuple):
     orders: Sequence[Order]
 
 
+class News:
+    """Where room may have been made: in which trees, and in which budgets of each.
+
+    Example:
+        >>> news = News()
+        >>> news.add("acme", ["acme/ada~2026-11"])
+        >>> sorted(news.of(["acme"])), news.of(["other"])
+        (['acme', 'acme/ada'], set())
+        >>> news.add("other")
+        >>> news.of(["acme", "other"]) is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self._budgets: dict[str, set[str] | None] = {}
+
+    def add(self, tree: str, accounts: Iterable[str] | None = None) -> None:
+        """Take note of more.
+
+        Args:
+            tree: A tree.
+            accounts: The accounts that have more room, as have those above them; None: any.
+        """
+        known = self._budgets.setdefault(tree, set())
+        if accounts is None:
+            self._budgets[tree] = None
+        elif known is not None:
+            for account in accounts:
+                known.update(_budgets_of(account))
+
+    def of(self, trees: Iterable[str]) -> set[str] | None:
+        """The budgets of these trees in which there may be room; None: any."""
+        budgets = [self._budgets.get(tree, set()) for tree in trees]
+        return None if None in budgets else set().union(*budgets)  # type: ignore[arg-type]
+
+
 class Ears(Protocol):
     """A connection of its own, on which a server tells that room was made."""
 
-    def hear(self, trees: frozenset[str], seconds: float) -> frozenset[str]:
+    def hear(self, trees: frozenset[str], seconds: float) -> "News":
         """Listen to exactly these trees, for at most so long.
 
         Returns:
-            Those in which room may have been made, and those that are listened to from now on.
+            Where room may have been made; in trees that are listened to from now on, anywhere.
 
         Raises:
             Unreachable: The connection broke.
@@ -204,6 +240,14 @@ def tree_of(account: str) -> str:
         {'acme'}
     """
     return account.split("/", 1)[0].split("~", 1)[0]
+
+
+def _budgets_of(account: str) -> Iterator[str]:
+    """The budget that an account is of, and those above it."""
+    name = account.partition("~")[0]
+    while name:
+        yield name
+        name = name.rpartition("/")[0]
 
 
 def accounts_of(command: Command) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ BEGIN
         OR call.input > kept[3] + spent[3] + uncertain[3]
         OR call.output > kept[4] + spent[4] + uncertain[4]
     THEN
-        PERFORM tokenfence.tell(ARRAY[call.tree]);
+        PERFORM tokenfence.tell(ARRAY[call.tree], ARRAY[call.path[1]]);
     END IF;
     RETURN true;
 END

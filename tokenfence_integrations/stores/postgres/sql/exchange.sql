@@ -31,6 +31,7 @@ DECLARE
     replies jsonb := '[]';
     to_keep jsonb := '{}';
     makes_room boolean := false;
+    freed text[] := '{}';  -- in these accounts, and those above them; null: anywhere
 BEGIN
     -- Under a stricter isolation level, what is read after the lock would be as old as the statement.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -54,14 +55,20 @@ BEGIN
     IF dead IS NOT NULL THEN
         PERFORM tokenfence.expire(dead, trees);
         makes_room := true;  -- or at least nothing to wait for any more
+        freed := NULL;
     END IF;
     FOR at IN 0 .. jsonb_array_length(orders) - 1 LOOP
         command := orders->at;
         place := command->0;
         IF place > so_far.number OR command->>1 = 'Read' THEN
             reply := tokenfence.apply(owner, command);
-            makes_room := makes_room
-                OR command->>1 IN ('End', 'Adjust', 'SetLimits', 'Open', 'Reset', 'Resolve');
+            IF command->>1 = 'End' THEN
+                makes_room := true;
+                freed := freed || ((command->>2)::text[])[1];
+            ELSIF command->>1 IN ('Adjust', 'SetLimits', 'Open', 'Reset', 'Resolve') THEN
+                makes_room := true;
+                freed := NULL;
+            END IF;
             IF command->>1 IN ('Open', 'Reset', 'Drop', 'Resolve', 'Anchor')
                 OR (command->>1 = 'Draw' AND reply = 'false')
             THEN
@@ -77,7 +84,7 @@ BEGIN
         UPDATE tokenfence.owners o SET answers = to_keep WHERE o.id = owner;
     END IF;
     IF makes_room THEN
-        PERFORM tokenfence.tell(trees);
+        PERFORM tokenfence.tell(trees, freed);
     END IF;
     RETURN replies;
 END

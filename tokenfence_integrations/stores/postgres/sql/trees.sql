@@ -30,16 +30,24 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT 'tokenfence_' || left(encode(sha256(convert_to(tree, 'UTF8')), 'hex'), 32)
 $$;
 
--- Tell those who wait for room in a tree that there may be some.
-CREATE FUNCTION tokenfence.tell(trees text[]) RETURNS void
+-- Tell those who wait for room in trees that there may be some: in these accounts and above them, as
+-- JSON; in any, if these are null or too many for a message.
+CREATE FUNCTION tokenfence.tell(trees text[], accounts text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     -- Commits that notify wait for one another in all of the database: so only if somebody waits.
-    PERFORM pg_notify(tokenfence.channel(tree), '')
+    PERFORM pg_notify(
+        tokenfence.channel(tree), CASE WHEN octet_length(there) < 7000 THEN there ELSE '' END
+    )
     FROM (
         SELECT DISTINCT w.tree FROM tokenfence.waiting w
         WHERE w.tree = ANY (trees) AND w.until > clock_timestamp()
-    ) AS waited_for;
+    ) AS waited_for
+    CROSS JOIN LATERAL (
+        SELECT jsonb_agg(DISTINCT account)::text AS there FROM unnest(accounts) AS account
+        WHERE tokenfence.tree_of(account) = tree
+    ) AS freed
+    WHERE accounts IS NULL OR there IS NOT NULL;
 END
 $$;
 

@@ -15,8 +15,9 @@ local function change_all(names, spent, reserved, uncertain)
   end
 end
 
-local function tell()
-  redis.call('PUBLISH', base .. 'freed', '')
+-- Have those look who wait for room in an account or above it; without one, all in the tree.
+local function tell(key)
+  redis.call('PUBLISH', base .. 'freed', key and string.sub(key, #key_of('') + 1) or '')
 end
 
 -- What is held: its amount, and all else as JSON.

@@ -40,5 +40,5 @@ if uncertain ~= NOTHING then
   charge(name .. '-' .. number, uncertain, as_time(now()), what, names, names)
 end
 note_number()
-if is_less(sum(sum(kept, spent), uncertain), reserved) then tell() end
+if is_less(sum(sum(kept, spent), uncertain), reserved) then tell(KEYS[5]) end
 return answer(true)

@@ -46,5 +46,5 @@ if uncertain ~= NOTHING then
   charge(owner .. '-' .. id .. '-' .. number, uncertain, as_time(now()), what, names, names)
 end
 note_number()
-tell()
+tell(KEYS[5])
 return answer(true, accounts)
