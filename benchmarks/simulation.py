@@ -9,9 +9,9 @@ call of the same worker ends that took from what it lacks, when the shared store
 it, and each second. It is refused after a minute, or once it would not fit even if all that is in
 flight settled at nothing.
 
-Whenever room is made, every worker that waits is told, as the stores on a server do it, and who
-asks first is drawn. Those who could not take it are not played, but counted: a worker is told of
-room anywhere in the tree, and then looks.
+Whenever room is made, every worker with a call that is short there is told, as the stores on a
+server do it, and who asks first is drawn. Those who could not take it are not played, but counted:
+a worker that is told looks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -277,7 +277,7 @@ class Outcome:
     round_trips_of_calls: int = 0
     """Those that a call waited for, or that were its own end; the others are the threads'."""
     told: int = 0
-    """How often a worker with calls that wait was told of room, in whatever account."""
+    """How often a worker was told of room in an account that one of its calls is short in."""
     waited: list[float] = field(default_factory=list)
     """Of each call that was admitted."""
     waited_although: list[float] = field(default_factory=list)
@@ -498,13 +498,19 @@ class Fleet:
         """There is room in the shared store: those who wait will hear of that."""
         if not self.waiting:
             return
-        if ROOT not in self.freed:  # there is room in it whenever there is anywhere
-            self.outcome.told += len(self.waiting)
+        news = [account for account in path if account not in self.freed]
+        short = {call.worker for account in news for call in self._short_of(account)}
+        self.outcome.told += len(short)
         for account in path:
             hears = account == ROOT or self.hearing.get(account)
             if hears and account not in self.freed:
                 self.freed.add(account)
                 self.events.after(HEARD, self._on_freed, account)
+
+    def _short_of(self, account: str) -> list[Call]:
+        """The calls that wait for room in an account."""
+        hearing = self.hearing.get(account, [])
+        return [call for _, _, call in hearing if call.short == account and not call.ended]
 
     def _on_freed(self, account: str) -> None:
         """Have those look who wait for room in an account, and could take it."""
