@@ -119,11 +119,15 @@ async def aexecute(store: Store, command: Command) -> Reply:
 
 
 def _lost(store: Store, error: KeyError) -> StoreError:
-    """Every account was opened when its `Budget` was made: its store has lost what it kept."""
+    """Every account was opened when its `Budget` was made: its store has lost what it kept.
+
+    That of a window may also have been dropped by a process for which it is long over.
+    """
     return StoreError(
         repr(store),
         f"{error} was opened, and is not there any more; restore it from a copy, or make its "
-        f"Budget again, which begins with nothing spent",
+        f"Budget again, which begins with nothing spent. (The account of a window is also dropped "
+        f"by a process whose clock is far ahead: then set the clocks right)",
     )
 
 
