@@ -108,13 +108,23 @@ def execute(store: Store, command: Command) -> Reply:
 
 
 async def aexecute(store: Store, command: Command) -> Reply:
-    """As `execute`, without blocking the event loop; a cancelled task keeps nothing reserved."""
+    """As `execute`, without blocking the event loop; a cancelled task keeps nothing reserved.
+
+    Raises:
+        StoreError: As for `execute`; or the event loop is not asyncio's.
+    """
     try:
         return await store.aexecute(command)
     except BaseException as error:
         _give_back(store, command)
         if isinstance(error, KeyError):
             raise _lost(store, error) from error
+        if isinstance(error, RuntimeError) and not _on_asyncio():
+            raise StoreError(
+                repr(store),
+                "tasks of asyncio alone can wait for it; with another event loop, such as trio's, "
+                "keep budgets in memory, or make the calls in threads, with a sync client",
+            ) from error
         raise
 
 
@@ -129,6 +139,12 @@ def _lost(store: Store, error: KeyError) -> StoreError:
         f"Budget again, which begins with nothing spent. (The account of a window is also dropped "
         f"by a process whose clock is far ahead: then set the clocks right)",
     )
+
+
+def _on_asyncio() -> bool:
+    import asyncio
+
+    return asyncio._get_running_loop() is not None
 
 
 def _give_back(store: Store, command: Command) -> None:
