@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.helpers import FakeClock, charged, reserve, small, spend
 from tests.engine.waiters import Asleep, Worker, ask, idle, in_loop
-from tokenfence_integrations import BudgetExceeded, Call
+from tokenfence_integrations import BudgetExceeded, Call, Usage
 
 # Threads and loops
 
@@ -115,6 +115,17 @@ async def test_a_sync_call_is_served_while_it_blocks_the_loop_of_those_ahead(
     worker.result()
     with pytest.raises(BudgetExceeded):
         await asyncio.wait_for(ahead, 20)
+
+
+async def test_a_sync_call_does_not_wait_for_a_turn_that_nobody_can_use_while_it_blocks() -> None:
+    budget = small(100)
+    held = reserve(budget, 80).admit()
+    other = asyncio.create_task(ask(budget, 60))
+    await idle()
+    held.settle(Usage(0, 10))  # so the other task has the turn, and looks once this one pauses
+    assert spend(budget, 20, wait=15).waited < 10
+    await asyncio.wait_for(other, 20)
+    assert charged(budget) == (30, 0, 0)
 
 
 def test_a_waiter_that_does_not_use_its_turn_loses_it_and_nobody_is_forgotten(

@@ -11,7 +11,8 @@ import pytest
 
 from tests.engine.helpers import FakeClock, charged, listen, nano, reserve, small, spend
 from tests.engine.waiters import Worker, ask, idle
-from tokenfence_integrations import Budget, BudgetExceeded, Call, Usage
+from tests.stores.factories import STORES
+from tokenfence_integrations import Budget, BudgetExceeded, Call, StoreError, Usage
 from tokenfence_integrations.engine import waiting
 from tokenfence_integrations.engine.tree import Clock
 
@@ -338,3 +339,10 @@ def test_another_loop_is_told_at_once_that_there_is_no_room() -> None:
     assert refusal.value.waited == 0
     held.release()
     _run_elsewhere(reserve(budget, 90).aadmit())
+
+
+def test_another_loop_is_told_that_it_cannot_wait_for_a_server() -> None:
+    budget = small(100, store=STORES["redis"]())
+    with pytest.raises(StoreError, match=r"asyncio alone.*keep budgets in memory"):
+        _run_elsewhere(reserve(budget, 90).aadmit())
+    assert charged(budget) == (0, 0, 0)

@@ -3,20 +3,24 @@
 import asyncio
 import pickle
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.engine.helpers import FakeClock, charged, listen, nano, reserve, spend
+from tests.engine.helpers import BOOK, FakeClock, charged, listen, nano, reserve, spend
 from tests.engine.waiters import Asleep, Worker, idle
 from tests.stores.factories import STORES
-from tokenfence_integrations import Budget, BudgetExceeded, Usage
+from tokenfence_integrations import Budget, BudgetExceeded, StoreError, Usage
 from tokenfence_integrations.engine.calls.admitting import Admission
 from tokenfence_integrations.engine.drivers import Sleep
 from tokenfence_integrations.engine.tree import Clock
 from tokenfence_integrations.engine.waiting import PATIENCE, STALLED_AFTER, SyncWaiter
+from tokenfence_integrations.forks import OwnLock
+from tokenfence_integrations.pricing.book import PriceBook
+from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import Read, Reply, Store
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -290,6 +294,78 @@ def test_what_a_process_left_behind_is_dropped_by_the_next(clock: FakeClock, sto
         clock.advance(DAY)
     kept = [exists(budget, f"acme~2026-11-{day}") for day in (24, 25, 26, 27)]
     assert kept == [False, False, True, True]
+
+
+class Meanwhile(PriceBook):
+    """Has something done between the look at the windows and the reservation, as a thread may."""
+
+    then: Callable[[], object] | None = None
+
+    def card(self, model: str) -> Card:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return BOOK.card(model)
+
+
+@pytest.mark.parametrize("days", [1, 2, 30])
+def test_a_clock_that_jumps_takes_no_account_from_a_call_that_is_being_admitted(
+    store: Store, days: int
+) -> None:
+    wall, clock = at("2026-11-24T10:00"), FakeClock()
+    budget = Budget(nano(100), per="day", name="acme", store=store, clock=Clock(wall, clock))
+    book = Meanwhile()
+
+    def jump() -> None:
+        wall.advance(days * DAY)
+        spend(budget, 30)
+
+    book.then = jump
+    with budget.reserve(
+        model="model", input_tokens=0, max_output_tokens=70, prices=book, wait=0
+    ) as call:
+        call.settle(Usage(0, 70))
+    assert charged(budget) == (30, 0, 0)
+    assert in_store(budget, "acme~2026-11-24") == 70
+    wall.advance(3 * DAY)
+    clock.advance(599)
+    spend(budget, 1)
+    assert exists(budget, "acme~2026-11-24"), "dropped before ten minutes have passed"
+    wall.advance(3 * DAY)
+    clock.advance(1)
+    spend(budget, 1)
+    assert not exists(budget, "acme~2026-11-24"), "never dropped"
+
+
+def test_a_window_that_opens_while_the_clock_jumps_is_not_dropped(store: Store) -> None:
+    wall = at("2026-11-24T10:00")
+    budget = Budget(nano(100), per="day", name="acme", store=store, clock=Clock(wall, FakeClock()))
+    tree = budget._tree
+
+    class Late(OwnLock):
+        """Taken after another thread has seen a later moment."""
+
+        def __enter__(self) -> None:
+            tree.moving = moving
+            wall.advance(5 * DAY)
+            tree.now()
+            moving.__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            moving.__exit__(*error)
+
+    moving, tree.moving = tree.moving, Late()
+    wall.advance(DAY)
+    spend(budget, 70)
+    assert in_store(budget, "acme~2026-11-25") == 70
+
+
+def test_an_account_that_another_clock_holds_to_be_long_over_is_a_matter_of_clocks() -> None:
+    store = STORES["sqlite"]()
+    late = daily(100, at("2026-11-24T10:00"), name="acme", store=store)
+    daily(100, at("2026-11-26T10:00"), name="acme", store=store)  # another process's, two days on
+    with pytest.raises(StoreError, match=r"acme~2026-11-24.*set the clocks right"):
+        spend(late, 10)
 
 
 @pytest.mark.parametrize("size", [0, 3])

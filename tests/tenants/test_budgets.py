@@ -375,9 +375,13 @@ def test_a_reload_with_a_mistake_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "budgets.toml"
     file.write_text('[budgets.a]\nusd = "$1"\n[budgets.b]\nusd = "$1"\n')
     found = Budgets.from_toml(file)
-    for text in ('[budgets.a]\nusd = "$2"\n[budgets.b]\nusd = "x"\n', 'store = "sqlite:///x.db"'):
+    for text in (
+        '[budgets.a]\nusd = "$2"\n[budgets.b]\nusd = "x"\n',
+        'store = "sqlite:///x.db"',
+        "# nothing yet\n",
+    ):
         file.write_text(text)
-        with pytest.raises(ValueError, match=r"budgets\.toml: (budgets\.b\.usd|store)"):
+        with pytest.raises(ValueError, match=r"budgets\.toml: (budgets\.b\.usd|store|it is empty)"):
             found.reload()
         assert found["a"].budget == 1
     file.write_text('[budgets.a]\nusd = "$2"\n[budgets.c]\nusd = "$3"\n')
@@ -387,6 +391,47 @@ def test_a_reload_with_a_mistake_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         found["b"]
     spend(b, 5)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [lambda found: found.tenant("ann"), lambda found: found["user:ann"]],
+    ids=["tenant", "key"],
+)
+def test_a_budget_that_is_looked_up_while_the_file_is_read_anew_is_as_the_new_one_says(
+    look: Callable[[Budgets], Budget],
+) -> None:
+    new = [changed(tiers__pro__usd="$3")]
+
+    def tier_of(tenant: str) -> str:
+        if new:  # another thread, say
+            found.reload(new.pop())
+        return "pro"
+
+    found = budgets(tier_of=tier_of)
+    assert look(found).budget == 3
+
+
+def test_of_two_threads_that_reload_the_later_has_the_later_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "budgets.toml"
+    file.write_text('[budgets.a]\nusd = "$1"\n')
+    found = Budgets.from_toml(file)
+    read_text, workers = Path.read_text, []
+
+    def slowly(path: Path, **options: Any) -> str:
+        text = read_text(path, **options)
+        if not workers:
+            file.write_text('[budgets.a]\nusd = "$2"\n')
+            workers.append(Worker(found.reload))
+            workers[0].join(0.2)  # it has to wait, and else would be overtaken
+        return text
+
+    monkeypatch.setattr(Path, "read_text", slowly)
+    found.reload()
+    workers[0].result()
+    assert found["a"].budget == 2
 
 
 def test_a_borrower_that_is_in_the_file_no_longer_is_stopped_by_its_own_limit(

@@ -108,23 +108,43 @@ def execute(store: Store, command: Command) -> Reply:
 
 
 async def aexecute(store: Store, command: Command) -> Reply:
-    """As `execute`, without blocking the event loop; a cancelled task keeps nothing reserved."""
+    """As `execute`, without blocking the event loop; a cancelled task keeps nothing reserved.
+
+    Raises:
+        StoreError: As for `execute`; or the event loop is not asyncio's.
+    """
     try:
         return await store.aexecute(command)
     except BaseException as error:
         _give_back(store, command)
         if isinstance(error, KeyError):
             raise _lost(store, error) from error
+        if isinstance(error, RuntimeError) and not _on_asyncio():
+            raise StoreError(
+                repr(store),
+                "tasks of asyncio alone can wait for it; with another event loop, such as trio's, "
+                "keep budgets in memory, or make the calls in threads, with a sync client",
+            ) from error
         raise
 
 
 def _lost(store: Store, error: KeyError) -> StoreError:
-    """Every account was opened when its `Budget` was made: its store has lost what it kept."""
+    """Every account was opened when its `Budget` was made: its store has lost what it kept.
+
+    That of a window may also have been dropped by a process for which it is long over.
+    """
     return StoreError(
         repr(store),
         f"{error} was opened, and is not there any more; restore it from a copy, or make its "
-        f"Budget again, which begins with nothing spent",
+        f"Budget again, which begins with nothing spent. (The account of a window is also dropped "
+        f"by a process whose clock is far ahead: then set the clocks right)",
     )
+
+
+def _on_asyncio() -> bool:
+    import asyncio
+
+    return asyncio._get_running_loop() is not None
 
 
 def _give_back(store: Store, command: Command) -> None:

@@ -72,6 +72,7 @@ class Tree:
         self._latest = 0.0
         self._retiring: list[tuple[float, str]] = []
         self._to_retire: set[str] = set()
+        self._kept_until: dict[str, float] = {}
         self.forecasts = Forecasts()
         self.name = ""
         """The root's."""
@@ -101,25 +102,32 @@ class Tree:
         self._latest = now
         return now
 
-    def retire_later(self, at: float, account: str) -> None:
+    def keep(self, account: str, seconds: float) -> None:
+        """Do not drop a window's account for so long, whatever the clock says; `moving` is held."""
+        self._kept_until[account] = self.clock.monotonic() + seconds
+
+    def retire_later(self, at: float, account: str, now: float) -> None:
         """Drop a window's account at a time, or once no call of this tree is in flight there.
 
-        What is due is dropped whenever another window opens; `moving` is held.
+        What is due now is dropped whenever another window opens; `moving` is held.
         """
         if account not in self._to_retire:  # else its budget has passed, and is made again
             self._to_retire.add(account)
             heapq.heappush(self._retiring, (at, account))
-        now, due = self._latest, []
+        due = []
         while self._retiring and self._retiring[0][0] <= now:
             due.append(heapq.heappop(self._retiring))
         if not due:
             return
         in_use = {name for _, path, _ in list(self.live.values()) for name in path}
+        now_really = self.clock.monotonic()
+        in_use |= {name for _, name in due if self._kept_until.get(name, now_really) > now_really}
         for time_due, name in due:
             if name in in_use:
                 heapq.heappush(self._retiring, (max(now, time_due) + 1.0, name))
             else:
                 self._to_retire.discard(name)
+                self._kept_until.pop(name, None)
                 self.store.note(Drop(name))
         self.ledger.retire([name for _, name in due if name not in in_use])
 

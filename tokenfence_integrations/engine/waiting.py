@@ -397,7 +397,13 @@ class WaitingLine:
         turn = self._turn
         if turn is None:
             return False
-        return turn.turn_since is None or self._clock() - turn.turn_since < STALLED_AFTER
+        if turn.turn_since is not None and self._clock() - turn.turn_since >= STALLED_AFTER:
+            return False
+        return turn.blocks_thread or turn.owner[0] not in self._asleep()
+
+    def _asleep(self) -> set[int]:
+        """The threads that a waiter blocks, so that no event loop of theirs goes on."""
+        return {waiter.owner[0] for waiter in self.waiting.copy() if waiter.blocks_thread}
 
     def _remove(self, waiter: Waiter) -> None:
         if waiter in self.waiting:
@@ -417,7 +423,7 @@ class WaitingLine:
             self._give_turn_from(self.waiting.index(waiter) + 1)
 
     def _give_turn_from(self, index: int) -> None:
-        asleep = {waiter.owner[0] for waiter in self.waiting if waiter.blocks_thread}
+        asleep = self._asleep()
         while index < len(self.waiting):
             waiter = self.waiting[index]
             if not waiter.may_use(self._round):

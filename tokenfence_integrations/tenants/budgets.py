@@ -1,7 +1,7 @@
 """The budgets of a file, found by key, and made when they are first asked for."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -115,7 +115,7 @@ class Budgets:
             return kept
         if not isinstance(key, str):
             raise TypeError(f"the key of a budget must be text, got {key!r}")
-        return self._budget(self._plan.find(key, self._tier_of))
+        return self._budget(lambda plan: plan.find(key, self._tier_of))
 
     def tenant(self, tenant: str | int, tier: str | None = None) -> Budget:
         """The budget of a tenant: what the file says of it, or else of its tier.
@@ -137,10 +137,13 @@ class Budgets:
         name = str(tenant)
         if not name or isinstance(tenant, bool) or not isinstance(tenant, str | int):
             raise ValueError(f"a tenant must be text, not empty, or a number, got {tenant!r}")
+        tier_of = self._tier_of if tier is None else lambda _: tier
         plan = self._plan
-        known = plan.tier(name, self._tier_of if tier is None else lambda _: tier)
+        known = plan.tier(name, tier_of)
         key = "/".join(plan.tiers[known].template.names(name))
-        return self._there(key, known) or self._budget(plan.find_tenant(name, known))
+        return self._there(key, known) or self._budget(
+            lambda plan: plan.find_tenant(name, plan.tier(name, tier_of))
+        )
 
     def __iter__(self) -> Iterator[str]:
         """The keys of the budgets that are in the file itself, parents first."""
@@ -168,19 +171,16 @@ class Budgets:
             OSError: The file cannot be read.
             ValueError: There is a mistake in it, or another store: then nothing has changed.
         """
-        if data is not None:
-            plan = read(data, self._plan.source)
-        elif self._file is not None:
-            plan = _read_file(self._file)
-        else:
-            raise ValueError("these budgets were made of a dict: reload() needs the new one")
-        for key, has, new in zip(Storage._fields, self._plan.storage, plan.storage, strict=True):
-            if has != new:
-                raise ValueError(
-                    f"{plan.source}: {key}: cannot change from {has!r} to {new!r} while budgets "
-                    f"are in use; start anew"
-                )
-        with self._making:
+        with self._making:  # also while it is read: of two at once, the later has the later file
+            plan = self._read_anew(data)
+            for key, has, new in zip(
+                Storage._fields, self._plan.storage, plan.storage, strict=True
+            ):
+                if has != new:
+                    raise ValueError(
+                        f"{plan.source}: {key}: cannot change from {has!r} to {new!r} while "
+                        f"budgets are in use; start anew"
+                    )
             self._plan = plan
             for key, budget in list(self._kept.items()):  # parents were made first
                 nodes = plan.nodes(tuple(key.split("/")))
@@ -196,6 +196,13 @@ class Budgets:
                     else:
                         _configure(budget, found.nodes[-1])
 
+    def _read_anew(self, data: Mapping[str, Any] | None) -> Plan:
+        if data is not None:
+            return read(data, self._plan.source)
+        if self._file is None:
+            raise ValueError("these budgets were made of a dict: reload() needs the new one")
+        return _read_file(self._file)
+
     def _weak(self, tier: str) -> WeakValueDictionary[str, Budget]:
         return self._alive.setdefault(tier, WeakValueDictionary())
 
@@ -204,16 +211,23 @@ class Budgets:
         tenants = self._alive.get(tier) if tier else None
         return self._kept.get(key) or (None if tenants is None else tenants.get(key))
 
-    def _budget(self, found: Found) -> Budget:
-        budget = self._there("/".join(found.names), found.tier)
-        if budget is not None:
-            return budget
-        with self._making:  # two threads that ask for the same key get the same budget
-            above: Budget | None = None
-            for depth in range(1, len(found.names) + 1):
-                above = self._level(found, depth, above)
-            assert above is not None, "a path has at least one name"
-            return above
+    def _budget(self, find: Callable[[Plan], Found]) -> Budget:
+        while True:
+            plan = self._plan
+            found = find(plan)
+            budget = self._there("/".join(found.names), found.tier)
+            if budget is not None:
+                return budget
+            with self._making:  # two threads that ask for the same key get the same budget
+                if self._plan is plan:  # else it was read anew meanwhile, and may say otherwise
+                    return self._path(found)
+
+    def _path(self, found: Found) -> Budget:
+        above: Budget | None = None
+        for depth in range(1, len(found.names) + 1):
+            above = self._level(found, depth, above)
+        assert above is not None, "a path has at least one name"
+        return above
 
     def _level(self, found: Found, depth: int, parent: Budget | None) -> Budget:
         """The budget so far down the path, made if there is none."""
@@ -260,6 +274,11 @@ def _read_file(file: Path) -> Plan:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    if not data:  # as whoever writes it first makes it
+        raise ValueError(
+            f"{file}: it is empty; if it is being written just now, write another file, and rename "
+            f"that to this one"
+        )
     return read(data, str(file))
 
 

@@ -148,7 +148,11 @@ class Accounts:
         # Noted, so that it stands in front of the first reservation, whoever makes that.
         tree.store.note(Open(account, self.limits))
         tree.ledger.open(account)
-        tree.retire_later(max(schedule.at(window.end).end, window.end + KEPT), account)
+        if self._window is not None:
+            # The clock may have been put forward, or the machine have slept for days, while another
+            # thread or process is about to reserve there: so many seconds have really to go by.
+            tree.keep(account_named(self._name, self._window), KEPT)
+        tree.retire_later(max(schedule.at(window.end).end, window.end + KEPT), account, now)
         if self._window is None and (over := _long_over(schedule, window, now)) is not None:
             # Of a process that has ended meanwhile, perhaps.
             tree.store.note(Drop(account_named(self._name, over)))

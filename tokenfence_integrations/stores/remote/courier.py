@@ -170,6 +170,7 @@ class Courier:
         if not self._called:
             self._called = True
             _unsent[self] = self._store()
+            at_exit(_close_all)  # a process may end before its thread has sent anything
             self._tender.call()
 
     # Sending: one batch at a time, by whoever holds the lock
@@ -253,7 +254,6 @@ class Courier:
         if not orders and not trees:
             self.outbox.take_out(taken)
             return None
-        at_exit(_close_all)
         try:
             batch = Batch(self._owner, self._epoch, self._lease, trees, orders)
             outcomes = self.wire.exchange(batch)

@@ -346,7 +346,7 @@ class SlicedStore(Store):
 
     def _lend(self) -> None:
         """What is held has to be given back some time."""
-        at_exit(_give_back_all)
+        at_exit(_give_back_all, needs_stores=True)
         _lending.add(self)
         self._wake()
 

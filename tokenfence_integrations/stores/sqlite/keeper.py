@@ -208,6 +208,8 @@ class Keeper:
         except StoreError as error:
             self._tell_failure(error)
         _unwritten[self] = self._store()
+        _keepers.add(self)
+        at_exit(_close_all)  # a process may end before its thread has opened the file
         self.tender.asleep = False
         self.tender.call()
 
