@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenfence_integrations.usage import Usage, check_usage
+from tokenfence_integrations.usage import MOST_TOKENS, Usage, check_usage
 
 
 def test_usages_add_up_kind_by_kind() -> None:
@@ -33,3 +33,12 @@ def test_a_sound_usage_passes_the_check() -> None:
 def test_the_check_names_what_is_wrong(field: str, count: object) -> None:
     with pytest.raises(ValueError, match=rf"usage\.{field} is .*expected an integer"):
         check_usage(Usage(**{field: count}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", Usage._fields)
+def test_the_check_refuses_more_than_any_call_uses(field: str) -> None:
+    check_usage(Usage(**{field: MOST_TOKENS}))
+    with pytest.raises(
+        ValueError, match=rf"usage\.{field} is 1,000,000,000,001: no call uses more"
+    ):
+        check_usage(Usage(**{field: MOST_TOKENS + 1}))

@@ -1,6 +1,6 @@
 """`guard()` and `async_guard()`: put a budget inside what they are given."""
 
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.policy import (
@@ -8,6 +8,7 @@ from tokenfence_integrations.engine.calls.policy import (
     OnLimit,
     OnUnknown,
 )
+from tokenfence_integrations.models.guarding import MoreTerms
 from tokenfence_integrations.pricing.book import Prices
 
 if TYPE_CHECKING:
@@ -35,17 +36,8 @@ LlamaIndexThing = TypeVar("LlamaIndexThing", bound="LLM | BaseEmbedding")
 __all__ = ["async_guard", "guard"]
 
 
-class _CommonTerms(TypedDict, total=False):
+class _CommonTerms(MoreTerms, total=False):
     budget: Budget | Dollars | None
-    on_limit: OnLimit
-    threshold: float | None
-    wait: float
-    min_output_tokens: int
-    on_unknown: OnUnknown
-    prices: Prices
-    strict: bool
-    stream_usage: bool
-    exact_input: bool | None
 
 
 class Terms(_CommonTerms, total=False):

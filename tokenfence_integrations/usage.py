@@ -83,7 +83,7 @@ def check_usage(usage: Usage) -> Usage:
         The same object.
 
     Raises:
-        ValueError: If a count is not an integer, is a bool, or is negative.
+        ValueError: If a count is not an integer, is a bool, is negative, or above `MOST_TOKENS`.
 
     Example:
         >>> check_usage(Usage(input_tokens=-1))
@@ -94,4 +94,9 @@ def check_usage(usage: Usage) -> Usage:
     for name, count in zip(usage._fields, usage, strict=True):
         if type(count) is not int or count < 0:  # exactly: a bool is an int too
             raise ValueError(f"usage.{name} is {count!r}: expected an integer, zero or more")
+        if count > MOST_TOKENS:
+            raise ValueError(
+                f"usage.{name} is {count:,}: no call uses more than {MOST_TOKENS:,}; give what the "
+                f"provider reports"
+            )
     return usage

@@ -17,6 +17,8 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "
 # One second of sound, in the provider's eyes.
 SOUND = ("a.wav", b"\0" * 32_000)
 
+PICTURE = ("a.png", b"\x89PNG")
+
 CHANGING = frozenset({"id", "created", "created_at", "item_id", "completed_at", "_request_id"})
 
 
@@ -79,6 +81,7 @@ WHOLE: dict[str, Ask] = {
     "responses parse": lambda c: c.responses.parse(
         model="gpt-4o", input="Hello", text_format=Weather
     ),
+    "compaction": lambda c: c.responses.compact(model="gpt-4o", input=HELLO),
     "completions": lambda c: c.completions.create(model="gpt-3.5-turbo-instruct", prompt="Once"),
     "completions n, best_of": lambda c: c.completions.create(
         model="gpt-3.5-turbo-instruct", prompt="Once", n=2, best_of=4, max_tokens=8
@@ -103,6 +106,17 @@ WHOLE: dict[str, Ask] = {
     "image": lambda c: c.images.generate(model="gpt-image-1", prompt="A cat"),
     "images": lambda c: c.images.generate(
         model="gpt-image-1", prompt="A cat", n=2, size="1024x1024", quality="low"
+    ),
+    "image from another": lambda c: c.images.edit(
+        model="gpt-image-1", prompt="A cat", image=PICTURE, quality="low"
+    ),
+    "images from others": lambda c: c.images.edit(
+        model="gpt-image-1",
+        prompt="A cat",
+        image=[PICTURE, PICTURE],
+        mask=PICTURE,
+        input_fidelity="high",
+        n=2,
     ),
     "transcription": lambda c: c.audio.transcriptions.create(model="gpt-4o-transcribe", file=SOUND),
     "transcription by the second": lambda c: c.audio.transcriptions.create(

@@ -491,7 +491,13 @@ def test_an_endpoint_is_warned_of_once(
 
 
 @pytest.mark.parametrize(
-    "path", ["/chat/completions/chatcmpl-1", "/organization/projects", "/threads/t_1/messages"]
+    "path",
+    [
+        "/chat/completions/chatcmpl-1",
+        "/organization/projects",
+        "/responses/input_tokens",
+        "/threads/t_1/messages",
+    ],
 )
 def test_strict_lets_through_what_is_free(budget: Budget, path: str) -> None:
     with scripted_client({}) as client:

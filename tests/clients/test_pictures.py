@@ -11,8 +11,11 @@ from tests.clients.helpers import (
     outcomes,
     scripted_client,
 )
-from tokenfence_integrations import Budget, Price, guard
+from tokenfence_integrations import Budget, Price, UnmeteredError, guard
 from tokenfence_integrations.testing import SimulatedProvider
+
+NEW = {"gpt-image-2.6-flare": Price(input="$5/M", output="$30/M")}
+"""Prices of models that a price list may not have yet."""
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
@@ -47,6 +50,8 @@ class TestPictures:
             ("gpt-image-1", "1024x1536", "high", 6_240),
             ("gpt-image-1-mini", "1024x1024", "low", 272),
             ("gpt-image-1.5", "auto", "auto", 6_240),
+            ("gpt-image-2.6-flare", "1536x1024", "low", 664),  # as its users have measured
+            ("gpt-image-2.6-flare", "1024x1024", "auto", 5_800),
         ],
     )
     def test_is_within_its_bound(
@@ -60,11 +65,39 @@ class TestPictures:
         }
         answer = {"created": 1, "data": [{"b64_json": ""}] * 2, "usage": usage}
         with scripted_client(answer) as client:
-            guard(client, budget=budget).images.generate(
+            guard(client, budget=budget, prices=NEW).images.generate(
                 model=model, prompt="A cat", size=size, quality=quality, n=2
             )
         [record] = budget.ledger
         assert 0 < record.cost <= record.bound
+
+    def test_the_frames_of_a_gif_are_drawn_on_one_sheet(self, budget: Budget) -> None:
+        tokens = 7_024  # of 1024x1024 at high quality, which four frames of 512x512 fill
+        usage = {"input_tokens": 5, "output_tokens": tokens, "total_tokens": 5 + tokens}
+        answer = {"created": 1, "data": [{"b64_json": ""}], "usage": usage}
+        with scripted_client(answer) as client:
+            guard(client, budget=budget, prices=NEW).images.generate(
+                model="gpt-image-2.6-flare",
+                prompt="A cat",
+                size="512x512",
+                quality="high",
+                extra_body={"output_format": "gif", "frame_count": 4},
+            )
+        [record] = budget.ledger
+        assert 0 < record.cost <= record.bound
+
+    def test_the_model_that_writes_an_svg_is_not_metered(
+        self, budget: Budget, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        svg: dict[str, Any] = {"output_format": "svg", "svg": {"model": "gpt-5"}}
+        ask: Any = {"model": "gpt-image-1", "prompt": "A cat", "extra_body": svg}
+        usage = {"input_tokens": 5, "output_tokens": 1_056, "total_tokens": 1_061}
+        with scripted_client({"created": 1, "data": [{}], "usage": usage}) as client:
+            with pytest.raises(UnmeteredError, match="an SVG"):
+                guard(client, budget=budget, strict=True).images.generate(**ask)
+            guard(client, budget=budget).images.generate(**ask)
+        assert "the model that writes an SVG cannot be metered" in caplog.text
+        assert outcomes(budget) == ["settled"]
 
     @pytest.mark.parametrize("size", [70, 2_000_000])
     def test_pictures_to_edit_count_by_their_pixels(self, budget: Budget, size: int) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -24,6 +25,7 @@ from tokenfence_integrations.engine.calls.request import CallRequest
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.stores.base import Amount, Command, End, Reply
 from tokenfence_integrations.stores.memory import MemoryStore
+from tokenfence_integrations.stores.sqlite import SQLiteStore
 
 # In and out
 
@@ -339,6 +341,21 @@ def test_a_usage_that_nobody_could_mean_is_not_settled(usage: Usage) -> None:
     ):
         call.settle(usage)
     assert outcomes(budget) == [("uncertain", 0, 20)]
+
+
+@pytest.mark.parametrize(
+    "usage", [Usage(10**30), Usage(5, 10**30), Usage(5, 5, images=10**30), Usage(10**12 + 1, 5)]
+)
+def test_a_usage_that_no_store_could_hold_is_not_settled(usage: Usage, tmp_path: Path) -> None:
+    with contextlib.closing(SQLiteStore(tmp_path / "budgets.db")) as store:
+        budget = small(100, store=store)
+        with (
+            pytest.raises(ValueError, match="no call uses more than 1,000,000,000,000"),
+            reserve(budget, 20) as call,
+        ):
+            call.settle(usage)
+        assert outcomes(budget) == [("uncertain", 0, 20)]
+        assert charged(budget) == (0, 0, 20)
 
 
 @pytest.mark.parametrize("part", ["cached_tokens", "input_audio_tokens", "images"])

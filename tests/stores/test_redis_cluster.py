@@ -27,7 +27,8 @@ from tokenfence_integrations.stores.base import (
     Reset,
     Resolve,
 )
-from tokenfence_integrations.stores.redis import RedisStore, wire
+from tokenfence_integrations.stores.redis import RedisStore
+from tokenfence_integrations.stores.redis.nodes import ClusterNodes
 from tokenfence_integrations.stores.remote import listening
 
 TREES = [f"tree-{number}" for number in range(12)]
@@ -106,11 +107,15 @@ def test_two_processes_use_up_one_budget_and_never_pass_it(cluster: Cluster) -> 
 def test_who_waits_is_told_whichever_server_the_tree_is_on(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, listened_to: int
 ) -> None:
-    def choice(pools: list[Any]) -> Any:
-        port = cluster.ports[listened_to]
-        return next(pool for pool in pools if pool.connection_kwargs["port"] == port)
+    asked = []
 
-    monkeypatch.setattr(wire.random, "choice", choice)
+    def any_pool(nodes: ClusterNodes) -> Any:
+        port = cluster.ports[listened_to]
+        [pool] = [pool for pool in nodes.pools() if pool.connection_kwargs["port"] == port]
+        asked.append(pool)
+        return pool
+
+    monkeypatch.setattr(ClusterNodes, "any_pool", any_pool)
     prefix = new_prefix()
     with cluster.client() as client:
         one, other = (RedisStore(client, prefix=prefix) for _ in range(2))
@@ -127,6 +132,7 @@ def test_who_waits_is_told_whichever_server_the_tree_is_on(
             assert charged(mine) == (100, 0, 0)
         for store in (one, other):
             store.close()
+    assert asked
 
 
 def test_one_server_of_a_cluster_is_an_error_at_once_for_keys_of_another(cluster: Cluster) -> None:

@@ -74,6 +74,30 @@ def test_images(provider: SimulatedProvider, client: openai.OpenAI) -> None:
     assert provider.billed == reply.usage.input_tokens * 5_000 + 2 * 1584 * 40_000
 
 
+@pytest.mark.parametrize(("fidelity", "each"), [("low", 581), ("high", 581 + 4160)])
+def test_edits_pay_for_the_pictures_that_they_start_from(
+    provider: SimulatedProvider, client: openai.OpenAI, fidelity: str, each: int
+) -> None:
+    reply = client.images.edit(
+        model="gpt-image-1",
+        prompt="A red fox",
+        image=[("a.png", b"a"), ("b.png", b"b")],
+        mask=("mask.png", b"c"),
+        input_fidelity=fidelity,
+        size="1024x1024",
+        quality="low",
+        n=2,
+    )
+    text = count("A red fox", "gpt-image-1")
+    told = reply.usage.input_tokens_details
+    assert (told.text_tokens, told.image_tokens) == (text, 3 * each)
+    assert len(reply.data) == 2
+    # $5, $10 and $40 per million tokens: text, pictures to edit, and drawn ones.
+    assert provider.billed == text * 5_000 + 3 * each * 10_000 + 2 * 272 * 40_000
+    [line] = provider.bill
+    assert (line.endpoint, line.input_image_tokens) == ("/v1/images/edits", 3 * each)
+
+
 def test_transcriptions(provider: SimulatedProvider, client: openai.OpenAI) -> None:
     second = bytes(32_000)
     reply = client.audio.transcriptions.create(
@@ -119,6 +143,7 @@ def test_a_batch_is_done_at_half_the_price(
     )
     assert created.status == "validating"
     done = client.batches.retrieve(created.id)
+    assert [batch.id for batch in client.batches.list()] == [created.id]
     assert done.status == "completed"
     assert done.request_counts.completed == 2
     lines = client.files.content(done.output_file_id).text.splitlines()

@@ -133,3 +133,24 @@ def test_omitted_usage(provider: SimulatedProvider, client: openai.OpenAI) -> No
     provider.behave(omit_usage=True)
     assert client.responses.create(model="gpt-4o", input="Hello").usage is None
     assert provider.bill[0].output_tokens == 16
+
+
+def test_a_conversation_is_compacted_at_its_price(
+    provider: SimulatedProvider, client: openai.OpenAI
+) -> None:
+    first = client.responses.create(model="gpt-4o", input="Hello there")
+    provider.clear()
+    compacted = client.responses.compact(model="gpt-4o", input="Hello there")
+    [item] = compacted.output
+    assert (compacted.object, item.type) == ("response.compaction", "compaction")
+    assert compacted.usage.input_tokens == first.usage.input_tokens
+    assert compacted.usage.output_tokens == 16
+    # $2.50 and $10 per million tokens.
+    assert provider.billed == compacted.usage.input_tokens * 2_500 + 16 * 10_000
+
+
+def test_counting_an_input_is_free(provider: SimulatedProvider, client: openai.OpenAI) -> None:
+    counted = client.responses.input_tokens.count(model="gpt-4o", input="Hello there")
+    assert provider.billed == 0
+    answered = client.responses.create(model="gpt-4o", input="Hello there")
+    assert counted.input_tokens == answered.usage.input_tokens

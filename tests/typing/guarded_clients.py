@@ -94,3 +94,8 @@ guard(openai.OpenAI(), wait="long")  # expect: call-overload
 guard("sk-key", budget="$5.00")  # expect: call-overload
 async_guard(openai.OpenAI(), budget="$5.00")  # expect: call-overload
 wrong: openai.AsyncOpenAI = guard(openai.OpenAI(), budget=1)  # expect: assignment
+
+
+def ask_wrongly(engine: RetrieverQueryEngine) -> None:
+    budget_for(engine, "$0.05", on_limit="never")  # expect: arg-type
+    budget_for(engine, "$0.05", treshold=0.5)  # expect: call-arg

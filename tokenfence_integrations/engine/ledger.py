@@ -165,6 +165,10 @@ class Ledger:
             except Exception:
                 logger().exception("ledger sink %r failed on call %d", self._sink, record[1])
 
+    def holds(self, call: int) -> bool:
+        """Whether a call of this number has a record among those that are kept."""
+        return any(record[1] == call for record in self._records.copy())
+
     def _shrink(self) -> None:
         if self._stale:
             self._stale = False

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -16,6 +16,7 @@ from tokenfence_integrations.engine.reading import asnapshot
 from tokenfence_integrations.engine.scope import scoped_budget
 from tokenfence_integrations.llama_index.components import models_of, with_parts
 from tokenfence_integrations.llama_index.guarding import Guarding, LLMFallback
+from tokenfence_integrations.models.guarding import MoreTerms
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
 from tokenfence_integrations.money import to_float
 
@@ -74,7 +75,7 @@ def budget_for(
     tokens: int | None = None,
     parent: Budget | None = None,
     fallback: LLMFallback = None,
-    **terms: Any,
+    **terms: Unpack[MoreTerms],
 ) -> Engine:
     """The same query engine, with a fresh budget for each query.
 

@@ -113,36 +113,16 @@ class BudgetedLLM(_LLM):
     # Where the provider is called
 
     def chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._left_to_client(SYNC):
-            return run(self._answer("chat", messages, args, kwargs))
-        try:
-            return super().chat(messages, *args, **kwargs)  # type: ignore[safe-super]
-        except BudgetExceeded as refusal:
-            return self._refused("chat", refusal, kwargs)
+        return run(self._answer("chat", messages, args, kwargs))
 
     def complete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._left_to_client(SYNC):
-            return run(self._answer("complete", prompt, args, kwargs))
-        try:
-            return super().complete(prompt, *args, **kwargs)  # type: ignore[safe-super]
-        except BudgetExceeded as refusal:
-            return self._refused("complete", refusal, kwargs)
+        return run(self._answer("complete", prompt, args, kwargs))
 
     async def achat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._left_to_client(ASYNC):
-            return await arun(self._answer("achat", messages, args, kwargs))
-        try:
-            return await super().achat(messages, *args, **kwargs)  # type: ignore[safe-super]
-        except BudgetExceeded as refusal:
-            return self._refused("achat", refusal, kwargs)
+        return await arun(self._answer("achat", messages, args, kwargs))
 
     async def acomplete(self, prompt: Any, *args: Any, **kwargs: Any) -> Any:
-        if not self._left_to_client(ASYNC):
-            return await arun(self._answer("acomplete", prompt, args, kwargs))
-        try:
-            return await super().acomplete(prompt, *args, **kwargs)  # type: ignore[safe-super]
-        except BudgetExceeded as refusal:
-            return self._refused("acomplete", refusal, kwargs)
+        return await arun(self._answer("acomplete", prompt, args, kwargs))
 
     def stream_chat(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
         stream = run(self._answer("stream_chat", messages, args, kwargs))
@@ -160,12 +140,15 @@ class BudgetedLLM(_LLM):
         stream = await arun(self._answer("astream_complete", prompt, args, kwargs))
         return stream.aread() if isinstance(stream, Responses) else stream
 
-    # All other ways, each written once
-
     def _answer(
         self, method: str, content: Content, args: Any, options: dict[str, Any]
     ) -> Flow[Any]:
         """An answer, whole or a stream: admitted, made, and settled when all of it has come."""
+        if self._left_to_client(method):
+            try:
+                return (yield partial(self._own(method), content, *args, **options))
+            except BudgetExceeded as refusal:
+                return self._refused(method, refusal, options)
         if runs(self):
             return (yield partial(self._own(method), content, *args, **options))
         try:
@@ -188,20 +171,18 @@ class BudgetedLLM(_LLM):
         exchange.finished(response)
         return self._signed(response, call)
 
-    def _left_to_client(self, client: str) -> bool:
+    def _left_to_client(self, method: str) -> bool:
         """Whether the guarded client below does all that has to be done for a call.
 
-        Not where an outer layer has reserved for this LLM, nor if the user has put a client in its
-        place that counts against another budget, or at other prices.
-
-        Args:
-            client: Where the client of the way is held.
+        Not for streams, nor where an outer layer has reserved for this LLM, nor if the user has put
+        a client in its place that counts against another budget, or at other prices.
         """
         handover = offered.get()
         return (
-            self.tokenfence_terms.client_reserves
+            method in WHOLE
+            and self.tokenfence_terms.client_reserves
             and (handover is None or not (handover.is_open() or runs(self)))
-            and reserves_alone(self, client)
+            and reserves_alone(self, ASYNC if method.startswith("a") else SYNC)
         )
 
     def _refused(self, method: str, refusal: BudgetExceeded, options: dict[str, Any]) -> Any:

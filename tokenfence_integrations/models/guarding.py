@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown, Policy, parse_fallback
@@ -10,12 +10,26 @@ from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
 from tokenfence_integrations.pricing.book import Prices
 
-__all__ = ["ALREADY", "Guarding", "named_fallbacks"]
+__all__ = ["ALREADY", "Guarding", "MoreTerms", "named_fallbacks"]
 
 ALREADY = (
     "guarded already; to share or divide the budget, guard the plain one with "
     "budget=guarded.tokenfence, or with a child of it"
 )
+
+
+class MoreTerms(TypedDict, total=False):
+    """What may be given for a guard beside a budget and fallbacks, as for `guard`."""
+
+    on_limit: OnLimit
+    threshold: float | None
+    wait: float
+    min_output_tokens: int
+    on_unknown: OnUnknown
+    prices: Prices
+    strict: bool
+    stream_usage: bool
+    exact_input: bool | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,9 @@ _BY_TABLE = "gpt-image-1"
 
 # OpenAI, "Image generation", the calculator for gpt-image-2, which draws in any size.
 _SIDE = {"low": 16, "medium": 48, "high": 96}
+_LOW = ("gpt-image-2-", "gpt-image-2.5")
+"""Models whose low quality takes no more than that calculator says; gpt-image-2.6's takes more, but
+less than medium."""
 _LARGEST_SQUARE = 2880  # 8,294,400 pixels are the most
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -106,7 +109,8 @@ def generated_image_tokens(model: str, size: str, quality: str, partial_images: 
     Args:
         model: Whose picture.
         size: Such as ``"1024x1536"``; what is no size counts as the largest.
-        quality: ``"low"``, ``"medium"``, ``"high"``; others count as high.
+        quality: ``"low"``, ``"medium"``, ``"high"``; others count as high, and low as medium for a
+            model of which no tokens are known.
         partial_images: Previews asked for while it is made.
 
     Returns:
@@ -117,9 +121,11 @@ def generated_image_tokens(model: str, size: str, quality: str, partial_images: 
         7024
     """
     quality = quality if quality in _SIDE else "high"
+    name = model.lower().removeprefix("openai/")
+    if quality == "low" and not (name + "-").startswith((_BY_TABLE, *_LOW)):
+        quality = "medium"
     by_size = _GENERATED[quality]
     by_table = by_size.get(size, max(by_size.values()))
-    name = model.lower().removeprefix("openai/")
     tokens = by_table if name.startswith(_BY_TABLE) else max(by_table, _drawn(size, quality))
     return tokens + _PER_PARTIAL_IMAGE * partial_images
 

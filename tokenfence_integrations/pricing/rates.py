@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from tokenfence_integrations.money import PICO_PER_NANO, parse_decimal, round_half_even
-from tokenfence_integrations.usage import Usage, check_usage
+from tokenfence_integrations.usage import MOST_TOKENS, Usage, check_usage
 
 Amount = str | int | float | Decimal
 
@@ -277,7 +277,7 @@ class Card:
             Nano-dollars, rounded half to even.
 
         Raises:
-            ValueError: A part is negative.
+            ValueError: A part is negative, or above `MOST_TOKENS`.
         """
         step = self._flat
         if step is None or service_tier is not None or batch:
@@ -286,7 +286,7 @@ class Card:
             input_rate, output_rate, per_call = step[5]
             pico = usage[0] * input_rate + usage[1] * output_rate + per_call
         else:
-            if min(usage) < 0:
+            if min(usage) < 0 or max(usage) > MOST_TOKENS:
                 check_usage(usage)
             pico = _mixed_cost(usage, step.rates)
         return round_half_even(pico)

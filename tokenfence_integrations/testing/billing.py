@@ -25,6 +25,7 @@ class Usage:
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
+    input_image_tokens: int = 0
     characters: int = 0
     seconds: int = 0
 
@@ -59,6 +60,7 @@ class BillLine:
         reasoning_tokens: Those of the output that are hidden reasoning.
         input_audio_tokens: Those of the input that are audio.
         output_audio_tokens: Those of the output that are audio.
+        input_image_tokens: Those of the input that are pictures to edit.
         characters: Input characters, for models priced by them.
         seconds: Seconds of audio, for models priced by them.
     """
@@ -78,6 +80,7 @@ class BillLine:
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
+    input_image_tokens: int = 0
     characters: int = 0
     seconds: int = 0
 
@@ -164,6 +167,7 @@ def _catalog_cost(model: str, usage: Usage, service_tier: str, batch: bool) -> i
         "output_tokens": usage.output_tokens,
         "input_audio_tokens": usage.input_audio_tokens,
         "output_audio_tokens": usage.output_audio_tokens,
+        "input_image_tokens": usage.input_image_tokens,
         "input_characters": usage.characters,
         "audio_seconds": usage.seconds,
     }

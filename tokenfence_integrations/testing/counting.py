@@ -38,6 +38,9 @@ _PATCH_MODELS = {
     "gpt-5-nano": 2.46,
     "o4-mini": 1.72,
 }
+# Tokens of a picture to edit, for models that draw, and what a high input fidelity adds to them.
+_EDITED = (65, 129)
+_HIGH_FIDELITY = 4160
 # Every picture is taken for one of 1024x1024, which becomes 768x768: 4 tiles. Or 32x32 patches.
 _TILES = 4
 _PATCHES = 1024
@@ -166,6 +169,18 @@ def count_audio(audio: bytes) -> Usage:
     """Input of a recording, by its size."""
     tokens = _audio_tokens(len(audio))
     return Usage(input_tokens=tokens, input_audio_tokens=tokens)
+
+
+def count_edit(body: Mapping[str, Any], tokenizer: Tokenizer) -> Usage:
+    """Input of an edit: the prompt, and each picture and the mask, uploaded or by reference."""
+    given = body["images"] if "images" in body else body["image"]
+    pictures = len(given) if isinstance(given, list) else 1
+    pictures += bool(body.get("mask"))
+    base, per_tile = _EDITED
+    each = base + _TILES * per_tile
+    each += _HIGH_FIDELITY if body.get("input_fidelity") == "high" else 0
+    drawn_from = Usage(input_tokens=pictures * each, input_image_tokens=pictures * each)
+    return count_texts(body["prompt"], tokenizer) + drawn_from
 
 
 def seconds_of_audio(audio: bytes) -> int:

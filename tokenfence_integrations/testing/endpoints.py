@@ -1,4 +1,4 @@
-"""The endpoints that cost money: how the input of each is counted, and who answers it."""
+"""The endpoints of models: how the input of each is counted, and who answers it."""
 
 import functools
 import json
@@ -18,7 +18,11 @@ from tokenfence_integrations.testing.media import (
     speech_answer,
     transcription_answer,
 )
-from tokenfence_integrations.testing.responses import responses_answer
+from tokenfence_integrations.testing.responses import (
+    compaction_answer,
+    input_tokens_answer,
+    responses_answer,
+)
 
 _CACHED_BODY_BYTES = 1 << 18
 
@@ -35,6 +39,8 @@ ENDPOINTS = {
         completion_answer, lambda body, t: counting.count_texts(body["prompt"], t)
     ),
     "/v1/responses": Endpoint(responses_answer, counting.count_responses),
+    "/v1/responses/compact": Endpoint(compaction_answer, counting.count_responses),
+    "/v1/responses/input_tokens": Endpoint(input_tokens_answer, counting.count_responses),
     "/v1/embeddings": Endpoint(
         embeddings_answer, lambda body, t: counting.count_texts(body["input"], t)
     ),
@@ -44,6 +50,7 @@ ENDPOINTS = {
     "/v1/images/generations": Endpoint(
         images_answer, lambda body, t: counting.count_texts(body["prompt"], t), "gpt-image-1"
     ),
+    "/v1/images/edits": Endpoint(images_answer, counting.count_edit, "gpt-image-1"),
     "/v1/audio/transcriptions": Endpoint(
         transcription_answer, lambda body, t: counting.count_audio(body["file"])
     ),

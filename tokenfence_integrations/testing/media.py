@@ -84,9 +84,9 @@ def moderations_answer(job: Job) -> Answer:
 
 
 def images_answer(job: Job) -> Answer:
-    """`n` pictures of one pixel, with the token usage of gpt-image-1."""
+    """`n` pictures of one pixel, drawn or edited, with the token usage of gpt-image-1."""
     body = job.body
-    count = body.get("n") or 1
+    count = int(body.get("n") or 1)  # a text in a form
     size, quality = body.get("size") or "auto", body.get("quality") or "auto"
     prices = _IMAGE_TOKENS.get(quality, _IMAGE_TOKENS["high"])
     tokens = {"1024x1024": prices[0], "1024x1536": prices[1], "1536x1024": prices[2]}
@@ -96,7 +96,10 @@ def images_answer(job: Job) -> Answer:
     if reported is not None:
         document["usage"] = {
             "input_tokens": reported.input_tokens,
-            "input_tokens_details": {"text_tokens": reported.input_tokens, "image_tokens": 0},
+            "input_tokens_details": {
+                "text_tokens": reported.input_tokens - reported.input_image_tokens,
+                "image_tokens": reported.input_image_tokens,
+            },
             "output_tokens": reported.output_tokens,
             "total_tokens": reported.input_tokens + reported.output_tokens,
         }

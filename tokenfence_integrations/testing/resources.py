@@ -118,6 +118,11 @@ class Resources:
     def batch(self, body: Mapping[str, Any], name: str) -> bytes:
         return dump(_found(self._service.batches, name))
 
+    def all_batches(self, body: Mapping[str, Any], name: str) -> bytes:
+        """All of them on one page, the newest first."""
+        data = list(reversed(self._service.batches.values()))
+        return dump({"object": "list", "data": data, "has_more": False})
+
     def _store_file(self, content: bytes, purpose: str) -> dict[str, Any]:
         name = f"file-{len(self._service.files) + 1}"
         self._service.files[name] = content
@@ -134,6 +139,7 @@ _ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("GET", "/v1/files/([^/]+)", Resources.file),
     ("GET", "/v1/files/([^/]+)/content", Resources.file_content),
     ("POST", "/v1/batches", Resources.create_batch),
+    ("GET", "/v1/batches", Resources.all_batches),
     ("GET", "/v1/batches/([^/]+)", Resources.batch),
 )
 

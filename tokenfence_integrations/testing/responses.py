@@ -1,4 +1,4 @@
-"""Answers of /v1/responses."""
+"""Answers of /v1/responses, and of what is below it."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -50,6 +50,28 @@ def responses_answer(job: Job) -> Answer:
         return Answer(usage, events=tell(), stored=document, retold=retold)
     shown = {**document, **_UNFINISHED, "status": "queued"} if body.get("background") else document
     return Answer(usage, dump(shown), stored=document, retold=retold)
+
+
+def compaction_answer(job: Job) -> Answer:
+    """A conversation made shorter: its messages of the user, and what stands for the rest."""
+    written = job.write()
+    usage = job.usage(written.tokens, written.reasoning_tokens)
+    reported = job.reported(usage)
+    item = {"type": "compaction", "id": f"cmp_{job.number}", "encrypted_content": written.text}
+    document = {
+        "id": f"resp_{job.number}",
+        "object": "response.compaction",
+        "created_at": job.created,
+        "output": [item],
+        "usage": None if reported is None else _usage(reported),
+    }
+    return Answer(usage, dump(document))
+
+
+def input_tokens_answer(job: Job) -> Answer:
+    """How many tokens an input has, which costs nothing."""
+    counted = {"object": "response.input_tokens", "input_tokens": job.input.input_tokens}
+    return Answer(Usage(), dump(counted))
 
 
 def _document(job: Job, reply: Reply, usage: Usage) -> dict[str, Any]:

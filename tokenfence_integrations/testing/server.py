@@ -230,16 +230,20 @@ def _route(path: str) -> tuple[str, str | None]:
 
 
 async def _read(request: web.BaseRequest) -> bytes | Mapping[str, Any]:
-    """The body's bytes, or a form's fields."""
+    """The body's bytes, or a form's fields; one whose name ends with [] may come several times."""
     if not request.headers.get("Content-Type", "").startswith("multipart/"):
         return await request.read()
     fields: dict[str, Any] = {}
     for name, value in (await request.post()).items():
         if isinstance(value, web.FileField):
             with value.file as file:
-                fields[name] = file.read()
+                read: Any = file.read()
         else:
-            fields[name] = value
+            read = value
+        if name.endswith("[]"):
+            fields.setdefault(name.removesuffix("[]"), []).append(read)
+        else:
+            fields[name] = read
     return fields
 
 

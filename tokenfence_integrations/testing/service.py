@@ -114,6 +114,7 @@ class Service:
             reasoning_tokens=billed.reasoning_tokens,
             input_audio_tokens=billed.input_audio_tokens,
             output_audio_tokens=billed.output_audio_tokens,
+            input_image_tokens=billed.input_image_tokens,
             characters=billed.characters,
             seconds=billed.seconds,
         )

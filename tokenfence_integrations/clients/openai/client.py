@@ -38,7 +38,7 @@ from tokenfence_integrations.pricing.book import Prices
 __all__ = ["OpenAIBudgetExceeded", "guard_client", "is_guarded"]
 
 # Keys of a body that may stand for fees beside the tokens.
-FEES = frozenset({"tools", "web_search_options"})
+FEES = frozenset({"tools", "web_search_options", "output_format"})
 
 SEARCHES = "-search-"
 """In the names of models that search the web whenever they are asked: gpt-4o-search-preview."""
@@ -151,6 +151,8 @@ class _Guarded(_Client):
     def _check_fees(self, endpoint: Endpoint, body: Mapping[str, Any]) -> None:
         if body.get("web_search_options") is not None or SEARCHES in str(body.get("model")):
             self._terms.unmetered("the fee of web search")
+        if body.get("output_format") == "svg":  # told apart from the picture's, as svg_usage
+            self._terms.unmetered("the model that writes an SVG")
         hosted = body.get("tools") if endpoint.name == "responses" else None
         for tool in each_of(hosted):
             kind = tool.get("type") if isinstance(tool, dict) else None

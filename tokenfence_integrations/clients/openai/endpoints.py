@@ -188,9 +188,11 @@ def _embeddings_usage(answer: Body, body: Body) -> Usage | None:
 
 def _images(body: Body, uploaded: int, exact: bool) -> CallRequest:
     model = _plain_text(body.get("model") or "gpt-image-1")
+    # The frames of a GIF, each of that size, are drawn on one sheet.
+    size = "auto" if body.get("output_format") == "gif" else body.get("size")
     each = generated_image_tokens(
         model,
-        str(body.get("size") or "auto"),
+        str(size or "auto"),
         str(body.get("quality") or "auto"),
         max(0, _count(body.get("partial_images")) or 0),
     )

@@ -27,7 +27,7 @@ from tokenfence_integrations.money import to_float
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import NOTHING, Amount, Path, Reserve
-from tokenfence_integrations.usage import Usage, check_usage
+from tokenfence_integrations.usage import MOST_TOKENS, Usage, check_usage
 
 if TYPE_CHECKING:
     from tokenfence_integrations.engine.budget import Budget
@@ -68,6 +68,7 @@ class Call:
     __slots__ = (
         "__weakref__",
         "_key",
+        "_path",
         "at_most",
         "book",
         "bound",
@@ -101,6 +102,7 @@ class Call:
         self.book = book
         self.error = error
         self._key = 0
+        self._path: Path = ()
         self.model = request.model
         self.card: Card | None = None
         self.max_output_tokens = request.max_output_tokens
@@ -248,6 +250,7 @@ class Call:
         tree, request = self.tree, self.request
         tree.live[key] = owner, path, amount
         self._key = key
+        self._path = path  # in the windows that are open now, whichever will be when it ends
         self.bound = amount
         self.card = card
         self.model = card.model
@@ -282,7 +285,7 @@ class Call:
 
         Raises:
             TypeError: It is no `Usage`.
-            ValueError: A count is negative, or no integer.
+            ValueError: A count is negative, no integer, or above 10^12: the call is not settled.
             TokenFenceError: The call was never admitted.
         """
         card = self.card
@@ -294,7 +297,13 @@ class Call:
                 f"{usage!r}; the call is not settled. If its usage is not known: call.lose()"
             )
         into, out = usage[0], usage[1]
-        if type(into) is not int or type(out) is not int or into < 0 or out < 0:
+        if (
+            type(into) is not int
+            or type(out) is not int
+            or into < 0
+            or out < 0
+            or into + out > MOST_TOKENS
+        ):
             check_usage(usage)
         cost = card.cost(usage, service_tier, self.request.batch)
         spent = new(Amount, (cost, 1, into, out))
@@ -367,41 +376,47 @@ class Call:
         usage: Usage | None = None,
         cut_short: bool = False,
     ) -> None:
-        # The one gate of "ends exactly once": pop is atomic.
-        tree, key = self.tree, self._key
-        live = tree.live.pop(key, None)
-        if live is None:
-            return
-        path = live[1]  # in the windows that it was admitted in, whichever are open now
-        tree.store.end(path, key, spent, uncertain)
-        request, bound = self.request, self.bound
-        cost = spent[0]
-        self.outcome = outcome
-        self.cost = cost
-        if request.sublimits:
-            for sublimit in request.sublimits:
-                sublimit.ended(key, spent, uncertain)
-        if self.recorded:
-            tree.ledger.append(
-                (
-                    tree.clock.wall(),
-                    key,
-                    path,
-                    request.model,
-                    self.model,
-                    outcome,
-                    usage,
-                    cost,
-                    uncertain[0],
-                    bound[0],
-                    self.max_output_tokens if self.capped else None,
-                    cut_short,
-                    self.waited,
-                    request.tags or NO_TAGS,
+        tree, key, path = self.tree, self._key, self._path
+        try:
+            # The one gate of "ends exactly once": pop is atomic.
+            if tree.live.pop(key, None) is None:
+                return
+            tree.store.end(path, key, spent, uncertain)
+            request, bound = self.request, self.bound
+            cost = spent[0]
+            if request.sublimits:
+                for sublimit in request.sublimits:
+                    sublimit.ended(key, spent, uncertain)
+            if self.recorded:
+                tree.ledger.append(
+                    (
+                        tree.clock.wall(),
+                        key,
+                        path,
+                        request.model,
+                        self.model,
+                        outcome,
+                        usage,
+                        cost,
+                        uncertain[0],
+                        bound[0],
+                        self.max_output_tokens if self.capped else None,
+                        cut_short,
+                        self.waited,
+                        request.tags or NO_TAGS,
+                    )
                 )
-            )
-        if tree.line.waiting:
-            tree.line.freed(self.budget.path)
+            if tree.line.waiting:
+                tree.line.freed(self.budget.path)
+            self.cost = cost
+            self.outcome = outcome
+        except BaseException:  # Ctrl-C: once more, all of it; what was done is not done twice
+            if key and key not in tree.live and self.outcome is None:
+                self.outcome = outcome  # and not a third time
+                self.recorded = self.recorded and not tree.ledger.holds(key)
+                tree.live[key] = current_owner(), path, self.bound
+                self._end(outcome, spent, uncertain, usage, cut_short)
+            raise
         if usage is not None:
             into, out = spent[2], spent[3]
             if request.max_output_tokens is None:

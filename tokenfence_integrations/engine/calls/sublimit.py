@@ -58,9 +58,11 @@ class Sublimit:
         self._open[call] = amount
 
     def ended(self, call: int, spent: Amount, uncertain: Amount) -> None:
-        """A call has ended, and is charged this."""
-        self._open.pop(call, None)
-        self.charge(spent, uncertain)
+        """A call has ended, and is charged this; a second time changes nothing."""
+        if call in self._open:
+            charged = self.spent.plus(spent), self.uncertain.plus(uncertain)
+            self.spent, self.uncertain = charged  # and no call, so no Ctrl-C, before the next line
+            del self._open[call]
 
     def charge(self, spent: Amount, uncertain: Amount) -> None:
         """Add to what is spent and uncertain."""

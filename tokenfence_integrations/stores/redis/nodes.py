@@ -53,6 +53,10 @@ class Nodes:
         """The pools of all servers."""
         return [self.pool]
 
+    def any_pool(self) -> Any:
+        """The pool of any server: not always the same, for one of them may be gone."""
+        return _chance.choice(self.pools())
+
     def moved(self) -> None:
         """Learn anew which server has which keys, if that can change."""
 

@@ -1,7 +1,6 @@
 """Batches of commands as pipelines of scripts to a Redis server."""
 
 import json
-import random
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -37,8 +36,6 @@ from tokenfence_integrations.stores.remote.wire import (
 )
 
 __all__ = ["RedisWire"]
-
-_chance = random.Random()  # the module's own is the user's: seeded, perhaps
 
 DONE = Answer(True)
 NOT_DONE = Answer(False)
@@ -260,8 +257,7 @@ class _RedisEars:
     def __init__(self, wire: RedisWire) -> None:
         self._wire = wire
         self._trees: dict[str, str] = {}  # by channel
-        # Of a cluster any server will do: each tells the others. One of them may be gone.
-        self._pool = _chance.choice(wire._nodes.pools())
+        self._pool = wire._nodes.any_pool()  # of a cluster any will do: each tells the others
         client: Any = redis.Redis(connection_pool=self._pool)
         self._pubsub = client.pubsub()
 
