@@ -1,5 +1,6 @@
-"""A budget beside other middleware of one agent: models swapped, failures, summaries, approvals."""
+"""A budget beside what else an agent has: other middleware, approvals, sub-agents in tools."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from langchain.agents.middleware import (
     ModelFallbackMiddleware,
     SummarizationMiddleware,
 )
+from langchain_core.tools import StructuredTool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
@@ -221,3 +223,48 @@ async def test_a_question_that_nobody_answers_is_forgotten_with_its_run(
     result = await agent.ainvoke(ASK, THREAD)
     assert not is_refusal(result)
     assert len(provider.bill) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("sub_agents", ["wrap_up", "end", "guarded"])
+async def test_sub_agents_do_not_wait_for_what_the_agent_holds_meanwhile(
+    provider: SimulatedProvider, plain: ChatOpenAI, way: str, sub_agents: str
+) -> None:
+    def script(request: Request) -> Say:
+        offered = [offer["function"]["name"] for offer in request.body.get("tools", [])]
+        if "delegate" in offered:
+            return [ToolCall("delegate", {"task": "ebb"}), ToolCall("delegate", {"task": "flood"})]
+        return looping(request)
+
+    provider.script = script
+    budget = Budget("$0.02")
+    worker: Any
+    if sub_agents == "guarded":
+        worker = create_agent(guard(plain, budget=budget), [search])
+    else:
+        within: Any = BudgetMiddleware(budget, exit_behavior=sub_agents)  # type: ignore[arg-type]
+        worker = create_agent(plain, [search], middleware=[within])
+
+    def delegate(task: str) -> str:
+        """Have a task done."""
+        return text_of(worker.invoke({"messages": [("user", task)]}))
+
+    async def adelegate(task: str) -> str:
+        return text_of(await worker.ainvoke({"messages": [("user", task)]}))
+
+    tool = StructuredTool.from_function(delegate, adelegate)
+    boss = BudgetMiddleware(budget, exit_behavior="wrap_up")
+    agent = create_agent(plain, [tool], middleware=[boss])
+    async with asyncio.timeout(40):  # a call may wait for 60 seconds
+        result = await invoke(agent, way, ASK)
+    assert result["messages"][-1].response_metadata["budget_exit"] == "wrap_up"
+    assert budget.spent > 0.01
+    check_books(budget, provider)
+
+
+def test_only_who_holds_something_back_looks_at_calls_of_tools(plain: ChatOpenAI) -> None:
+    assert type(BudgetMiddleware("$1")) is BudgetMiddleware
+    holding = Inner("$1", exit_behavior="wrap_up")
+    assert isinstance(holding, Inner)
+    assert holding.name == "Inner"
+    assert "tools" not in create_agent(plain, middleware=[BudgetMiddleware("$1")]).nodes

@@ -1,11 +1,13 @@
 """What a run of an agent, and the thread that it is part of, have spent."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.sublimit import Sublimit
+from tokenfence_integrations.engine.waiting import new_owner, waited_for
 from tokenfence_integrations.langchain.agents.holds import Hold
 from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
@@ -131,7 +133,7 @@ class AgentRun(dict[str, Any]):
         question: What a person has to be asked before it goes on.
     """
 
-    __slots__ = ("__weakref__", "budget", "hold", "jump", "question", "run", "thread")
+    __slots__ = ("__weakref__", "_owner", "budget", "hold", "jump", "question", "run", "thread")
 
     def __init__(
         self, limits: tuple[Limits, Limits], record: Mapping[str, Any] | None = None
@@ -141,6 +143,7 @@ class AgentRun(dict[str, Any]):
         self.thread = Account(THREAD, limits[1], record.get("thread"))
         self.budget: Budget | None = None
         self.hold: Hold | None = None
+        self._owner = new_owner()
         self.jump: str | None = None
         self.question: dict[str, Any] | None = record.get("question")
         super().__init__(self.run.record())
@@ -163,6 +166,18 @@ class AgentRun(dict[str, Any]):
         record: dict[str, Any] = {"run": self.run.record(), "thread": self.thread.record()}
         self.update(record["run"])
         return record if self.question is None else {**record, "question": self.question}
+
+    def awaiting_tool(self) -> AbstractContextManager[None]:
+        """Have what a tool calls not wait for what is held: that cannot end before the tool does.
+
+        The hold gets an owner of its own for that. The task or thread that made it may do something
+        else by now, such as another tool's work, which is to be waited for.
+        """
+        hold = self.hold
+        if hold is None or not hold.open:
+            return nullcontext()
+        hold.tree.hand_to(self._owner, self.run.open)
+        return waited_for(self._owner)
 
     def drop_hold(self) -> None:
         """Give back what is held."""

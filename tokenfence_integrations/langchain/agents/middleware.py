@@ -32,6 +32,7 @@ from tokenfence_integrations.langchain.agents.agent_runs import AgentRun, Allowa
 from tokenfence_integrations.langchain.agents.questions import ask, question_of, refusal_of
 from tokenfence_integrations.langchain.agents.requests import GuardedRequest
 from tokenfence_integrations.langchain.agents.statuses import status_line
+from tokenfence_integrations.langchain.agents.tool_calls import awaiting_tools
 from tokenfence_integrations.langchain.agents.wrap_up import WrapUp
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.guarding import Guarding, ModelFallback
@@ -159,6 +160,9 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         self._guarding = Guarding(held, policy, fallback, given, prices, exact_input)
         self._models: dict[int, tuple[ref[BaseChatModel], Any]] = {}
         self._unsaved: dict[tuple[str, str], AgentRun] = {}
+        if exit_behavior == "wrap_up":
+            own: Any = type(self)
+            self.__class__ = awaiting_tools(own)
 
     def __repr__(self) -> str:
         held = "the budget in scope" if self.budget is None else f"budget {self.budget.name!r}"
