@@ -14,6 +14,8 @@ from langchain.agents.middleware import (
     AgentMiddleware,
     HumanInTheLoopMiddleware,
     ModelCallLimitMiddleware,
+    ModelRequest,
+    ModelResponse,
     ModelRetryMiddleware,
     after_model,
 )
@@ -673,9 +675,10 @@ async def test_a_binding_keeps_what_is_bound(
 
 async def test_a_thing_that_is_no_model_is_an_error() -> None:
     middleware = BudgetMiddleware("$1")
-    request: Any = type("Request", (), {"model": "gpt-4o", "state": {"messages": []}})()
+    model: Any = "gpt-4o"
+    request: ModelRequest[Any] = ModelRequest(model=model, messages=[])
     with pytest.raises(TypeError, match="chat model"):
-        middleware.wrap_model_call(request, lambda request: request)
+        middleware.wrap_model_call(request, lambda _: ModelResponse([]))
 
 
 async def test_a_model_without_a_cap_and_unknown_prices(provider: SimulatedProvider) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "Waiter",
     "WaitingLine",
     "current_owner",
+    "new_owner",
     "parents",
     "waited_for",
 ]
@@ -75,6 +76,11 @@ def current_owner() -> Owner:
     return thread if task is None else (thread[0], ref(task))
 
 
+def new_owner() -> Owner:
+    """An owner that is neither a thread nor a task: several of them together, in turn."""
+    return next(_numbers), None
+
+
 def _imported_asyncio() -> Any:
     """It takes 30 ms to import: a program that runs no loop never pays for that."""
     global _asyncio
@@ -89,15 +95,21 @@ parents: "ContextVar[tuple[Owner, ...]]" = ContextVar("tokenfence_parents", defa
 class waited_for:  # no generator, which would take twice the steps
     """Have calls that are made for the block in other tasks or threads know that it waits.
 
+    Args:
+        owner: Who waits for them; default: whoever enters the block.
+
     Example:
         >>> with waited_for():  # doctest: +SKIP
         ...     answers = await gather(*asked)
     """
 
-    __slots__ = ("_token",)
+    __slots__ = ("_owner", "_token")
+
+    def __init__(self, owner: Owner | None = None) -> None:
+        self._owner = owner
 
     def __enter__(self) -> None:
-        self._token = parents.set((*parents.get(), current_owner()))
+        self._token = parents.set((*parents.get(), self._owner or current_owner()))
 
     def __exit__(self, *_: object) -> None:
         parents.reset(self._token)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables.config import var_child_runnable_config
 
 from tokenfence_integrations.clients.openai.content import unused_prediction
 from tokenfence_integrations.engine.calls.meter import Call
@@ -153,7 +154,13 @@ def call_for(
 
 def may_stop(policy: Policy, options: Mapping[str, Any]) -> bool:
     """Whether a refusal is answered with a text, rather than raised."""
-    return policy.on_limit == "stop" and not _wants_object(options)
+    return policy.on_limit == "stop" and not (_wants_object(options) or _is_internal())
+
+
+def _is_internal() -> bool:
+    """Whether middleware asks for a text to work with: a summary that replaces the conversation."""
+    config = var_child_runnable_config.get() or {}
+    return "lc_source" in (config.get("metadata") or {})
 
 
 def _wants_object(options: Mapping[str, Any]) -> bool:

@@ -1,11 +1,13 @@
 """What a run of an agent, and the thread that it is part of, have spent."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.sublimit import Sublimit
+from tokenfence_integrations.engine.waiting import new_owner, waited_for
 from tokenfence_integrations.langchain.agents.holds import Hold
 from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
@@ -79,7 +81,7 @@ class Account(Sublimit):
         record: What `record` wrote; None: nothing is spent.
     """
 
-    __slots__ = ("added", "saved")
+    __slots__ = ("_saved", "_told", "added")
 
     def __init__(self, name: str, limits: Limits, record: Mapping[str, Any] | None = None) -> None:
         spent, uncertain, self.added = NOTHING, NOTHING, NONE_ADDED
@@ -87,7 +89,7 @@ class Account(Sublimit):
             spent, uncertain = Amount(*record["spent"]), Amount(*record["uncertain"])
             self.added = Limits(*record["added"])
         super().__init__(name, _raised(limits, self.added), spent, uncertain)
-        self.saved = (spent, uncertain)
+        self._saved = self._told = (spent, uncertain)
 
     def raise_by(self, added: Limits) -> None:
         """Raise the limits; quantities without one stay so."""
@@ -96,12 +98,18 @@ class Account(Sublimit):
 
     @property
     def unsaved(self) -> tuple[Amount, Amount]:
-        """What was charged since it was read from the state, or written to it."""
-        spent, uncertain = self.saved
+        """What was charged that the state is not known to keep."""
+        spent, uncertain = self._saved
         return _minus(self.spent, spent), _minus(self.uncertain, uncertain)
+
+    def seen(self, record: Mapping[str, Any] | None) -> None:
+        """Take note of what the state keeps: a step that fails never writes what it was told."""
+        if record and self._told == (Amount(*record["spent"]), Amount(*record["uncertain"])):
+            self._saved = self._told
 
     def record(self) -> dict[str, list[int]]:
         """What has to be kept of it, in plain numbers."""
+        self._told = (self.spent, self.uncertain)
         added = [by or 0 for by in self.added]
         return {"spent": [*self.spent], "uncertain": [*self.uncertain], "added": added}
 
@@ -119,12 +127,13 @@ class AgentRun(dict[str, Any]):
     Attributes:
         run: What this run has spent.
         thread: What all runs of its thread have.
-        budget: What its last call counted against.
+        budget: What its last call counted against; before that, what the middleware was given.
         hold: What is held back for its last answer.
         jump: Where the agent goes next, if not on.
+        question: What a person has to be asked before it goes on.
     """
 
-    __slots__ = ("__weakref__", "budget", "hold", "jump", "run", "thread")
+    __slots__ = ("__weakref__", "_owner", "budget", "hold", "jump", "question", "run", "thread")
 
     def __init__(
         self, limits: tuple[Limits, Limits], record: Mapping[str, Any] | None = None
@@ -134,19 +143,41 @@ class AgentRun(dict[str, Any]):
         self.thread = Account(THREAD, limits[1], record.get("thread"))
         self.budget: Budget | None = None
         self.hold: Hold | None = None
+        self._owner = new_owner()
         self.jump: str | None = None
+        self.question: dict[str, Any] | None = record.get("question")
         super().__init__(self.run.record())
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return dict, (dict(self),)
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether anything was charged that the state is not known to keep."""
+        return any(map(any, (*self.run.unsaved, *self.thread.unsaved)))
+
+    def seen(self, record: Mapping[str, Any]) -> None:
+        """Take note of what the state keeps."""
+        self.run.seen(record.get("run"))
+        self.thread.seen(record.get("thread"))
+
     def record(self) -> dict[str, Any]:
         """What the state has to keep, and is told now."""
-        record = {"run": self.run.record(), "thread": self.thread.record()}
+        record: dict[str, Any] = {"run": self.run.record(), "thread": self.thread.record()}
         self.update(record["run"])
-        for account in (self.run, self.thread):
-            account.saved = (account.spent, account.uncertain)
-        return record
+        return record if self.question is None else {**record, "question": self.question}
+
+    def awaiting_tool(self) -> AbstractContextManager[None]:
+        """Have what a tool calls not wait for what is held: that cannot end before the tool does.
+
+        The hold gets an owner of its own for that. The task or thread that made it may do something
+        else by now, such as another tool's work, which is to be waited for.
+        """
+        hold = self.hold
+        if hold is None or not hold.open:
+            return nullcontext()
+        hold.tree.hand_to(self._owner, self.run.open)
+        return waited_for(self._owner)
 
     def drop_hold(self) -> None:
         """Give back what is held."""

@@ -1,7 +1,6 @@
 """A budget inside an agent made by LangChain's `create_agent`."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, get_args
@@ -30,8 +29,10 @@ from tokenfence_integrations.engine.calls.policy import OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_in_scope
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
 from tokenfence_integrations.langchain.agents.agent_runs import AgentRun, Allowance, parse_allowance
-from tokenfence_integrations.langchain.agents.questions import ask
+from tokenfence_integrations.langchain.agents.questions import ask, question_of, refusal_of
+from tokenfence_integrations.langchain.agents.requests import GuardedRequest
 from tokenfence_integrations.langchain.agents.statuses import status_line
+from tokenfence_integrations.langchain.agents.tool_calls import awaiting_tools
 from tokenfence_integrations.langchain.agents.wrap_up import WrapUp
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
 from tokenfence_integrations.langchain.guarding import Guarding, ModelFallback
@@ -70,6 +71,8 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     Give it as the last of the middleware, so that it sees each attempt of those around it. Each
     call is reserved before it is sent, and settled by what it did cost, like one of a guarded model
     (`guard`); a call for which there is no room ends the run as ``exit_behavior`` says.
+
+    A model that middleware given after it puts in the place of the agent's counts as well.
 
     It sees the agent's own calls. Those of sub-agents, of summaries and of tool selection are seen
     where their model is guarded: ``create_agent(guard(model, budget=budget), ...)``.
@@ -157,6 +160,9 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         self._guarding = Guarding(held, policy, fallback, given, prices, exact_input)
         self._models: dict[int, tuple[ref[BaseChatModel], Any]] = {}
         self._unsaved: dict[tuple[str, str], AgentRun] = {}
+        if exit_behavior == "wrap_up":
+            own: Any = type(self)
+            self.__class__ = awaiting_tools(own)
 
     def __repr__(self) -> str:
         held = "the budget in scope" if self.budget is None else f"budget {self.budget.name!r}"
@@ -193,7 +199,10 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         # A jump that is noted in the model's own step is forgotten one step later, and there may be
         # other middleware in between.
         current = self._current(state)
-        return None if current is None or current.jump is None else {"jump_to": current.jump}
+        if current is None:
+            return None
+        self._remember(state, current)
+        return None if current.jump is None else {"jump_to": current.jump}
 
     @hook_config(can_jump_to=["end", "model"])
     async def aafter_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -217,17 +226,20 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> Flow[ExtendedModelResponse[Any]]:
         current = self._current(request.state) or self._recorded(request.state)
         current.jump = None
-        model, scoped = self._model(request.model, current)
+        self._remember(request.state, current)
+        request = GuardedRequest.of(request, partial(self._model, current=current))
+        budget = current.budget
+        if budget is None:
+            raise AssertionError("a guarded model has a budget")
         if self.tell_model:
             line = yield partial(_status, admit, current)
             request = request.override(system_message=_with_line(request.system_message, line))
-        request = request.override(model=model)
         try:
-            with scoped:
+            with budget.scope():
                 response = yield from self._answer(admit, request, handler, current)
         except BaseException:
             current.drop_hold()
-            self._remember(current)
+            self._remember(request.state, current)
             raise
         update: dict[str, Any] = self._update(request.state, current)
         if current.jump is not None:
@@ -243,6 +255,8 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> Flow[ModelResponse[Any]]:
         """The model's answer, or what ``exit_behavior`` puts in its place."""
         response: ModelResponse[Any]
+        if current.question is not None:
+            return self._asked(current.question, current)
         try:
             if self.exit_behavior == "wrap_up":
                 yield from self._wrap_up.hold_back(admit, request, current)
@@ -257,21 +271,32 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             last = yield from self._wrap_up.last_answer(admit, request, handler, current)
             if last is not None:
                 return last
-        if self.exit_behavior == "ask" and ask(refused, partial(_raise_limit, refused, current)):
-            # In a step of its own: were the call made here, and failed, the answer would be found
-            # again, and the limit raised again.
+        if self.exit_behavior == "ask":
+            # In a step of its own, which is what is repeated when the answer comes: were it this
+            # one, the call would be tried again first, and where there is room for it by then,
+            # made whatever the answer is.
+            current.question = question_of(refused)
             current.jump = "model"
             return ModelResponse([])
         current.jump = "end"
         return ModelResponse([refusal_message(refused)])
 
+    def _asked(self, question: dict[str, Any], current: AgentRun) -> ModelResponse[Any]:
+        """What follows from a person's answer; nothing is sent."""
+        goes_on = ask(question, partial(_raise_limit, question["limit_of"], current))
+        current.question = None
+        # Going on is a step of its own: were the call made here, and failed, the answer would be
+        # found again, and the limit raised again.
+        current.jump = "model" if goes_on else "end"
+        return ModelResponse([] if goes_on else [refusal_message(refusal_of(question))])
+
     # The model
 
-    def _model(self, model: Any, current: AgentRun) -> tuple[Any, AbstractContextManager[Any]]:
-        """A model whose calls count against the budget and the run; and what has to surround it."""
+    def _model(self, model: Any, current: AgentRun) -> Any:
+        """A model whose calls count against the budget and the run."""
         if isinstance(model, RunnableBinding):
-            bound, scoped = self._model(model.bound, current)
-            return model.model_copy(update={"bound": bound}), scoped
+            bound = self._model(model.bound, current)
+            return model if bound is model.bound else model.model_copy(update={"bound": bound})
         if not isinstance(model, BaseChatModel):
             raise TypeError(
                 f"BudgetMiddleware cannot guard a {type(model).__qualname__}: give the agent a "
@@ -279,6 +304,8 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             )
         if not isinstance(model, BudgetedChatModel):
             model = self._guarded(model)
+        elif current.run in model.tokenfence_terms.sublimits:
+            return model
         elif self._guarding.fallback is not None:
             raise ValueError(
                 "the agent's model is guarded already, and its fallbacks are those that it was "
@@ -292,8 +319,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             policy=replace(terms.policy, on_limit="raise"),
             sublimits=(*terms.sublimits, current.run, current.thread),
         )
-        scoped = budget.scope() if model.tokenfence_terms.budget is None else nullcontext()
-        return model.model_copy(update={"tokenfence_terms": terms}), scoped
+        return model.model_copy(update={"tokenfence_terms": terms})
 
     def _guarded(self, model: BaseChatModel) -> Any:
         """The guarded form of a model; made once."""
@@ -341,33 +367,41 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         current = (state.get(RUN_KEY) or {}).get(self.name)
         return current if isinstance(current, AgentRun) else None
 
+    def _kept(self, state: Any) -> dict[str, Any]:
+        """What the state keeps of the run and of its thread."""
+        return dict((state.get(SPENT_KEY) or {}).get(self.name) or {})
+
     def _recorded(self, state: Any, *, new_run: bool = False) -> AgentRun:
         """A run as the state records it, and what the state could not be told."""
-        record = dict((state.get(SPENT_KEY) or {}).get(self.name) or {})
-        if new_run:
-            record.pop("run", None)
-        current = AgentRun((self.run_limit, self.thread_limit), record)
+        record = self._kept(state)
         lost = self._unsaved.get(_place())
+        if lost is not None:
+            lost.seen(record)
+        if new_run:
+            record = {"thread": record.get("thread")}
+        current = AgentRun((self.run_limit, self.thread_limit), record)
+        current.budget = self.budget
         if lost is not None:
             current.thread.charge(*lost.thread.unsaved)
             if not new_run:
                 current.run.charge(*lost.run.unsaved)
         return current
 
-    def _remember(self, current: AgentRun) -> None:
-        """Keep what a failed step has spent: it cannot write to the state."""
-        if not any(map(any, (*current.thread.unsaved, *current.run.unsaved))):
-            return
+    def _remember(self, state: Any, current: AgentRun) -> None:
+        """Keep what the state does not: a step that fails, here or further out, writes nothing."""
+        current.seen(self._kept(state))
         place = _place()
-        if place[0]:
-            self._unsaved.pop(place, None)
+        if not place[0]:
+            return
+        self._unsaved.pop(place, None)
+        if current.unsaved:
             self._unsaved[place] = current
             while len(self._unsaved) > UNSAVED:
                 self._unsaved.pop(next(iter(self._unsaved)), None)
 
     def _update(self, state: Any, current: AgentRun) -> dict[str, Any]:
         """What to write to the state."""
-        self._unsaved.pop(_place(), None)
+        self._remember(state, current)
         return {
             SPENT_KEY: {self.name: current.record()},
             RUN_KEY: {**(state.get(RUN_KEY) or {}), self.name: current},
@@ -394,20 +428,20 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         )
 
 
-def _raise_limit(refusal: BudgetExceeded, current: AgentRun, added: Limits) -> None:
-    """Raise the limit that a call was refused by."""
+def _raise_limit(name: str, current: AgentRun, added: Limits) -> None:
+    """Raise the limit of this name, which a call was refused by."""
     budget = current.budget
-    while budget is not None and budget.name != refusal.name:
+    while budget is not None and budget.name != name:
         budget = budget.parent
     if budget is not None:
         by = {quantity: amount or 0 for quantity, amount in zip(added._fields, added, strict=True)}
         budget.top_up(to_decimal(by.pop("usd")), **by)
-    elif refusal.name == current.run.name:
+    elif name == current.run.name:
         current.run.raise_by(added)
-    elif refusal.name == current.thread.name:
+    elif name == current.thread.name:
         current.thread.raise_by(added)
     else:
-        raise ValueError(f"nothing here can raise the limit of {refusal.name!r}")
+        raise ValueError(f"nothing here can raise the limit of {name!r}")
 
 
 def _is_below(budget: Budget, other: Budget) -> bool:
@@ -440,7 +474,8 @@ def _status(admit: str, current: AgentRun) -> Any:
         budget = current.budget
         names = [] if budget is None else [f"budget {name!r}" for name in budget.path]
         own = [(account.name, account.state) for account in (current.run, current.thread)]
-        return status_line([*own, *zip(names, states, strict=True)])
+        line = status_line([*own, *zip(names, states, strict=True)])
+        return line if names else f"{line} The budget is not known before the next model call."
 
     async def later(store: Any, path: Any) -> str:
         return told((await store.aexecute(Read(path))).states)

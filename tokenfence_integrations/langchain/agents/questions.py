@@ -9,39 +9,14 @@ from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.langchain.agents.agent_runs import more
 from tokenfence_integrations.stores.base import Limits
 
-__all__ = ["ask"]
+__all__ = ["ask", "question_of", "refusal_of"]
 
 ANSWERS = 'answer {"top_up": "$1"} to raise the limit and go on, or {"stop": True} to end'
 
 
-def ask(refusal: BudgetExceeded, raise_limit: Callable[[Limits], object]) -> bool:
-    """Interrupt the graph with the numbers, until an answer comes that can be used.
-
-    An answer that cannot be used is followed by the same question, which then has a ``problem``: an
-    exception would leave a thread behind that finds the same useless answer again and again.
-
-    Args:
-        refusal: What was refused, and why.
-        raise_limit: Raises the limit that was hit; a ValueError is a problem with the answer.
-
-    Returns:
-        Whether to go on.
-    """
-    problem = None
-    while True:
-        answer = interrupt(_question(refusal, problem))
-        try:
-            added = _read(answer, refusal.quantity)
-            if added is not None:
-                raise_limit(added)
-        except ValueError as error:
-            problem = str(error)
-        else:
-            return added is not None
-
-
-def _question(refusal: BudgetExceeded, problem: str | None) -> dict[str, Any]:
-    question: dict[str, Any] = {
+def question_of(refusal: BudgetExceeded) -> dict[str, Any]:
+    """What a person is asked: what was refused, and why, in plain values."""
+    return {
         "budget_exceeded": str(refusal),
         "limit_of": refusal.name,
         "quantity": refusal.quantity,
@@ -53,7 +28,41 @@ def _question(refusal: BudgetExceeded, problem: str | None) -> dict[str, Any]:
         "model": refusal.model,
         "resume_with": ANSWERS,
     }
-    return question if problem is None else {**question, "problem": problem}
+
+
+def refusal_of(question: Mapping[str, Any]) -> BudgetExceeded:
+    """The refusal that a question was made of."""
+    told = ("quantity", "reserved", "uncertain", "requested", "model")
+    details = {name: question[name] for name in told}
+    return BudgetExceeded(
+        question["limit"], question["spent"], name=question["limit_of"], **details
+    )
+
+
+def ask(question: Mapping[str, Any], raise_limit: Callable[[Limits], object]) -> bool:
+    """Interrupt the graph with the numbers, until an answer comes that can be used.
+
+    An answer that cannot be used is followed by the same question, which then has a ``problem``: an
+    exception would leave a thread behind that finds the same useless answer again and again.
+
+    Args:
+        question: What `question_of` made.
+        raise_limit: Raises the limit that was hit; a ValueError is a problem with the answer.
+
+    Returns:
+        Whether to go on.
+    """
+    problem: dict[str, str] = {}
+    while True:
+        answer = interrupt({**question, **problem})
+        try:
+            added = _read(answer, question["quantity"])
+            if added is not None:
+                raise_limit(added)
+        except ValueError as error:
+            problem = {"problem": str(error)}
+        else:
+            return added is not None
 
 
 def _read(answer: Any, quantity: str) -> Limits | None:

@@ -78,8 +78,12 @@ class WrapUp:
             return None
         settings = {k: v for k, v in request.model_settings.items() if k not in TOOL_SETTINGS}
         terms = chat_model_of(request.model).tokenfence_terms
+        target = terms.targets.get(hold.model)
+        if target is not None:
+            as_this_run = terms.but(policy=replace(terms.policy, stages=()))
+            target = target.model_copy(update={"tokenfence_terms": as_this_run})
         last = request.override(
-            model=terms.targets.get(hold.model, request.model),
+            model=target or request.model,
             messages=told,  # type: ignore[arg-type]
             system_message=None,
             tools=[],
