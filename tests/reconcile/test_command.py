@@ -11,7 +11,7 @@ import pytest
 from tests.engine.helpers import charged, nano, reserve, spend
 from tests.stores.places import SQLitePlace, later
 from tests.stores.processes import start
-from tests.stores.test_processes import processes, ready
+from tests.stores.test_processes import go, processes, ready
 from tokenfence_integrations import Budget
 from tokenfence_integrations.cli import main
 from tokenfence_integrations.reconcile import command
@@ -270,6 +270,8 @@ def test_a_killed_process_s_books_become_the_provider_s_bill(
             ready(worker)
             if point == "in flight":
                 provider.hold()
+            go(worker)
+            if point == "in flight":
                 provider.wait_for(1)
                 worker.kill()
             assert worker.wait(30) == -9

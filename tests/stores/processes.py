@@ -99,7 +99,7 @@ def die(url: str, name: str, point: str, ledger: str = "") -> None:
     elif point == "after settle":
         wire = type(budget._tree.store._wire)  # type: ignore[attr-defined]
         wire.exchange = _killed_once(wire.exchange)
-    print("ready", flush=True)
+    _at_once()
     ask()
 
 

@@ -153,9 +153,11 @@ def test_whatever_a_killed_process_was_at_its_money_stays_charged(place: Place, 
         )
         with processes(worker):
             ready(worker)
-            first = provider.bill[0].cost  # the next one may be billed by now
+            first = provider.billed
             if point == "in flight":
                 provider.hold()
+            go(worker)
+            if point == "in flight":
                 provider.wait_for(1)
                 worker.kill()
             assert worker.wait(30) == -9
@@ -194,5 +196,6 @@ def test_a_process_that_is_killed_once_its_end_is_applied_has_settled(
         )
         with processes(worker):
             ready(worker)
+            go(worker)
             assert worker.wait(30) == -9
         assert charged(later(place)) == (provider.billed, 0, 0)
