@@ -16,6 +16,7 @@ from tests.stores.factories import STORES
 from tokenfence_integrations import Budget, BudgetExceeded, StoreError, Usage
 from tokenfence_integrations.engine.calls.admitting import Admission
 from tokenfence_integrations.engine.drivers import Sleep
+from tokenfence_integrations.engine.limits import quota
 from tokenfence_integrations.engine.tree import Clock
 from tokenfence_integrations.engine.waiting import PATIENCE, STALLED_AFTER, SyncWaiter
 from tokenfence_integrations.forks import OwnLock
@@ -366,6 +367,39 @@ def test_an_account_that_another_clock_holds_to_be_long_over_is_a_matter_of_cloc
     daily(100, at("2026-11-26T10:00"), name="acme", store=store)  # another process's, two days on
     with pytest.raises(StoreError, match=r"acme~2026-11-24.*set the clocks right"):
         spend(late, 10)
+
+
+def test_a_call_that_comes_while_windows_change_is_charged_to_one(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    budget = daily(100, clock, name="acme", store=store)
+    made = quota.Accounts
+
+    def making(*arguments: Any) -> Any:
+        spend(budget, 20)  # in another thread, say
+        return made(*arguments)
+
+    monkeypatch.setattr(quota, "Accounts", making)
+    budget.configure("$1/hour", threshold=0.8)
+    spend(budget, 30)
+    assert in_store(budget, "acme~2026-11-24") == 20
+    assert in_store(budget, "acme~2026-11-24T10+00:00") == 30
+
+
+def test_the_window_can_end_while_it_is_asked_for(clock: FakeClock) -> None:
+    def now() -> float:
+        if ends:
+            ends.pop()
+            budget.configure("$1", threshold=0.8)  # by another thread, say
+        return clock()
+
+    ends: list[bool] = []
+    budget = Budget("$1/day", clock=Clock(now, clock))
+    ends.append(True)
+    window = budget.window
+    assert window is not None
+    assert window.name == "2026-11-24"
+    assert budget.window is None
 
 
 @pytest.mark.parametrize("size", [0, 3])

@@ -89,6 +89,43 @@ def test_slices_are_given_back_before_any_store_is_closed(tmp_path: Path) -> Non
     check(server)
 
 
+LOCKED = """
+    import sqlite3
+    import sys
+
+    from tests.engine.helpers import reserve
+    from tokenfence_integrations import Budget, Usage
+
+    path, = sys.argv[1:]
+    budget = Budget("$1", name="acme", store=f"sqlite:///{path}")
+    calls = [reserve(budget, 10).admit() for _ in range(3)]
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for call in calls:
+        call.settle(Usage(0, 5))
+    budget.record("$0.25")
+"""
+
+
+def test_what_cannot_be_written_as_the_process_ends_is_told(tmp_path: Path) -> None:
+    program, file = tmp_path / "program.py", tmp_path / "budgets.db"
+    program.write_text(dedent(LOCKED))
+    done = subprocess.run(
+        [sys.executable, str(program), str(file)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    [told] = done.stderr.splitlines()
+    assert "locked" in told
+    assert "the cost of calls or slices (3 in all)" in told
+    assert "$0.25 that record() was given" in told
+    now = Budget(name="acme", store=f"sqlite:///{file}").snapshot()
+    assert (now.spent.usd, now.reserved.usd) == (0, 30)
+
+
 @pytest.mark.parametrize("sliced", [None, "2%"])
 @pytest.mark.parametrize("kind", sorted(PLACES))
 class TestForks:

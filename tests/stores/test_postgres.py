@@ -36,6 +36,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.postgres import PostgresStore
+from tokenfence_integrations.stores.postgres import ledger as postgres_ledger
 from tokenfence_integrations.stores.postgres.ledger import PostgresLedger
 from tokenfence_integrations.stores.remote import backing_off, listening
 from tokenfence_integrations.stores.remote.wire import Batch, Unreachable
@@ -762,3 +763,23 @@ def test_a_ledger_keeps_so_many_records_and_says_what_it_lost(
     ledger.close()
     assert database.sql("SELECT cost FROM s.ledger ORDER BY number") == [(3,), (4,), (5,)]
     assert "2 ledger records are lost" in caplog.text
+
+
+def test_records_that_cannot_be_written_as_the_process_ends_are_told(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = PostgresLedger(database.store())
+    ledger.tend = lambda: None  # type: ignore[method-assign]
+    budget = small(1_000, sink=ledger)
+    spend(budget, 10)
+
+    def unreachable(query: Any, parameters: Any = ()) -> Any:
+        raise Unreachable("it is gone")
+
+    run, ledger._link.run = ledger._link.run, unreachable  # type: ignore[method-assign]
+    postgres_ledger._close_all()
+    assert "it is gone" in caplog.text
+    assert "has not written 1 ledger records" in caplog.text
+    ledger._link.run = run  # type: ignore[method-assign]
+    ledger.close()
+    assert database.sql("SELECT cost FROM s.ledger") == [(10,)]

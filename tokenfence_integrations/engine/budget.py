@@ -613,10 +613,11 @@ class Budget:
 
         None if the budget has no windows. With windows, all figures of it are those of this one.
         """
-        if self._quota.accounts is None:
+        accounts = self._quota.accounts
+        if accounts is None:
             return None
         self.charged_path()
-        return self._quota.accounts.window
+        return accounts.window
 
     def charged_path(self) -> Path:
         """The accounts in the store that are charged for a call that is made now, leaf first."""

@@ -51,10 +51,11 @@ def charges(quota: Quota) -> tuple[Charge, ...]:
     """The uncertain charges of a budget and of all below it, oldest first."""
     tree = quota.tree
     tree.settle_orphans()
-    if quota.accounts is None:
+    accounts = quota.accounts
+    if accounts is None:
         return tree.store.charges(quota.name)
     quota.charged_path()
-    found = [c for name in quota.accounts.kept() for c in tree.store.charges(name)]
+    found = [c for name in accounts.kept() for c in tree.store.charges(name)]
     return tuple(sorted(found, key=lambda charge: charge.at))
 
 

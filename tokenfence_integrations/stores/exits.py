@@ -50,8 +50,10 @@ def _finalize_children(*_: object) -> None:
 
 
 def _do_all() -> None:
+    works = *_closing, *_giving_back
+    _forget()  # a child of multiprocessing may do it at both of its ends
     with ExitStack() as all_of_it:
-        for work in (*_closing, *_giving_back):
+        for work in works:
             all_of_it.callback(work)
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
+from tokenfence_integrations.errors import StoreError
+from tokenfence_integrations.log import logger
+from tokenfence_integrations.money import format_usd
 from tokenfence_integrations.stores.base import (
     NOTHING,
     UNLIMITED,
@@ -25,6 +28,7 @@ __all__ = [
     "Notable",
     "Note",
     "change_by",
+    "say_lost",
     "sayable",
     "to_open",
     "with_notes",
@@ -163,3 +167,25 @@ def to_open(commands: Iterable[Command]) -> list[Open]:
         elif type(command) is Drop:
             found.pop(command.account, None)
     return list(found.values())
+
+
+def say_lost(error: StoreError, commands: Iterable[Command]) -> None:
+    """Say what a process that ends could not write.
+
+    Args:
+        error: Why not.
+        commands: What was still to be written.
+    """
+    ended = booked = 0
+    for command in commands:
+        if type(command) is Book:
+            booked += command.spent.usd
+        elif type(command) is End or type(command) is Draw:
+            ended += any(command.spent) or any(command.uncertain)
+    lost = []
+    if ended:
+        lost.append(f"the cost of calls or slices ({ended} in all): uncertain once its lease ends")
+    if booked:
+        lost.append(f"{format_usd(booked)} that record() was given: record that again")
+    if lost:
+        logger().error("%s; this process ends, and has not written %s", error, "; ".join(lost))

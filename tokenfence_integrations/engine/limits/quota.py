@@ -105,10 +105,12 @@ class Quota:
         above = None if self.above is None else self.above.accounts
         if schedule is None:
             self.tree.store.note(Open(self.name, self._walls()))
-        self.accounts = None
+        accounts = None
         if schedule is not None or above is not None:
-            self.accounts = Accounts(self.tree, self.path, self._walls(), schedule, above)
-            self.accounts.known()
+            accounts = Accounts(self.tree, self.path, self._walls(), schedule, above)
+        self.accounts = accounts  # at once: others may be about to reserve
+        if accounts is not None:
+            accounts.known()
 
     # Looking at it
 

@@ -3,7 +3,6 @@
 import json
 import secrets
 from collections import deque
-from contextlib import suppress
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -182,5 +181,11 @@ _unwritten: set[PostgresLedger] = set()
 def _close_all() -> None:
     for ledger in list(_ledgers):
         if ledger._records:
-            with suppress(StoreError):
+            try:
                 ledger.close()
+            except StoreError as error:
+                logger().error(
+                    "%s; this process ends, and has not written %d ledger records",
+                    error,
+                    len(ledger._records),
+                )

@@ -7,7 +7,6 @@ what nobody waits for, is carried by a thread of the courier's own.
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from threading import Lock
 from typing import Any, TypeVar
 from weakref import WeakSet, ref
@@ -29,7 +28,7 @@ from tokenfence_integrations.stores.base import (
     Resolve,
 )
 from tokenfence_integrations.stores.exits import at_exit
-from tokenfence_integrations.stores.noting import Held, sayable, to_open
+from tokenfence_integrations.stores.noting import Held, say_lost, sayable, to_open
 from tokenfence_integrations.stores.numbers import check_numbers
 from tokenfence_integrations.stores.remote.backing_off import BackOff
 from tokenfence_integrations.stores.remote.known import Known
@@ -387,5 +386,7 @@ def _close_all() -> None:
     for courier in list(_couriers):
         courier.timeout = min(courier.timeout, AT_EXIT)
         if courier.outbox:
-            with suppress(StoreError):
+            try:
                 courier.flush()
+            except StoreError as error:
+                say_lost(error, [order.command for order in courier.outbox.all()])

@@ -28,7 +28,7 @@ from tokenfence_integrations.stores.base import (
 )
 from tokenfence_integrations.stores.exits import at_exit
 from tokenfence_integrations.stores.lines import Lines
-from tokenfence_integrations.stores.noting import Held, Note, to_open, with_notes
+from tokenfence_integrations.stores.noting import Held, Note, say_lost, to_open, with_notes
 from tokenfence_integrations.stores.sqlite.books import Books
 from tokenfence_integrations.stores.sqlite.errors import Damaged, is_busy, reason
 from tokenfence_integrations.stores.sqlite.file import checkpoint
@@ -505,8 +505,10 @@ def _after_fork_in_child() -> None:
 def _close_all() -> None:
     for keeper in list(_keepers):
         keeper.timeout = min(keeper.timeout, 2.0)
-        with suppress(StoreError, KeyError):
+        try:
             keeper.close()
+        except StoreError as error:
+            say_lost(error, [note.command for note in keeper.noted])
 
 
 if hasattr(os, "register_at_fork"):
