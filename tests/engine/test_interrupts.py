@@ -14,6 +14,8 @@ import pytest
 from tests.engine.helpers import charged, outcomes, reserve, small
 from tests.engine.waiters import idle
 from tokenfence_integrations import Call, Usage
+from tokenfence_integrations.stores.base import NOTHING, Amount, Limits, Open
+from tokenfence_integrations.stores.memory import MemoryStore
 
 
 @contextmanager
@@ -96,3 +98,58 @@ async def test_who_waits_hears_of_an_end_that_is_interrupted() -> None:
         assert charged(budget)[1] == 0, f"before line {line}"
     (await waiting).release()
     assert line > 10
+
+
+class Interrupted(tuple[str, ...]):
+    """A path at whose n-th step, in all, Ctrl-C comes: where Python looks for it in a loop."""
+
+    left: int
+
+    def __iter__(self) -> Iterator[str]:
+        for name in super().__iter__():
+            yield name
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+PATH = ("team/writer/run", "team/writer", "team")
+
+
+def opened() -> MemoryStore:
+    store = MemoryStore()
+    for account in PATH:
+        store.execute(Open(account, Limits(usd=100)))
+    return store
+
+
+def test_an_interrupt_between_two_accounts_reserves_in_none_of_them() -> None:
+    for step in count(1):
+        store, path = opened(), Interrupted(PATH)
+        path.left = step
+        with suppress(KeyboardInterrupt):
+            assert store.reserve(path, 1, Amount(20, 1, 5, 15)).done
+            break
+        assert [state.reserved_usd for state in store.peek(PATH)] == [0, 0, 0]
+    assert step > 3
+    assert [state.reserved_usd for state in store.peek(PATH)] == [20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("spent", "uncertain"), [(Amount(15, 1, 5, 10), NOTHING), (NOTHING, Amount(20, 1, 5, 15))]
+)
+def test_an_interrupt_between_two_accounts_ends_in_all_of_them(
+    spent: Amount, uncertain: Amount
+) -> None:
+    for step in count(1):
+        store, path = opened(), Interrupted(PATH)
+        path.left = step
+        store.reserve(PATH, 1, Amount(20, 1, 5, 15))
+        with suppress(KeyboardInterrupt):
+            assert store.end(path, 1, spent, uncertain).done
+            break
+        assert not store.end(PATH, 1, spent, uncertain).done
+        for state in store.peek(PATH):
+            assert (state.spent, state.reserved_usd, state.uncertain) == (spent, 0, uncertain)
+        assert len(store.charges()) == bool(uncertain.usd)
+    assert step > 3
