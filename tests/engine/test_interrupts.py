@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from types import FrameType
 from typing import Any
@@ -16,6 +17,7 @@ from tests.engine.waiters import idle
 from tokenfence_integrations import Call, Usage
 from tokenfence_integrations.stores.base import NOTHING, Amount, Limits, Open
 from tokenfence_integrations.stores.memory import MemoryStore
+from tokenfence_integrations.stores.sqlite import SQLiteStore
 
 
 @contextmanager
@@ -52,6 +54,20 @@ def test_an_interrupt_in_the_midst_of_admission_leaves_nothing_held() -> None:
         assert charged(budget)[1] == 0, f"before line {line}"
     assert line > 30
     assert charged(budget) == (0, 20, 0)
+
+
+def test_the_same_where_a_store_has_to_be_waited_for(tmp_path: pathlib.Path) -> None:
+    with closing(SQLiteStore(tmp_path / "budgets.db")) as store:
+        budget = small(10_000, store=store)
+        for line in count(1):
+            call = reserve(budget, 20)
+            with suppress(KeyboardInterrupt), interrupted_at(line, "meter.py"):
+                call.admit()
+                break
+            del call
+            assert charged(budget)[1] == 0, f"before line {line}"
+        assert line > 20
+        assert charged(budget) == (0, 20, 0)
 
 
 @pytest.mark.parametrize(
