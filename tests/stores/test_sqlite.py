@@ -94,6 +94,30 @@ def test_a_command_that_fails_in_its_midst_changes_nothing(file: Path) -> None:
     assert parts(read(store, "root")) == (NOTHING, NOTHING, NOTHING)
 
 
+@pytest.mark.parametrize("path", [("a",), ("a/b", "a")])
+def test_what_was_committed_as_ctrl_c_came_is_not_written_again(
+    file: Path, path: tuple[str, ...]
+) -> None:
+    store = SQLiteStore(file)
+    for account in path:
+        store.execute(Open(account, Limits(usd=100)))
+    store.execute(Reserve(path, 1, Amount(20, 1)))
+    books: Any = store._keeper.books
+    commit = books.commit
+
+    def interrupted() -> None:
+        commit()
+        books.commit = commit
+        raise KeyboardInterrupt
+
+    books.commit = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        store.end(path, 1, Amount(15, 1), NOTHING)
+    for state in store.execute(Read(path)).states:
+        assert (state.spent.usd, state.reserved_usd) == (15, 0)
+    store.close()
+
+
 def test_numbers_beyond_those_of_sqlite_are_refused(file: Path) -> None:
     store = opened(file, None)
     with pytest.raises(ValueError, match="holds numbers below"):

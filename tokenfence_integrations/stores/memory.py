@@ -222,37 +222,59 @@ class MemoryStore(Store):
                         and a.spent_usd + a.reserved_usd + a.uncertain_usd + usd * times > limit
                     ) or (a.counted and not a.fits(calls * times, into * times, out * times)):
                         return Reply(False, self._states(path))
-            for name in path:
-                a = accounts[name]
-                a.reserved_usd += usd
-                a.reserved_calls += calls
-                a.reserved_input += into
-                a.reserved_output += out
+            try:
+                for name in path:
+                    a = accounts[name]
+                    a.reserved_usd += usd
+                    a.reserved_calls += calls
+                    a.reserved_input += into
+                    a.reserved_output += out
+            except KeyError:  # an account that was never opened
+                raise
+            except BaseException:  # Ctrl-C, which comes between two accounts: in none, then
+                for done in path[: path.index(name) + 1]:
+                    accounts[done].hold(amount.negative())
+                raise
             self._reservations[key] = usd, calls, into, out, what
         return DONE
 
     def end(self, path: Path, key: int, spent: Amount, uncertain: Amount) -> Reply:
         with self._lock:
-            reservation = self._reservations.pop(key, None)
+            reservation = self._reservations.get(key)
             if reservation is None:
                 return NOT_DONE
             usd, calls, into, out, what = reservation
             spent_usd, spent_calls, spent_into, spent_out = spent
             accounts = self._accounts
-            for name in path:
-                a = accounts[name]
-                a.spent_usd += spent_usd
-                a.spent_calls += spent_calls
-                a.spent_input += spent_into
-                a.spent_output += spent_out
-                a.reserved_usd -= usd
-                a.reserved_calls -= calls
-                a.reserved_input -= into
-                a.reserved_output -= out
-            if uncertain is not NOTHING and uncertain != NOTHING:
-                for name in path:
-                    accounts[name].doubt(uncertain)
+            doubtful = uncertain is not NOTHING and uncertain != NOTHING
+            if doubtful:
                 self._charge(str(key), path, uncertain, what)
+            try:
+                for name in path:
+                    a = accounts[name]
+                    a.spent_usd += spent_usd
+                    a.spent_calls += spent_calls
+                    a.spent_input += spent_into
+                    a.spent_output += spent_out
+                    a.reserved_usd -= usd
+                    a.reserved_calls -= calls
+                    a.reserved_input -= into
+                    a.reserved_output -= out
+                    if doubtful:
+                        a.uncertain_usd += uncertain[0]
+                        a.uncertain_calls += uncertain[1]
+                        a.uncertain_input += uncertain[2]
+                        a.uncertain_output += uncertain[3]
+            except KeyError:  # an account that was dropped
+                raise
+            except BaseException:  # Ctrl-C, which comes between two accounts: in all, then
+                for left in path[path.index(name) + 1 :]:
+                    accounts[left].spend(spent)
+                    accounts[left].hold(Amount(usd, calls, into, out).negative())
+                    accounts[left].doubt(uncertain)
+                raise
+            finally:
+                del self._reservations[key]
         return DONE
 
     def _draw(self, command: Draw) -> Reply:

@@ -153,9 +153,13 @@ class Call:
             return self
         if wish is not None:
             command, card, output = wish
-            if execute(self.tree.store, command)[0]:
-                self.admitted(current_owner(), command, card, output)
-                return self
+            try:
+                if execute(self.tree.store, command)[0]:
+                    self.admitted(current_owner(), command, card, output)
+                    return self
+            except BaseException:
+                self._give_back(command)
+                raise
         run(self._admission, self.tree.store)
         return self
 
@@ -166,9 +170,13 @@ class Call:
             return self
         if wish is not None:
             command, card, output = wish
-            if (await aexecute(self.tree.store, command))[0]:
-                self.admitted(current_owner(), command, card, output)
-                return self
+            try:
+                if (await aexecute(self.tree.store, command))[0]:
+                    self.admitted(current_owner(), command, card, output)
+                    return self
+            except BaseException:
+                self._give_back(command)
+                raise
         await arun(self._admission, self.tree.store)
         return self
 
@@ -213,11 +221,16 @@ class Call:
         try:
             if tree.store.reserve(path, key, amount, False, times, card.model)[0]:
                 self._admitted(current_owner(), path, key, amount, card, output)
-        except BaseException:  # Ctrl-C: nothing was sent, and nobody else knows of it
-            tree.live.pop(key, None)
-            tree.store.end(path, key, NOTHING, NOTHING)
+        except BaseException:
+            self._give_back(Reserve(path, key, amount))
             raise
         return None
+
+    def _give_back(self, command: Reserve) -> None:
+        """After Ctrl-C: nothing was sent, and nobody else knows of what may be reserved."""
+        tree = self.tree
+        tree.live.pop(command.id, None)
+        tree.store.end(command.path, command.id, NOTHING, NOTHING)
 
     def _stages_begun(self, path: Path) -> bool:
         states = self.tree.store.peek(path)

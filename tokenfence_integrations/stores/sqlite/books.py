@@ -133,6 +133,11 @@ class Books:
         if not self.connection.in_transaction:
             self.begin()
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether one was begun, and has not ended."""
+        return self.connection.in_transaction
+
     def commit(self) -> None:
         """End the transaction, if one was begun."""
         if self.connection.in_transaction:

@@ -277,12 +277,17 @@ class Keeper:
 
     def commit(self, books: Books) -> None:
         """End the transaction; what was noted is written by it."""
-        books.commit()
-        if not books.is_current():  # it may be gone with the file, and can be written again
-            raise Damaged("it was emptied or replaced while it was written to; restore a copy")
-        while self._written:
-            self.noted.popleft()
-            self._written -= 1
+        try:
+            books.commit()
+            if not books.is_current():  # it may be gone with the file, and can be written again
+                raise Damaged("it was emptied or replaced while it was written to; restore a copy")
+            self._forget_written()
+        except (sqlite3.Error, Damaged):
+            raise
+        except BaseException:  # Ctrl-C: what was committed before it came is not written again
+            if not books.in_transaction:
+                self._forget_written()
+            raise
         if self._to_tell:
             tell, self._to_tell = self._to_tell, []
             for told, done in tell:
@@ -291,6 +296,11 @@ class Keeper:
         self._commits = commits = self._commits + 1
         if commits == CHECKPOINT_EVERY:
             self.tender.call()
+
+    def _forget_written(self) -> None:
+        while self._written:
+            self._written -= 1  # first: no Ctrl-C comes between this and the next line
+            self.noted.popleft()
 
     def roll_back(self, books: Books) -> None:
         """Undo the transaction; what was noted still is."""
