@@ -12,6 +12,7 @@ from langchain.agents.middleware import (
     ModelFallbackMiddleware,
     SummarizationMiddleware,
 )
+from langchain_core.messages import AIMessage
 from langchain_core.tools import StructuredTool
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
@@ -223,6 +224,40 @@ async def test_a_question_that_nobody_answers_is_forgotten_with_its_run(
     result = await agent.ainvoke(ASK, THREAD)
     assert not is_refusal(result)
     assert len(provider.bill) == 1
+
+
+class Reader(AgentMiddleware[Any, Any, Any]):
+    """Looks at each answer."""
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        response = await handler(request)
+        assert isinstance(response.result[0], AIMessage)
+        return response
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+async def test_nobody_is_asked_twice_to_approve_a_tool_call(
+    provider: SimulatedProvider, plain: ChatOpenAI, ours_first: bool
+) -> None:
+    provider.script = lambda request: looping(request) if request.tool_results < 2 else "Done."
+    guarding = BudgetMiddleware("$1", run_limit={"calls": 1}, exit_behavior="ask")
+    approval = HumanInTheLoopMiddleware(interrupt_on={"search": True})
+    middleware = [guarding, approval] if ours_first else [approval, guarding]
+    agent = create_agent(
+        plain, [search], middleware=[Reader(), *middleware], checkpointer=InMemorySaver()
+    )
+    approve = Command(resume={"decisions": [{"type": "approve"}]})
+    asked = []
+    result = await agent.ainvoke(ASK, THREAD)
+    while result.get("__interrupt__"):
+        question = result["__interrupt__"][0].value
+        assert all(message.text or message.tool_calls for message in result["messages"])
+        asked.append(question.get("limit_of", "approval"))
+        answer = Command(resume={"top_up": 1}) if "limit_of" in question else approve
+        result = await agent.ainvoke(answer, THREAD)
+    assert asked == ["approval", "this run", "approval", "this run"]
+    assert [m.type for m in result["messages"]] == ["human", "ai", "tool", "ai", "tool", "ai"]
+    assert len(provider.bill) == 3
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -131,9 +131,20 @@ class AgentRun(dict[str, Any]):
         hold: What is held back for its last answer.
         jump: Where the agent goes next, if not on.
         question: What a person has to be asked before it goes on.
+        unsaid: The id of a message that stands for no answer, and is to be removed.
     """
 
-    __slots__ = ("__weakref__", "_owner", "budget", "hold", "jump", "question", "run", "thread")
+    __slots__ = (
+        "__weakref__",
+        "_owner",
+        "budget",
+        "hold",
+        "jump",
+        "question",
+        "run",
+        "thread",
+        "unsaid",
+    )
 
     def __init__(
         self, limits: tuple[Limits, Limits], record: Mapping[str, Any] | None = None
@@ -145,6 +156,7 @@ class AgentRun(dict[str, Any]):
         self.hold: Hold | None = None
         self._owner = new_owner()
         self.jump: str | None = None
+        self.unsaid: str | None = None
         self.question: dict[str, Any] | None = record.get("question")
         super().__init__(self.run.record())
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, get_args
+from uuid import uuid4
 from weakref import ref
 
 from langchain.agents.middleware import (
@@ -17,7 +18,7 @@ from langchain.agents.middleware import (
 from langchain.agents.middleware.types import PrivateStateAttr
 from langchain.tools import ToolRuntime
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import SystemMessage
+from langchain_core.messages import AIMessage, RemoveMessage
 from langchain_core.runnables import RunnableBinding
 from langchain_core.tools import StructuredTool
 from langgraph.channels.untracked_value import UntrackedValue
@@ -31,7 +32,7 @@ from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
 from tokenfence_integrations.langchain.agents.agent_runs import AgentRun, Allowance, parse_allowance
 from tokenfence_integrations.langchain.agents.questions import ask, question_of, refusal_of
 from tokenfence_integrations.langchain.agents.requests import GuardedRequest
-from tokenfence_integrations.langchain.agents.statuses import status_line
+from tokenfence_integrations.langchain.agents.statuses import status_line, with_line
 from tokenfence_integrations.langchain.agents.tool_calls import awaiting_tools
 from tokenfence_integrations.langchain.agents.wrap_up import WrapUp
 from tokenfence_integrations.langchain.chat_models import BudgetedChatModel
@@ -202,7 +203,10 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         if current is None:
             return None
         self._remember(state, current)
-        return None if current.jump is None else {"jump_to": current.jump}
+        if current.jump is None:
+            return None
+        unsaid = [RemoveMessage(m.id) for m in state["messages"] if m.id and m.id == current.unsaid]
+        return {"jump_to": current.jump, **({"messages": unsaid} if unsaid else {})}
 
     @hook_config(can_jump_to=["end", "model"])
     async def aafter_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
@@ -233,7 +237,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             raise AssertionError("a guarded model has a budget")
         if self.tell_model:
             line = yield partial(_status, admit, current)
-            request = request.override(system_message=_with_line(request.system_message, line))
+            request = request.override(system_message=with_line(request.system_message, line))
         try:
             with budget.scope():
                 response = yield from self._answer(admit, request, handler, current)
@@ -276,8 +280,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
             # one, the call would be tried again first, and where there is room for it by then,
             # made whatever the answer is.
             current.question = question_of(refused)
-            current.jump = "model"
-            return ModelResponse([])
+            return _nothing(current)
         current.jump = "end"
         return ModelResponse([refusal_message(refused)])
 
@@ -287,8 +290,10 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         current.question = None
         # Going on is a step of its own: were the call made here, and failed, the answer would be
         # found again, and the limit raised again.
-        current.jump = "model" if goes_on else "end"
-        return ModelResponse([] if goes_on else [refusal_message(refusal_of(question))])
+        if goes_on:
+            return _nothing(current)
+        current.jump = "end"
+        return ModelResponse([refusal_message(refusal_of(question))])
 
     # The model
 
@@ -428,6 +433,17 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         )
 
 
+def _nothing(current: AgentRun) -> ModelResponse[Any]:
+    """No answer: the model's step is repeated.
+
+    It is an empty message, removed when the step is over: other middleware reads the last one, and
+    would find tool calls there that were made already.
+    """
+    current.jump = "model"
+    current.unsaid = f"unsaid-{uuid4()}"
+    return ModelResponse([AIMessage("", id=current.unsaid)])
+
+
 def _raise_limit(name: str, current: AgentRun, added: Limits) -> None:
     """Raise the limit of this name, which a call was refused by."""
     budget = current.budget
@@ -456,15 +472,6 @@ def _place() -> tuple[str, str]:
         return "", ""
     namespace = str(configured.get("checkpoint_ns") or "")
     return str(configured.get("thread_id") or ""), namespace.rpartition("|")[0]
-
-
-def _with_line(message: SystemMessage | None, line: str) -> SystemMessage:
-    """A system message with one line more."""
-    if message is None:
-        return SystemMessage(line)
-    if isinstance(message.content, str):
-        return SystemMessage(f"{message.content}\n\n{line}")
-    return SystemMessage([*message.content, {"type": "text", "text": line}])
 
 
 def _status(admit: str, current: AgentRun) -> Any:

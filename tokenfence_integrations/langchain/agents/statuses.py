@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from langchain_core.messages import SystemMessage
+
 from tokenfence_integrations.money import format_usd
 from tokenfence_integrations.stores.base import AccountState, Limits
 
-__all__ = ["status_line"]
+__all__ = ["status_line", "with_line"]
 
 
 def status_line(accounts: Sequence[tuple[str, AccountState]]) -> str:
@@ -22,6 +24,15 @@ def status_line(accounts: Sequence[tuple[str, AccountState]]) -> str:
     """
     parts = [part for name, state in accounts for part in _parts(name, state)]
     return f"Budget: {'; '.join(parts) or 'no limit'}."
+
+
+def with_line(message: SystemMessage | None, line: str) -> SystemMessage:
+    """A system message with one line more."""
+    if message is None:
+        return SystemMessage(line)
+    if isinstance(message.content, str):
+        return SystemMessage(f"{message.content}\n\n{line}")
+    return SystemMessage([*message.content, {"type": "text", "text": line}])
 
 
 def _parts(name: str, state: AccountState) -> list[str]:
