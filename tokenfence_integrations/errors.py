@@ -27,6 +27,7 @@ __all__ = [
     "UnknownBudgetError",
     "UnknownModelError",
     "UnmeteredError",
+    "in_units",
 ]
 
 
@@ -110,7 +111,9 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         return max(0.0, self.budget - self.spent - self.reserved - self.uncertain)
 
     def _message(self) -> str:
-        shown = _dollars if self.quantity == "usd" else _count(self.quantity)
+        def shown(amount: float) -> str:
+            return in_units(amount, self.quantity)
+
         parts = [f"spent {shown(self.spent)}"]
         if self.reserved:
             parts.append(f"in flight {shown(self.reserved)}")
@@ -242,7 +245,20 @@ def _rebuild(
     return cls(budget, spent, **details)
 
 
-def _dollars(amount: float) -> str:
+def in_units(amount: float, quantity: str) -> str:
+    """An amount as people read it.
+
+    Args:
+        amount: Dollars, or a count.
+        quantity: As for `BudgetExceeded`.
+
+    Example:
+        >>> in_units(5, "usd"), in_units(1, "calls"), in_units(1200, "input_tokens")
+        ('$5.00', '1 call', '1,200 input tokens')
+    """
+    if quantity != "usd":
+        noun = quantity.replace("_", " ")
+        return f"{amount:,.0f} {noun.removesuffix('s') if amount == 1 else noun}"
     cents = f"{amount:,.2f}"
     exact = f"{amount:,.9f}".rstrip("0")
     return f"${exact if len(exact) > len(cents) else cents}"
@@ -256,8 +272,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
-
-
-def _count(quantity: str) -> Any:
-    noun = quantity.replace("_", " ")
-    return lambda amount: f"{amount:,.0f} {noun}"

@@ -474,7 +474,7 @@ class TestOtherLimits:
     def test_of_a_parent(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
         team = Budget(calls=1, name="team")
         guard(bare, budget=team.child("one")).chat.completions.create(**CALL)
-        with pytest.raises(BudgetExceeded, match="budget 'team' of 1 calls"):
+        with pytest.raises(BudgetExceeded, match="budget 'team' of 1 call has"):
             guard(bare, budget=team.child("two"), on_limit="raise").chat.completions.create(**CALL)
         check_books(team, provider)
 

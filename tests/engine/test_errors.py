@@ -117,6 +117,12 @@ def test_a_refusal_advises_what_can_help(
     assert not any(word in advice for word in does_not)
 
 
+def test_one_call_is_not_calls() -> None:
+    message = str(BudgetExceeded(1, 1, quantity="calls", requested=1, reserved=2))
+    assert "of 1 call has no room" in message
+    assert "spent 1 call, in flight 2 calls, this call needs at least 1 call." in message
+
+
 @pytest.mark.parametrize("quantity", ["usd", "calls", "tokens", "input_tokens", "output_tokens"])
 def test_a_refusal_of_what_nothing_can_replace_advises_no_fallback(quantity: str) -> None:
     error = BudgetExceeded(10, 10, quantity=quantity, replaceable=False)

@@ -23,7 +23,7 @@ from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import Owner, current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.money import to_float
+from tokenfence_integrations.money import format_usd, to_float
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import NOTHING, Amount, Path, Reserve
@@ -448,13 +448,13 @@ class Call:
 
     def _exceeded_bound(self, spent: Amount, usage: Usage) -> None:
         logger().warning(
-            "call %d to %s on budget %r cost more than its bound: %s, bound %s; "
-            "the truth is booked",
+            "call %d to %s on budget %r cost more than its bound: %s, bound %s; what the provider "
+            "reported is booked",
             self._key,
             self.model,
             self.budget.name,
-            spent,
-            self.bound,
+            _in_words(spent),
+            _in_words(self.bound),
         )
         if self.tree.listeners:
             self._tell("bound_exceeded", usage=usage, cost=spent.usd)
@@ -472,7 +472,6 @@ class Call:
         cost: int = 0,
         bound: Amount | None = None,
     ) -> None:
-
         tree = self.tree
         event = Event(
             kind=kind,  # type: ignore[arg-type]
@@ -489,3 +488,8 @@ class Call:
             tags=self.request.tags or NO_TAGS,
         )
         tree.tell(self.budget.path, event)
+
+
+def _in_words(amount: Amount) -> str:
+    usd = format_usd(amount.usd)
+    return f"{usd} ({amount.input_tokens:,} tokens in, {amount.output_tokens:,} out)"

@@ -95,19 +95,19 @@ class Quota:
 
     def open(self) -> None:
         """Open its accounts, each with its limits."""
-        self._place()
+        self._open_accounts()
         if self._shares:  # the parent's limits may have changed before it knew of this one
             with self.tree.changing:
                 self._follow()
 
-    def _place(self) -> None:
+    def _open_accounts(self) -> None:
         schedule = self.terms.given.schedule
         above = None if self.above is None else self.above.accounts
         if schedule is None:
-            self.tree.store.note(Open(self.name, self._walls()))
+            self.tree.store.note(Open(self.name, self._account_limits()))
         self.accounts = None
         if schedule is not None or above is not None:
-            self.accounts = Accounts(self.tree, self.path, self._walls(), schedule, above)
+            self.accounts = Accounts(self.tree, self.path, self._account_limits(), schedule, above)
             self.accounts.known()
 
     # Looking at it
@@ -146,7 +146,7 @@ class Quota:
         states = tree.store.peek(path) if tree.store.instant else None
         if states is None:
             states = execute(tree.store, Read(path)).states
-        return self._seen(states[0])
+        return self._with_own_limits(states[0])
 
     def limits(self) -> Limits:
         """Its limits, as they are now."""
@@ -181,10 +181,10 @@ class Quota:
         each = [*zip(self.lineage(), states, strict=False)]
         for depth in range(len(each) - 2, -1, -1):
             quota, state = each[depth]
-            quota._see(path[depth])
+            quota._enter_window(path[depth])
             if not quota._shares:
                 continue
-            now = quota._moved(each[depth + 1][0]._limits_in(each[depth + 1][1]))
+            now = quota._changed_parts(each[depth + 1][0]._limits_in(each[depth + 1][1]))
             if not now:
                 continue
             has = quota._limits_in(state)
@@ -200,13 +200,13 @@ class Quota:
             return self._own
         return UNLIMITED if state[:5] == LIFTED else state.limits
 
-    def _seen(self, state: AccountState) -> AccountState:
+    def _with_own_limits(self, state: AccountState) -> AccountState:
         """Its account with the limits that are its own, which need not be the account's."""
         if self.terms.overflow or state[:5] == LIFTED:
             return AccountState(*self._limits_in(state), *state[5:])
         return state
 
-    def _walls(self) -> Limits:
+    def _account_limits(self) -> Limits:
         """What its account is opened with. One without limits would keep those that it has."""
         if self.terms.overflow:
             return self._needed
@@ -222,7 +222,7 @@ class Quota:
         """
         path = self.charged_path()
         with self.tree.changing:
-            self._see(path[0])
+            self._enter_window(path[0])
             limits = self.limits()
             for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
                 if by and limit is None:
@@ -259,7 +259,7 @@ class Quota:
         named |= {q for q, limit in asked.limits._asdict().items() if limit is not None}
         path = self.charged_path()
         with self.tree.changing:
-            self._see(path[0])
+            self._enter_window(path[0])
             limits = self.limits()._replace(**{q: getattr(asked.limits, q) for q in named})
             kept = {q: share for q, share in self._shares.items() if q not in named}
             shares = {**kept, **asked.shares}
@@ -287,22 +287,22 @@ class Quota:
             self._lifted = own == UNLIMITED
             self._needed = LIFTED
             if moves:
-                self._place_all()
+                self._reopen_all()
             else:
-                self._open_anew()
+                self._reopen()
             self._changed()
 
-    def _open_anew(self) -> None:
+    def _reopen(self) -> None:
         """Have its account, and those of windows to come, stop what they are to stop now."""
         if self.accounts is None or self.terms.given.schedule is None:
-            self.tree.store.note(Open(self.name, self._walls()))
+            self.tree.store.note(Open(self.name, self._account_limits()))
         if self.accounts is not None:
-            self.accounts.limits = self._walls()
+            self.accounts.limits = self._account_limits()
             if (
                 self.terms.given.schedule is not None
                 and (path := self.accounts.known()) is not None
             ):
-                self.tree.store.note(Open(path[0], self._walls()))
+                self.tree.store.note(Open(path[0], self._account_limits()))
 
     def _stop_what_nothing_stops(self) -> None:
         """Let limits of its own be walls where those above have ended, for as long as that is so.
@@ -320,7 +320,7 @@ class Quota:
         now = Limits(**needed) if needed else LIFTED
         if now != self._needed:
             self._needed = now
-            self._open_anew()
+            self._reopen()
 
     def _stopped_above(self) -> frozenset[str]:
         """The quantities that a budget above it has a limit of, and stops calls by."""
@@ -330,11 +330,11 @@ class Quota:
             [q for q in Limits._fields if any(getattr(has, q) is not None for has in limits)]
         )
 
-    def _place_all(self) -> None:
+    def _reopen_all(self) -> None:
         """Its windows are others now, and those that all below it are in."""
         with self.tree.moving:
             for quota in self.below():
-                quota._place()
+                quota._open_accounts()
 
     def _resolved(self, limits: Limits, shares: Shares, overflow: bool) -> Limits:
         """Limits and shares as amounts, if they can be."""
@@ -384,7 +384,7 @@ class Quota:
     def _changed(self) -> None:
         """Its limits are others now: what depends on them follows."""
         self._stop_what_nothing_stops()
-        self._look_at_threshold()
+        self._recheck_threshold()
         for child in self._children:
             child._quota._follow()
         self.tree.line.freed()
@@ -393,22 +393,22 @@ class Quota:
         above, given = self.above, self.terms.given
         if above is not None and (self._shares or given.shares):
             path = self.charged_path()
-            self._see(path[0])
+            self._enter_window(path[0])
             if self.accounts is not None and self._begins_anew():
                 first = parts(given.shares, above._first_limits())
                 self.accounts.limits = given.limits._replace(**first)
-            if now := self._moved(above.limits()):
+            if now := self._changed_parts(above.limits()):
                 own = self.limits()._replace(**now)
                 if not self.terms.overflow:
                     self.tree.store.note(Open(path[0], own))  # so that it is made anew with these
                     execute(self.tree.store, SetLimits(path, own))
                 self._adopt(own, self._shares)
-                self._look_at_threshold()
+                self._recheck_threshold()
         self._stop_what_nothing_stops()
         for child in self._children:
             child._quota._follow()
 
-    def _see(self, account: str) -> None:
+    def _enter_window(self, account: str) -> None:
         """Take note of the window that is charged now: each begins with what was given."""
         if account != self._account:
             self._account = account
@@ -420,7 +420,7 @@ class Quota:
         self._own, self._shares = own, shares
         self._parts = {q: getattr(own, q) for q in shares} if shares else _NO_PARTS
 
-    def _moved(self, above: Limits) -> Mapping[str, int]:
+    def _changed_parts(self, above: Limits) -> Mapping[str, int]:
         """What its shares have become, if they are not what they were when it last looked.
 
         Else its limits stay as they are: another process may have set them.
@@ -446,7 +446,7 @@ class Quota:
             account = quota.charged_path()[0]
             # Only what is known: this comes with every end, which waits for no store.
             states = self.tree.store.peek((account,))
-            ratio = 0.0 if states is None else settled_share(quota._seen(states[0]))
+            ratio = 0.0 if states is None else settled_share(quota._with_own_limits(states[0]))
             if ratio >= quota.terms.threshold and quota._crossed != account:
                 quota._crossed = account
                 event = Event(
@@ -467,7 +467,7 @@ class Quota:
         if self.settled() < self.terms.threshold:
             self.uncross()
 
-    def _look_at_threshold(self) -> None:
+    def _recheck_threshold(self) -> None:
         crossed = self.settled() >= self.terms.threshold
         self._crossed = self.charged_path()[0] if crossed else ""
 
