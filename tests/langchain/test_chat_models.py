@@ -162,7 +162,7 @@ def test_guarding_twice_is_refused(plain: ChatOpenAI) -> None:
 
 
 def test_a_chain_is_not_a_model(plain: ChatOpenAI) -> None:
-    with pytest.raises(TypeError, match="guard the models in it"):
+    with pytest.raises(TypeError, match="guard the models that it is made with"):
         guard(plain | str, budget="$1")  # type: ignore[call-overload]
 
 
