@@ -173,10 +173,9 @@ class Budget:
                     name = unique_name()
                 elif self._tree.store.shared:
                     raise ValueError(
-                        f"a child of budget {parent.name!r} needs a name, because other processes "
-                        f"share its store, where the name is the account: give it one of its own, "
-                        f"name='writer', by which it is found again; or kept=False, if it is for "
-                        f"one piece of work of this process"
+                        f"a child of budget {parent.name!r} needs a name, which is its account in "
+                        f"a store that processes share: give it one, such as name='writer'; or "
+                        f"kept=False, if it is for one piece of work in this process"
                     )
                 else:
                     with self._tree.making:
@@ -716,13 +715,13 @@ def _opened(
     if shared and not named:
         raise ValueError(
             "a budget in a store that processes share needs a name, which is its account there: "
-            "name='acme', the same wherever it is to be the same budget"
+            "give one, such as name='acme', and the same one wherever it is the same budget"
         )
     if not named and there is not None and there.accounts(NAMELESS):
         raise ValueError(
-            f"this store has the account {NAMELESS!r} of a budget without a name already, and what "
-            f"that one spends would count here as well: give this one a name of its own, "
-            f"name='acme'; or to spend the same money, use that Budget, or its name"
+            f"this store already has an unnamed budget (account {NAMELESS!r}), and what that one "
+            f"spends would count here too: give this one a name, such as name='acme'; or, to spend "
+            f"the same money, use that Budget, or its name"
         )
     return sliced(opens() if there is None else there, slice, on_store_error)
 

@@ -71,7 +71,7 @@ def budget_in_scope() -> "Budget":
         raise NoBudgetError(
             "this was guarded without a budget and is called outside any budget.scope(); "
             'give it one, guard(..., budget="$5"), or call it inside "with budget.scope():". '
-            "Threads of a pool do not inherit a scope: submit contextvars.copy_context().run to "
-            "them, and the function after it"
+            "Threads of a pool do not inherit a scope: give them one with "
+            "pool.submit(contextvars.copy_context().run, function, ...)"
         )
     return budget

@@ -230,7 +230,7 @@ class Quota:
                 if by and quantity in self._shares:
                     raise ValueError(
                         f"the limit of {quantity} of budget {self.name!r} is a share of its "
-                        f"parent's: top up the parent, or give it another with set_limits()"
+                        f"parent's: top up the parent, or set another limit with set_limits()"
                     )
             if self.terms.overflow:
                 self._own = Limits(*map(_sum, limits, added))
@@ -343,20 +343,19 @@ class Quota:
         name = self.name
         if self.above is None:
             what = "overflow=True" if overflow else "a share"
-            raise ValueError(f"budget {name!r} has no parent: {what} needs one, which has limits")
+            raise ValueError(f"budget {name!r} has no parent: {what} needs a parent with limits")
         own = resolve(shares, limits, self.above.limits(), name) if shares else limits
         if overflow:
             if own == UNLIMITED:
                 raise ValueError(
-                    f"budget {name!r} has no limit of its own that it could pass: overflow=True "
-                    f"needs one"
+                    f"budget {name!r} has no limit of its own to exceed: overflow=True needs one"
                 )
             stopped = self._stopped_above()
             for quantity, limit in own._asdict().items():
                 if limit is not None and quantity not in stopped:
                     raise ValueError(
                         f"budget {name!r} may overflow, and no budget above it has a limit of "
-                        f"{quantity}: nothing would stop it"
+                        f"{quantity}, so nothing would stop it: give its parent one"
                     )
         return own
 
@@ -365,8 +364,9 @@ class Quota:
         for child in self._children:
             if quantity in child._quota._shares:
                 raise ValueError(
-                    f"the limit of {quantity} of budget {child.name!r} is a share of that of "
-                    f"{self.name!r}, which cannot end before: give the child another"
+                    f"the limit of {quantity} of budget {self.name!r} cannot be removed, because "
+                    f"that of its child {child.name!r} is a share of it: give the child another "
+                    f"limit first"
                 )
         if self.terms.overflow:  # then it stops nobody
             return
@@ -375,8 +375,9 @@ class Quota:
                 walls = [q for q in each.lineage() if not (q is self or q.terms.overflow)]
                 if all(getattr(wall.limits(), quantity) is None for wall in walls):
                     raise ValueError(
-                        f"budget {each.name!r} may overflow, and the limit of {quantity} of "
-                        f"{self.name!r} alone stops it: give another budget above it one before"
+                        f"the limit of {quantity} of budget {self.name!r} cannot be removed, "
+                        f"because it alone stops {each.name!r}, which may overflow: give another "
+                        f"budget above that one a limit first"
                     )
 
     # What follows from a change
