@@ -1,4 +1,4 @@
-"""Any provider, by hand: reserve what a call may cost, make it, settle what it did cost.
+"""Any provider, by hand: reserve what a call may cost, make it, settle what it cost.
 
 Here plain HTTP from eight threads. Run it with `python examples/low_level.py --simulated`, or with
 OPENAI_API_KEY for real money.

@@ -1,4 +1,4 @@
-"""`budget_for()`: each query of an engine has a budget of its own, and says what it did cost."""
+"""`budget_for()`: each query of an engine has a budget of its own, and says what it cost."""
 
 import gc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What an uncertain charge is replaced by, once somebody knows what the call did cost."""
+"""What an uncertain charge is replaced by, once somebody knows what the call cost."""
 
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.stores.base import NOTHING, Amount, Charge

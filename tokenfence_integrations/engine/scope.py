@@ -17,7 +17,7 @@ _scoped: "ContextVar[Budget | None]" = ContextVar("tokenfence_budget", default=N
 
 @contextmanager
 def scope(budget: "Budget") -> "Iterator[Budget]":
-    """Make a budget the ambient one until the block ends.
+    """Make a budget the one in scope until the block ends.
 
     Tasks started in the block inherit it, and so do `asyncio.to_thread` and threads that run in a
     `contextvars.copy_context`. Scopes nest; the innermost counts.

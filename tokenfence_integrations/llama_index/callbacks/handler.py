@@ -49,7 +49,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
     """Keeps the calls of all LLMs and embeddings that it hears of within a budget.
 
     At a call's start it reserves the most that the call can cost, or raises; at its end it books
-    what the call did cost. It works in sync and async code alike. Several events of one call (an
+    what the call cost. It works in sync and async code alike. Several events of one call (an
     LLM whose own code calls another one's methods, or its own) count once.
 
     Put it in place with `install` or `installed`: LlamaIndex's engines silently drop handlers that
@@ -230,7 +230,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         event_id: str = "",
         **kwargs: Any,
     ) -> None:
-        """Book what a call did cost; or, if it failed, what it can have cost."""
+        """Book what a call cost; or, if it failed, what it can have cost."""
         run = self._runs.pop(event_id, None)
         if run is None:
             return
