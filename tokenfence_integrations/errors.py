@@ -175,7 +175,7 @@ class UnknownModelError(TokenFenceError, LookupError):
         known = f" Nearest known: {', '.join(self.nearest)}." if self.nearest else ""
         listed = 'ListPrice("gpt-4o")'
         if self.elsewhere:
-            known += f" It is on the price list of {', '.join(self.elsewhere)}."
+            known += f" Providers that list it: {', '.join(self.elsewhere)}."
             listed = f'ListPrice("{model}", "{self.elsewhere[0]}")'
         super().__init__(
             f"no price is known for model {model!r} of provider {provider!r}, so it cannot be kept "

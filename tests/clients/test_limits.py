@@ -438,7 +438,7 @@ class TestUnknownModel:
     def test_no_model(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
         guarded = guard(bare, budget="$1")
         none: Any = None
-        with pytest.raises(UnknownModelError, match=r"Give model=, also beside a stored prompt"):
+        with pytest.raises(UnknownModelError, match=r"Give model=, even with a stored prompt"):
             guarded.responses.create(prompt={"id": "pmpt_1"})
         with pytest.raises(UnknownModelError, match="names no model"):
             guarded.chat.completions.create(model=none, messages=[])

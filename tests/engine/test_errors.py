@@ -71,7 +71,7 @@ def test_an_unknown_model_shows_what_is_near_and_how_to_give_a_price() -> None:
     error = UnknownModelError("gpt-5o", ["gpt-5", "gpt-4o"], "azure", ["openai"])
     assert "'gpt-5o' of provider 'azure'" in str(error)
     assert "Nearest known: gpt-5, gpt-4o." in str(error)
-    assert "It is in the price lists of openai." in str(error)
+    assert "Providers that list it: openai." in str(error)
     assert "prices={'gpt-5o': Price(" in str(error)
     assert 'ListPrice("gpt-5o", "openai")' in str(error)
     other = pickle.loads(pickle.dumps(error))

@@ -479,7 +479,7 @@ def test_a_fallback_without_a_price_is_told_before_it_is_needed() -> None:
 
 def test_a_model_is_asked_for_by_its_name() -> None:
     nameless: Any = None
-    with pytest.raises(TypeError, match="such as 'gpt-4o': got None"):
+    with pytest.raises(TypeError, match="such as 'gpt-4o', got None"):
         Budget("$1").reserve(model=nameless, input_tokens=9).admit()
 
 
