@@ -37,7 +37,7 @@ class Usage(NamedTuple):
 
     Example:
         >>> Usage(input_tokens=100, output_tokens=20) + Usage(input_tokens=5, output_tokens=1)
-        Usage(input_tokens=105, output_tokens=21, cached_tokens=0, ...)
+        Usage(input_tokens=105, output_tokens=21)
     """
 
     input_tokens: int = 0
@@ -55,6 +55,13 @@ class Usage(NamedTuple):
     images: int = 0
     characters: int = 0
     cache_write_1h_tokens: int = 0
+
+    def __repr__(self) -> str:
+        """Without the kinds of tokens that there are none of."""
+        input_tokens, output_tokens, *_ = self
+        counts = {name: count for name, count in zip(self._fields, self, strict=True) if count}
+        shown = {"input_tokens": input_tokens, "output_tokens": output_tokens, **counts}
+        return f"Usage({', '.join(f'{name}={count!r}' for name, count in shown.items())})"
 
     def __add__(self, other: object) -> "Usage":
         """Both together, kind by kind (a plain tuple would be appended)."""
