@@ -64,7 +64,7 @@ def test_a_server_that_lost_its_books_admits_nothing_until_somebody_begins_anew(
         ended = worker.call()
         assert ended.startswith("StoreError: ")
         assert any(
-            each in ended for each in ("no longer exists", "missing or incomplete", "disappeared")
+            each in ended for each in ("not there any more", "missing or incomplete", "disappeared")
         )
     assert len(provider.bill) == 2
     other = start(site, worker.account)  # who makes the budget again begins with nothing spent

@@ -603,7 +603,7 @@ def test_a_schema_that_disappears_is_not_made_again(database: Database) -> None:
     database.sql(f"DROP SCHEMA {database.schema} CASCADE")
     for _ in range(3):
         with pytest.raises(
-            StoreError, match=r"no longer exists|missing or incomplete|have disappeared"
+            StoreError, match=r"not there any more|missing or incomplete|have disappeared"
         ):
             store.execute(Reserve(ROOT, 1, Amount(5)))
 

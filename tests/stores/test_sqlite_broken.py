@@ -200,7 +200,8 @@ def test_a_file_that_is_deleted_or_replaced_in_use_admits_nothing_more(
         file.write_bytes(heir)
     held.release()
     with pytest.raises(
-        StoreError, match=r"disappeared|emptied or replaced|no longer exists|missing or incomplete"
+        StoreError,
+        match=r"disappeared|emptied or replaced|not there any more|missing or incomplete",
     ):
         reserve(budget, 10).admit()
     if heir is None:

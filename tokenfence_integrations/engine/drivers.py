@@ -122,8 +122,8 @@ def _lost(store: Store, error: KeyError) -> StoreError:
     """Every account was opened when its `Budget` was made: its store has lost what it kept."""
     return StoreError(
         repr(store),
-        f"account {error} was opened and no longer exists; restore it from a copy, or make its "
-        f"Budget again, which starts with nothing spent",
+        f"{error} was opened, and is not there any more; restore it from a copy, or make its "
+        f"Budget again, which begins with nothing spent",
     )
 
 

@@ -281,8 +281,8 @@ class Call:
             truncated: Whether the answer ended at its output maximum.
 
         Raises:
-            TypeError: The usage is not a `Usage`.
-            ValueError: A count is negative, or not an integer.
+            TypeError: It is no `Usage`.
+            ValueError: A count is negative, or no integer.
             TokenFenceError: The call was never admitted.
         """
         card = self.card
