@@ -415,6 +415,12 @@ def test_a_fallback_that_cannot_stream_answers_in_one_chunk(plain: ChatOpenAI) -
     assert _sum(list(model.stream("hello"))).content == "hello"
 
 
+@pytest.mark.parametrize("terms", [{"budget": "$1"}, {}])
+def test_a_fallback_must_not_be_guarded(plain: ChatOpenAI, terms: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"a fallback shares the budget.*plain model"):
+        guard(plain, budget="$1", fallback=guard(plain, **terms))
+
+
 @pytest.mark.parametrize("fallback", ["", 5, [None]])
 def test_a_fallback_that_is_no_model_is_refused(plain: ChatOpenAI, fallback: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="fallback"):

@@ -33,7 +33,7 @@ from tokenfence_integrations.langchain.tools import TOOLS_KEY, same_family
 from tokenfence_integrations.models import guarding
 from tokenfence_integrations.models.guarding import ALREADY, named_fallbacks
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
-from tokenfence_integrations.models.terms import ChainBook
+from tokenfence_integrations.models.terms import ChainBook, is_guarded
 from tokenfence_integrations.pricing.book import PriceBook, as_book
 
 __all__ = ["Guarding", "ModelFallback"]
@@ -150,7 +150,7 @@ class Guarding(guarding.Guarding):
         if guarded and self.exact_input is None:
             terms.exact_input = guarded[0].exact_input
         # A client that the user has guarded may count against any other budget.
-        metered_below = bool(plain) and not any(hasattr(client, "tokenfence") for client in plain)
+        metered_below = bool(plain) and not any(map(is_guarded, plain))
         # Azure's are asked for a deployment, whose name need not be that of a model.
         provider = terms.book.first.provider
         terms.client_reserves = (
