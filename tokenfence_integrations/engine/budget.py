@@ -31,7 +31,7 @@ from tokenfence_integrations.engine.limits.windows import Window
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.money import parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book
-from tokenfence_integrations.stores.base import Amount, Charge, Limits, Path, Store
+from tokenfence_integrations.stores.base import Amount, Charge, Path, Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
 from tokenfence_integrations.stores.urls import check_slices, opener, sliced
@@ -472,24 +472,25 @@ class Budget:
         """Raise limits; waiting calls check again at once. With windows, only the current one's.
 
         Args:
-            usd: Dollars to add.
+            usd: Dollars to add, or another amount in words: ``"10 calls"``.
             tokens: Tokens to add.
             calls: Calls to add.
             input_tokens: Input tokens to add.
             output_tokens: Output tokens to add.
 
         Raises:
-            ValueError: An amount is not valid, or this budget has no limit of that quantity, or
-                that limit is a share of the parent's.
+            ValueError: An amount is not valid, or has a window; or this budget has no limit of that
+                quantity, or one that is a share of the parent's.
         """
-        added = Limits(
-            parse_usd(usd),
-            whole("calls", calls),
-            whole("tokens", tokens),
-            whole("input_tokens", input_tokens),
-            whole("output_tokens", output_tokens),
+        self._quota.top_up(
+            {
+                "usd": usd,
+                "calls": calls or None,
+                "tokens": tokens or None,
+                "input_tokens": input_tokens or None,
+                "output_tokens": output_tokens or None,
+            }
         )
-        self._quota.top_up(added)
 
     def set_limits(
         self,

@@ -7,7 +7,7 @@ from tokenfence_integrations.engine.drivers import execute, run
 from tokenfence_integrations.engine.events import Event
 from tokenfence_integrations.engine.limits.accounts import Accounts
 from tokenfence_integrations.engine.limits.children import Children
-from tokenfence_integrations.engine.limits.grammar import given
+from tokenfence_integrations.engine.limits.grammar import Given, given
 from tokenfence_integrations.engine.limits.shares import Shares, parts, resolve
 from tokenfence_integrations.engine.limits.snapshot import settled_share
 from tokenfence_integrations.engine.limits.terms import Terms
@@ -214,12 +214,20 @@ class Quota:
 
     # Changing it
 
-    def top_up(self, added: Limits) -> None:
+    def top_up(self, values: Mapping[str, Any]) -> None:
         """Raise limits.
 
+        Args:
+            values: By quantity, as `Budget` takes them; None: nothing is added.
+
         Raises:
-            ValueError: It has no limit of a quantity, or it is a share of the parent's.
+            ValueError: An amount is not valid, or has a window; or it has no limit of a quantity,
+                or one that is a share of the parent's.
         """
+        asked = self._amounts("top_up()", values)
+        if asked.shares:
+            raise ValueError(f"top_up() adds amounts, not shares, to budget {self.name!r}")
+        added = asked.limits
         path = self.charged_path()
         with self.tree.changing:
             self._enter_window(path[0])
@@ -248,13 +256,7 @@ class Quota:
         Raises:
             ValueError: A limit is not valid, or has a window; or others need one that ends.
         """
-        counts = {quantity: value for quantity, value in values.items() if quantity != "usd"}
-        asked = given(values.get("usd"), zone=self.terms.zone, **counts)
-        if asked.schedule is not None:
-            raise ValueError(
-                f"set_limits() replaces amounts and keeps the window of budget {self.name!r}: "
-                f"give the amount alone, not {values['usd']!r}"
-            )
+        asked = self._amounts("set_limits()", values)
         named = {q for q, value in values.items() if value is None} | {*asked.shares}
         named |= {q for q, limit in asked.limits._asdict().items() if limit is not None}
         path = self.charged_path()
@@ -271,6 +273,17 @@ class Quota:
                 execute(self.tree.store, SetLimits(path, own))
             self._adopt(own, shares)
             self._changed()
+
+    def _amounts(self, method: str, values: Mapping[str, Any]) -> Given:
+        """Read the amounts that change limits, whose windows stay."""
+        counts = {quantity: value for quantity, value in values.items() if quantity != "usd"}
+        asked = given(values.get("usd"), zone=self.terms.zone, **counts)
+        if asked.schedule is not None:
+            raise ValueError(
+                f"{method} keeps the window of budget {self.name!r}: give the amount alone, not "
+                f"{values['usd']!r}"
+            )
+        return asked
 
     def replace(self, terms: Terms) -> None:
         """Have it be as if the budget were made with other terms.
