@@ -131,6 +131,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
             f"{', '.join(parts)}.",
             self.renewal,
             advice.get(self.quantity, f"{_RAISE}."),
+            "Settle uncertain charges with budget.resolve()." if self.uncertain else "",
         )
         return " ".join(filter(None, sentences))
 
