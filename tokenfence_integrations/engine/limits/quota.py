@@ -95,19 +95,19 @@ class Quota:
 
     def open(self) -> None:
         """Open its accounts, each with its limits."""
-        self._open_accounts()
+        self._place()
         if self._shares:  # the parent's limits may have changed before it knew of this one
             with self.tree.changing:
                 self._follow()
 
-    def _open_accounts(self) -> None:
+    def _place(self) -> None:
         schedule = self.terms.given.schedule
         above = None if self.above is None else self.above.accounts
         if schedule is None:
-            self.tree.store.note(Open(self.name, self._account_limits()))
+            self.tree.store.note(Open(self.name, self._walls()))
         self.accounts = None
         if schedule is not None or above is not None:
-            self.accounts = Accounts(self.tree, self.path, self._account_limits(), schedule, above)
+            self.accounts = Accounts(self.tree, self.path, self._walls(), schedule, above)
             self.accounts.known()
 
     # Looking at it
@@ -206,7 +206,7 @@ class Quota:
             return AccountState(*self._limits_in(state), *state[5:])
         return state
 
-    def _account_limits(self) -> Limits:
+    def _walls(self) -> Limits:
         """What its account is opened with. One without limits would keep those that it has."""
         if self.terms.overflow:
             return self._needed
@@ -300,7 +300,7 @@ class Quota:
             self._lifted = own == UNLIMITED
             self._needed = LIFTED
             if moves:
-                self._reopen_all()
+                self._place_all()
             else:
                 self._reopen()
             self._changed()
@@ -308,14 +308,14 @@ class Quota:
     def _reopen(self) -> None:
         """Have its account, and those of windows to come, stop what they are to stop now."""
         if self.accounts is None or self.terms.given.schedule is None:
-            self.tree.store.note(Open(self.name, self._account_limits()))
+            self.tree.store.note(Open(self.name, self._walls()))
         if self.accounts is not None:
-            self.accounts.limits = self._account_limits()
+            self.accounts.limits = self._walls()
             if (
                 self.terms.given.schedule is not None
                 and (path := self.accounts.known()) is not None
             ):
-                self.tree.store.note(Open(path[0], self._account_limits()))
+                self.tree.store.note(Open(path[0], self._walls()))
 
     def _stop_what_nothing_stops(self) -> None:
         """Let limits of its own be walls where those above have ended, for as long as that is so.
@@ -343,11 +343,11 @@ class Quota:
             [q for q in Limits._fields if any(getattr(has, q) is not None for has in limits)]
         )
 
-    def _reopen_all(self) -> None:
+    def _place_all(self) -> None:
         """Its windows are others now, and those that all below it are in."""
         with self.tree.moving:
             for quota in self.below():
-                quota._open_accounts()
+                quota._place()
 
     def _resolved(self, limits: Limits, shares: Shares, overflow: bool) -> Limits:
         """Limits and shares as amounts, if they can be."""
