@@ -1,4 +1,4 @@
-"""Agents of one team: a budget for the team, one for each agent, each with models of its own.
+"""Agents of one team: a budget for the team, one for each agent, each with its own models.
 
 Run it with `python examples/agent_tiers.py --simulated`, or with OPENAI_API_KEY for real money.
 """
@@ -19,7 +19,7 @@ async def main() -> None:
 
 
 async def write_article(plain: openai.AsyncOpenAI, team: Budget) -> None:
-    # Children may promise more than the parent has: every call is checked against both.
+    # The children's limits may sum to more than the parent's: every call is checked against both.
     planner = async_guard(plain, budget=team.child("planner", "$0.012"), fallback="gpt-4.1-mini")
     researcher = async_guard(
         plain,

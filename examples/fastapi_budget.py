@@ -1,6 +1,6 @@
 """A budget for each request of a FastAPI app, and one for each of its users.
 
-What does not fit is answered with 429, and whoever has spent everything is nobody else's concern.
+A call that does not fit is answered with 429; a user who has spent everything affects nobody else.
 Serve it with `uvicorn examples.fastapi_budget:app`. Run as a program, it makes requests to itself:
 `python examples/fastapi_budget.py --simulated`. Needs the extra `fastapi`.
 """
@@ -18,7 +18,7 @@ from tokenfence_integrations.web import RequestBudgets, request_budget
 
 
 def user_of(request: HTTPConnection) -> str | None:
-    # In your app: the user that your authentication has found. Never trust a header as this does.
+    # In your app: the user that your authentication found. Never trust a header as this does.
     return request.headers.get("x-user")
 
 
@@ -30,7 +30,7 @@ app.add_middleware(RequestBudgets)
 
 @cache
 def client() -> openai.AsyncOpenAI:
-    # One client for all requests, without a budget of its own: that of the request counts.
+    # One client for all requests, without its own budget: it uses the request's.
     return async_guard(openai.AsyncOpenAI(), on_limit="raise")
 
 

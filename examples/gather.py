@@ -1,4 +1,4 @@
-"""Ten concurrent calls under a budget for about four: none lands that does not fit.
+"""Ten concurrent calls under a budget for about four: none is sent that does not fit.
 
 Run it with `python examples/gather.py --simulated`, or with OPENAI_API_KEY for real money.
 """

@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def ask_assistant(budget: Budget, question: str) -> None:
-    # What the last answer costs is held back, so that the agent can sum up when the money is gone.
+    # The cost of a last answer is held back, so that the agent can sum up when the money is gone.
     limit = BudgetMiddleware(budget, fallback="gpt-4o-mini", exit_behavior="wrap_up")
     model = ChatOpenAI(model="gpt-4o", max_tokens=400)
     agent = create_agent(model, [search], middleware=[limit])

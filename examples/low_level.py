@@ -1,4 +1,4 @@
-"""Any provider, by hand: reserve what a call may cost, make it, settle what it did cost.
+"""Any provider, by hand: reserve what a call may cost, make it, settle what it cost.
 
 Here plain HTTP from eight threads. Run it with `python examples/low_level.py --simulated`, or with
 OPENAI_API_KEY for real money.
@@ -25,8 +25,8 @@ def summarize(text: str) -> str:
             answer = post("/chat/completions", body)
             used = answer["usage"]
             call.settle(Usage(used["prompt_tokens"], used["completion_tokens"]))
-            # Left without settle(), the block books the call as uncertain; left by an error that
-            # shows that nothing was sent, or that the provider refused it, it books nothing.
+            # Without settle(), the block books the call as uncertain; if it ends with an error
+            # which shows that nothing was sent, or that it was refused, it books nothing.
     except BudgetExceeded as refusal:
         return f"not sent: {refusal}"
     text = answer["choices"][0]["message"]["content"]

@@ -1,4 +1,4 @@
-"""Streams: settled by the usage at their end; left early, what may have been billed stays charged.
+"""Streams: settled by the usage at their end; if left early, their bound stays charged.
 
 Run it with `python examples/streaming.py --simulated`, or with OPENAI_API_KEY for real money.
 """
@@ -12,7 +12,7 @@ def main() -> None:
     client = guard(openai.OpenAI(), budget="$0.05")
     budget = client.tokenfence
 
-    # Read to its end: the stream is asked for its usage, and the chunk with it is kept from you.
+    # Read to its end: the stream is asked for its usage, and the chunk with it is hidden from you.
     for chunk in stream(client):
         print(chunk.choices[0].delta.content or "", end="")
     show("\nread to its end", budget)

@@ -10,7 +10,7 @@ import openai
 
 from tokenfence_integrations import Budget, Budgets, async_guard
 
-TIERS = {"ann": "pro", "zoe": "enterprise"}  # a look into your database; others are "free"
+TIERS = {"ann": "pro", "zoe": "enterprise"}  # from your database; others are "free"
 
 
 async def main() -> None:

@@ -19,6 +19,16 @@ def test_a_plain_tuple_is_not_appended() -> None:
         Usage() + (1, 2)  # noqa: RUF005 - the mistake that is meant
 
 
+@pytest.mark.parametrize(
+    "usage", [Usage(), Usage(8), Usage(8, 50, reasoning_tokens=20), Usage(images=2)]
+)
+def test_a_usage_is_shown_without_the_kinds_that_it_has_none_of(usage: Usage) -> None:
+    assert eval(repr(usage)) == usage
+    shown = {part.partition("=")[0] for part in repr(usage)[6:-1].split(", ")}
+    counted = {name for name, count in usage._asdict().items() if count}
+    assert shown == {"input_tokens", "output_tokens"} | counted
+
+
 def test_a_fresh_usage_is_nothing() -> None:
     assert not any(Usage())
 

@@ -8,8 +8,8 @@ The tree::
     ├── UnmeteredError        (also RuntimeError)   strict=True met something that cannot be metered
     ├── NoBudgetError         (also LookupError)    a guard without a budget was used outside any
     │                                               scope
-    ├── UnknownBudgetError    (also KeyError)       a file of budgets has no budget of this key
-    └── StoreError            (also RuntimeError)   the books cannot be read or written
+    ├── UnknownBudgetError    (also KeyError)       a file of budgets has no budget with this key
+    └── StoreError            (also RuntimeError)   the accounts cannot be read or written
 
 Bad arguments are plain ``ValueError`` or ``TypeError``, raised before anything is sent.
 """
@@ -27,11 +27,12 @@ __all__ = [
     "UnknownBudgetError",
     "UnknownModelError",
     "UnmeteredError",
+    "in_units",
 ]
 
 
 class TokenFenceError(Exception):
-    """Base of every exception that this library raises on its own account."""
+    """Base of every exception of this library."""
 
 
 # A shorter answer would not help: as short a one as is worth paying for was tried.
@@ -48,19 +49,20 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
     """A call was refused because it would not fit, even after everything in flight has settled.
 
     Args:
-        budget: The limit that would be passed, in dollars (or tokens, or calls: see ``quantity``).
-        spent: What is spent of it, in the same unit.
+        budget: The limit that would be exceeded, in dollars (or tokens, or calls: see
+            ``quantity``).
+        spent: How much of it is spent, in the same unit.
         name: The path of the budget, such as ``"team/researcher"``.
         quantity: ``"usd"``, ``"calls"``, ``"tokens"``, ``"input_tokens"`` or ``"output_tokens"``.
-        reserved: What calls in flight hold of it.
-        uncertain: What is charged for calls whose outcome is unknown.
+        reserved: How much of it calls in flight hold.
+        uncertain: How much is charged for calls whose outcome is unknown.
         requested: The least that the refused call would have had to reserve.
         model: The model that was asked for.
         waited: Seconds that the call waited before it was refused.
-        retry_after: Seconds until there is room for it again because a new window opens; None if no
-            window is to open, or not even a new one has room for it.
-        window_ends: The same as a moment, in the time zone of the budget's windows.
-        replaceable: Whether a fallback could answer; none could make the same embeddings.
+        retry_after: Seconds until a window opens that has room for it; None if no window will open,
+            or not even an empty one has room for it.
+        window_ends: The same as a datetime, in the time zone of the budget's windows.
+        replaceable: Whether a fallback could answer instead; not for embeddings, for example.
 
     Example:
         >>> raise BudgetExceeded(5.0, 4.99, name="research", requested=0.04, model="gpt-4o")
@@ -101,7 +103,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
 
     @property
     def limit(self) -> float:
-        """The same as ``budget``: the limit that would be passed."""
+        """The same as ``budget``: the limit that would be exceeded."""
         return self.budget
 
     @property
@@ -110,7 +112,9 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
         return max(0.0, self.budget - self.spent - self.reserved - self.uncertain)
 
     def _message(self) -> str:
-        shown = _dollars if self.quantity == "usd" else _count(self.quantity)
+        def shown(amount: float) -> str:
+            return in_units(amount, self.quantity)
+
         parts = [f"spent {shown(self.spent)}"]
         if self.reserved:
             parts.append(f"in flight {shown(self.reserved)}")
@@ -127,6 +131,7 @@ class BudgetExceeded(TokenFenceError, RuntimeError):
             f"{', '.join(parts)}.",
             self.renewal,
             advice.get(self.quantity, f"{_RAISE}."),
+            "Settle uncertain charges with budget.resolve()." if self.uncertain else "",
         )
         return " ".join(filter(None, sentences))
 
@@ -154,7 +159,7 @@ class UnknownModelError(TokenFenceError, LookupError):
         model: The name that was asked for.
         nearest: Known names that look like it, best first; may be empty.
         provider: Whose price list was searched, such as ``"openai"``.
-        elsewhere: Other providers whose price lists have this very name; may be empty.
+        elsewhere: Other providers whose price lists have exactly this name; may be empty.
     """
 
     def __init__(
@@ -171,17 +176,17 @@ class UnknownModelError(TokenFenceError, LookupError):
         known = f" Nearest known: {', '.join(self.nearest)}." if self.nearest else ""
         listed = 'ListPrice("gpt-4o")'
         if self.elsewhere:
-            known += f" It is in the price lists of {', '.join(self.elsewhere)}."
+            known += f" Providers that list it: {', '.join(self.elsewhere)}."
             listed = f'ListPrice("{model}", "{self.elsewhere[0]}")'
         super().__init__(
             f"no price is known for model {model!r} of provider {provider!r}, so it cannot be kept "
             f"within a budget; nothing was sent.{known} Give its price: "
             f'prices={{{model!r}: Price(input="$1/M", output="$2/M", max_output_tokens=8192)}}; '
-            f"or {listed} in its place, if it is that listed model under this name."
+            f"or {listed} instead of that Price, if this is another name for that listed model."
             if model
             else "the call names no model, so its price cannot be known, and it cannot be kept "
-            "within a budget; nothing was sent. Give model=, also beside a stored prompt that has "
-            "a model of its own."
+            "within a budget; nothing was sent. Give model=, even with a stored prompt that has "
+            "its own model."
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -197,7 +202,7 @@ class NoBudgetError(TokenFenceError, LookupError):
 
 
 class UnknownBudgetError(TokenFenceError, KeyError):
-    """`Budgets` were asked for a key that their file does not have.
+    """`Budgets` were asked for a key that is not in their file.
 
     Args:
         key: The key.
@@ -220,7 +225,7 @@ class UnknownBudgetError(TokenFenceError, KeyError):
 
 
 class StoreError(TokenFenceError, RuntimeError):
-    """The books cannot be read or written, so nothing can be admitted: nothing was sent.
+    """The accounts cannot be read or written, so no call can be admitted: nothing was sent.
 
     Args:
         where: The store, such as the file's path.
@@ -242,7 +247,20 @@ def _rebuild(
     return cls(budget, spent, **details)
 
 
-def _dollars(amount: float) -> str:
+def in_units(amount: float, quantity: str) -> str:
+    """An amount as people read it.
+
+    Args:
+        amount: Dollars, or a count.
+        quantity: As for `BudgetExceeded`.
+
+    Example:
+        >>> in_units(5, "usd"), in_units(1, "calls"), in_units(1200, "input_tokens")
+        ('$5.00', '1 call', '1,200 input tokens')
+    """
+    if quantity != "usd":
+        noun = quantity.replace("_", " ")
+        return f"{amount:,.0f} {noun.removesuffix('s') if amount == 1 else noun}"
     cents = f"{amount:,.2f}"
     exact = f"{amount:,.9f}".rstrip("0")
     return f"${exact if len(exact) > len(cents) else cents}"
@@ -256,8 +274,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
-
-
-def _count(quantity: str) -> Any:
-    noun = quantity.replace("_", " ")
-    return lambda amount: f"{amount:,.0f} {noun}"

@@ -85,43 +85,45 @@ def guard(
     stream_usage: bool = True,
     exact_input: bool | None = None,
 ) -> Any:
-    """The same client, model or embeddings, with a budget that their calls cannot pass.
+    """Return the same client, model or embeddings with a budget that its calls cannot exceed.
 
-    What it was given stays as it is; the result is an instance of the same class, shares its
+    The original is left unchanged; the result is an instance of the same class, shares its
     connections, and has the budget as ``.tokenfence``.
 
     Args:
-        client: An OpenAI client, sync or async, Azure's and subclasses included; or LangChain's
-            chat models (bindings around them and what ``init_chat_model`` returns included) and
+        client: An OpenAI client, sync or async, including Azure's and subclasses; or LangChain's
+            chat models (including bindings around them and what ``init_chat_model`` returns) and
             embeddings; or LlamaIndex's LLMs and embeddings.
-        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: the one of the surrounding
+        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: that of the surrounding
             ``budget.scope()`` at each call.
-        fallback: A cheaper model that takes over from ``threshold`` on, or when the wanted one no
-            longer fits; a chain of them; or stages, ``{0.5: "gpt-4o-mini", 0.9: "gpt-4.1-nano"}``.
-            It answers calls for text; embeddings, pictures, sound and batches keep their model.
-            For a framework's model it may be another model object, of any provider.
+        fallback: A cheaper model that takes over from ``threshold`` on, or when the requested one
+            no longer fits; a chain of them; or stages, ``{0.5: "gpt-4o-mini", 0.9:
+            "gpt-4.1-nano"}``. It answers calls for text; embeddings, pictures, sound and batches
+            keep their model. For a framework's model it may be another model object, of any
+            provider.
         on_limit: What happens to a call that does not fit: ``"stop"`` answers with a synthetic
-            reply (where an answer is a text; elsewhere it raises), ``"raise"`` raises
+            reply (where the answer is text; otherwise it raises), ``"raise"`` raises
             `BudgetExceeded`, ``"warn"`` logs and lets it through.
         threshold: Share of the budget, 0.0 to 1.0; default: the budget's own, 0.8.
         wait: Seconds that a call waits for calls in flight before it is refused; 0 never waits.
         min_output_tokens: The smallest answer cap that is worth paying for.
-        on_unknown: ``"charge"`` a call of unknown outcome what it may have cost, or ``"release"``.
-        prices: Prices of your own by model name, used before the price list: a `Price`, or a
-            `ListPrice` for a listed model's other name. Or a `PriceBook`.
-        strict: Refuse what cannot be metered (WebSockets, fees of hosted tools, retries inside of
-            other SDKs than OpenAI's and Anthropic's), rather than warn.
+        on_unknown: ``"charge"`` a call of unknown outcome what it may have cost, or ``"release"``
+            it.
+        prices: Your own prices by model name, used before the price list: a `Price`, or a
+            `ListPrice` for another name of a listed model. Or a `PriceBook`.
+        strict: Refuse what cannot be metered (WebSockets, hosted tools' fees, retries inside SDKs
+            other than OpenAI's and Anthropic's) instead of warning.
         stream_usage: Ask streams for their usage, hiding the chunk from callers who did not; set
             False for servers that reject ``stream_options``.
         exact_input: Whether the server counts text as OpenAI does, so that it may be counted
-            exactly near the limit; None: if it is OpenAI's or Azure's.
+            exactly near the limit; None: only if it is OpenAI's or Azure's.
 
     Returns:
         The guarded client, model or embeddings.
 
     Raises:
-        TypeError: This cannot be guarded.
-        ValueError: An argument is out of its range, or the fallback cannot work.
+        TypeError: The object cannot be guarded.
+        ValueError: An argument is out of range, or the fallback cannot work.
         UnknownModelError: A fallback has no known price.
 
     Example:
@@ -153,13 +155,13 @@ def guard(
         from tokenfence_integrations.llama_index import guarding as llama_index
 
         return llama_index.Guarding.given(budget, fallback, **terms).apply(client)
-    found = f"a {type(client).__module__}.{type(client).__qualname__}"
+    found = f"an instance of {type(client).__module__}.{type(client).__qualname__}"
     if isinstance(client, type):
-        found = f"a class ({client.__qualname__}: make an instance of it first)"
+        found = f"the class {client.__qualname__}: make an instance of it first"
     raise TypeError(
-        f"cannot guard {found}: give an OpenAI client (OpenAI, AsyncOpenAI, AzureOpenAI, "
-        f"AsyncAzureOpenAI or a subclass), or a chat model or embeddings of LangChain, or an LLM "
-        f"or embeddings of LlamaIndex. Around calls of anything else: budget.reserve(...)"
+        f"cannot guard {found}; guard() takes an OpenAI client (OpenAI, AsyncOpenAI, AzureOpenAI, "
+        f"AsyncAzureOpenAI or a subclass), a chat model or embeddings of LangChain, or an LLM or "
+        f"embeddings of LlamaIndex. For anything else, wrap each call in budget.reserve(...)"
     )
 
 
@@ -170,7 +172,7 @@ def async_guard(
 @overload
 def async_guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
 def async_guard(client: Any, **terms: Unpack[Terms]) -> Any:
-    """As `guard`, for async clients: it refuses a sync one.
+    """As `guard`, but only for async clients.
 
     Args:
         client: An async OpenAI client, Azure's and subclasses included.
@@ -180,7 +182,7 @@ def async_guard(client: Any, **terms: Unpack[Terms]) -> Any:
         The guarded client.
 
     Raises:
-        TypeError: The client is a sync one, or cannot be guarded.
+        TypeError: The client is sync, or cannot be guarded.
         ValueError: As for `guard`.
         UnknownModelError: As for `guard`.
 

@@ -15,8 +15,8 @@ class Usage(NamedTuple):
 
     Totals include their parts, as OpenAI counts: `input_tokens` includes cached, cache-written,
     audio and image tokens; `output_tokens` includes reasoning, audio and image tokens. (Anthropic's
-    input_tokens do not: add its cache reads and writes first.) Not validated on construction, which
-    is on the path of every call: see `check_usage`.
+    input_tokens do not include them: add its cache reads and writes first.) Not validated on
+    construction, since every call makes one: see `check_usage`.
 
     Args:
         input_tokens: All tokens of the prompt.
@@ -27,7 +27,7 @@ class Usage(NamedTuple):
         input_audio_tokens: Input tokens that are audio.
         cached_audio_tokens: Of these, read from a prompt cache.
         output_audio_tokens: Output tokens that are audio.
-        input_image_tokens: Input tokens that are images, where they have a price of their own.
+        input_image_tokens: Input tokens that are images, where they have their own price.
         cached_image_tokens: Of these, read from a prompt cache.
         output_image_tokens: Output tokens that are images.
         audio_ms: Milliseconds of audio, for models billed by duration.
@@ -37,7 +37,7 @@ class Usage(NamedTuple):
 
     Example:
         >>> Usage(input_tokens=100, output_tokens=20) + Usage(input_tokens=5, output_tokens=1)
-        Usage(input_tokens=105, output_tokens=21, cached_tokens=0, ...)
+        Usage(input_tokens=105, output_tokens=21)
     """
 
     input_tokens: int = 0
@@ -55,6 +55,13 @@ class Usage(NamedTuple):
     images: int = 0
     characters: int = 0
     cache_write_1h_tokens: int = 0
+
+    def __repr__(self) -> str:
+        """Without the kinds of tokens that there are none of."""
+        input_tokens, output_tokens, *_ = self
+        counts = {name: count for name, count in zip(self._fields, self, strict=True) if count}
+        shown = {"input_tokens": input_tokens, "output_tokens": output_tokens, **counts}
+        return f"Usage({', '.join(f'{name}={count!r}' for name, count in shown.items())})"
 
     def __add__(self, other: object) -> "Usage":
         """Both together, kind by kind (a plain tuple would be appended)."""

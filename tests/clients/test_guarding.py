@@ -254,9 +254,11 @@ class TestWhatCannotBeGuarded:
 
     @pytest.mark.parametrize("thing", [None, "sk-key", openai, openai.OpenAI, object()])
     def test_no_client(self, thing: Any) -> None:
-        with pytest.raises(TypeError, match=r"cannot guard a .*give an OpenAI client"):
+        with pytest.raises(
+            TypeError, match=r"cannot guard (an instance of|the class) .*takes an OpenAI client"
+        ):
             guard(thing, budget="$1")
-        with pytest.raises(TypeError, match="cannot guard a"):
+        with pytest.raises(TypeError, match="cannot guard "):
             async_guard(thing, budget="$1")
 
     def test_a_class_is_told_from_its_instances(self) -> None:

@@ -438,7 +438,7 @@ class TestUnknownModel:
     def test_no_model(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
         guarded = guard(bare, budget="$1")
         none: Any = None
-        with pytest.raises(UnknownModelError, match=r"Give model=, also beside a stored prompt"):
+        with pytest.raises(UnknownModelError, match=r"Give model=, even with a stored prompt"):
             guarded.responses.create(prompt={"id": "pmpt_1"})
         with pytest.raises(UnknownModelError, match="names no model"):
             guarded.chat.completions.create(model=none, messages=[])
@@ -474,7 +474,7 @@ class TestOtherLimits:
     def test_of_a_parent(self, provider: SimulatedProvider, bare: openai.OpenAI) -> None:
         team = Budget(calls=1, name="team")
         guard(bare, budget=team.child("one")).chat.completions.create(**CALL)
-        with pytest.raises(BudgetExceeded, match="budget 'team' of 1 calls"):
+        with pytest.raises(BudgetExceeded, match="budget 'team' of 1 call has"):
             guard(bare, budget=team.child("two"), on_limit="raise").chat.completions.create(**CALL)
         check_books(team, provider)
 

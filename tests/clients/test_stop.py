@@ -21,7 +21,7 @@ def test_the_reply_says_when_there_will_be_room(bare: openai.OpenAI) -> None:
     client.chat.completions.create(**CALL)
     reply = client.chat.completions.create(**CALL)
     assert reply.choices[0].message.content == (
-        "[TokenFence] Budget of 1 calls exceeded (spent 1). Request blocked. "
+        "[TokenFence] Budget of 1 call exceeded (spent 1). Request blocked. "
         "The next window opens in 14 h 0 min, at 2026-11-25 00:00:00+00:00."
     )
     clock.advance(86_400)

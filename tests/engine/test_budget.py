@@ -201,6 +201,29 @@ def test_top_up_raises_limits_and_keeps_the_rest() -> None:
     assert budget.snapshot().limits == Limits(1_500_000_000, 3, 15)
 
 
+def test_top_up_takes_a_limit_in_words() -> None:
+    budget = Budget("50 calls/minute", tokens=1_000)
+    budget.top_up("10 calls")
+    budget.top_up("2k tokens", calls=5)
+    assert budget.snapshot().limits == Limits(calls=65, tokens=3_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"usd": "$1/day"}, "keeps the window of budget 'budget': give the amount alone"),
+        ({"usd": "20%"}, "adds amounts, not shares"),
+        ({"calls": "20%"}, "adds amounts, not shares"),
+        ({"usd": "5 calls", "calls": 3}, "calls are limited twice"),
+    ],
+)
+def test_what_cannot_be_added_is_an_error_and_changes_nothing(given: Any, problem: str) -> None:
+    budget = Budget("$5/day", calls=100)
+    with pytest.raises(ValueError, match=problem):
+        budget.top_up(**given)
+    assert budget.snapshot().limits == Limits(5_000_000_000, 100)
+
+
 def test_top_up_of_a_quantity_without_limit_is_an_error_and_changes_nothing() -> None:
     budget = Budget("$1")
     with pytest.raises(ValueError, match="no limit of tokens to raise"):

@@ -285,7 +285,7 @@ def test_a_share_that_another_process_has_changed_is_found_in_the_next_window_to
 
 def test_a_share_of_windows_from_first_use_on_has_to_say_its_own() -> None:
     team = Budget("$10", per=timedelta(hours=5))
-    with pytest.raises(ValueError, match="needs per="):
+    with pytest.raises(ValueError, match="needs its own per="):
         team.child("a", "20%")
     assert team.child("a", "20%", per=timedelta(hours=5)).budget == 2
 
@@ -293,7 +293,7 @@ def test_a_share_of_windows_from_first_use_on_has_to_say_its_own() -> None:
 @pytest.mark.parametrize(
     ("parent", "share", "said"),
     [
-        (Budget(calls=5), "20%", "20% of its parent's usd, which has no limit of usd"),
+        (Budget(calls=5), "20%", "20% of its parent's usd, but the parent has no limit of usd"),
         (Budget("$5"), "120%", "from '0%' to '100%'"),
         (Budget("$5"), "x%", "from '0%' to '100%'"),
         (Budget("$5"), "-5%", "from '0%' to '100%'"),
@@ -441,7 +441,7 @@ def test_what_alone_stops_a_borrower_cannot_end() -> None:
     group = team.child("group", "$1")
     borrower = group.child("borrower", "$0.5", calls=2, overflow=True)
     group.set_limits(None)  # the team's limit is left
-    with pytest.raises(ValueError, match="'budget/group/borrower' may overflow"):
+    with pytest.raises(ValueError, match="alone stops 'budget/group/borrower'"):
         team.set_limits(None)
     assert team.budget == 1
     group.set_limits("$2")

@@ -46,7 +46,8 @@ def test_a_refusal_says_the_numbers_and_what_to_do() -> None:
     assert str(error) == (
         "budget 'team' of $1,000.00 has no room for this call to gpt-4o: spent $999.50, in flight "
         "$0.25, uncertain $0.125, this call needs at least $0.50. Raise the limit with "
-        "budget.top_up(), send a shorter prompt, or give a cheaper fallback."
+        "budget.top_up(), send a shorter prompt, or give a cheaper fallback. Settle "
+        "uncertain charges with budget.resolve()."
     )
 
 
@@ -71,7 +72,7 @@ def test_an_unknown_model_shows_what_is_near_and_how_to_give_a_price() -> None:
     error = UnknownModelError("gpt-5o", ["gpt-5", "gpt-4o"], "azure", ["openai"])
     assert "'gpt-5o' of provider 'azure'" in str(error)
     assert "Nearest known: gpt-5, gpt-4o." in str(error)
-    assert "It is in the price lists of openai." in str(error)
+    assert "Providers that list it: openai." in str(error)
     assert "prices={'gpt-5o': Price(" in str(error)
     assert 'ListPrice("gpt-5o", "openai")' in str(error)
     other = pickle.loads(pickle.dumps(error))
@@ -115,6 +116,18 @@ def test_a_refusal_advises_what_can_help(
     assert "top_up()" in advice
     assert all(word in advice for word in helps)
     assert not any(word in advice for word in does_not)
+
+
+@pytest.mark.parametrize(("uncertain", "told"), [(0.0, False), (4.0, True)])
+def test_a_refusal_says_how_uncertain_charges_are_settled(uncertain: float, told: bool) -> None:
+    message = str(BudgetExceeded(5, 1, uncertain=uncertain))
+    assert ("budget.resolve()" in message) is told
+
+
+def test_one_call_is_not_calls() -> None:
+    message = str(BudgetExceeded(1, 1, quantity="calls", requested=1, reserved=2))
+    assert "of 1 call has no room" in message
+    assert "spent 1 call, in flight 2 calls, this call needs at least 1 call." in message
 
 
 @pytest.mark.parametrize("quantity", ["usd", "calls", "tokens", "input_tokens", "output_tokens"])

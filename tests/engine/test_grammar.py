@@ -60,8 +60,8 @@ def test_any_other_text_is_an_error_that_says_what_is_accepted(text: str) -> Non
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("$5/fortnight", "'fortnight' is no window; accepted are minute, hour, day, week"),
-        ("$5 per 2", "'2' is no window"),
+        ("$5/fortnight", "'fortnight' is not a window; accepted are minute, hour, day, week"),
+        ("$5 per 2", "'2' is not a window"),
         ("1.5 calls", "1.5 is not a whole number"),
         ("$5/day/day", "accepted are"),
         ("-3 calls", "'50 calls per minute'"),

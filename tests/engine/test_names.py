@@ -78,7 +78,7 @@ def test_a_second_root_without_a_name_is_refused_where_it_would_share_the_accoun
 ) -> None:
     store = MemoryStore()
     first = Budget(limit, store=store)
-    with pytest.raises(ValueError, match=r"'budget' of a budget without a name .* name='acme'"):
+    with pytest.raises(ValueError, match=r"unnamed budget .account 'budget'.*name='acme'"):
         Budget("$7", store=store)
     assert first.remaining == 5.0  # whose limit is not another one's now
     Budget("$7", name="acme", store=store).record(2)

@@ -377,6 +377,20 @@ def test_a_guarded_client_inside_is_charged_once(
     check_books(budget, provider, records=2)
 
 
+def test_a_client_inside_that_takes_the_budget_in_scope_is_charged_once(
+    make_chat: Callable[..., ChatOpenAI], budget: Budget, provider: SimulatedProvider
+) -> None:
+    plain = make_chat()
+    client = guard(plain.root_client)
+    inside = plain.model_copy(update={"root_client": client, "client": client.chat.completions})
+    model = guard(inside, budget=budget)  # outside of any scope
+
+    with budget.scope():
+        model.invoke("hello")
+
+    check_books(budget, provider, records=1)
+
+
 @pytest.mark.parametrize("deeper", ["model", "client"])
 def test_budgets_of_one_path_are_charged_once(
     deeper: str, make_chat: Callable[..., ChatOpenAI], budget: Budget, provider: SimulatedProvider

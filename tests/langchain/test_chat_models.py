@@ -162,7 +162,7 @@ def test_guarding_twice_is_refused(plain: ChatOpenAI) -> None:
 
 
 def test_a_chain_is_not_a_model(plain: ChatOpenAI) -> None:
-    with pytest.raises(TypeError, match="guard the models in it"):
+    with pytest.raises(TypeError, match="guard the models that it is made with"):
         guard(plain | str, budget="$1")  # type: ignore[call-overload]
 
 
@@ -413,6 +413,12 @@ def test_a_fallback_that_cannot_stream_answers_in_one_chunk(plain: ChatOpenAI) -
     model = guard(plain, budget=budget, fallback=other, prices=LOCAL_PRICES)
 
     assert _sum(list(model.stream("hello"))).content == "hello"
+
+
+@pytest.mark.parametrize("terms", [{"budget": "$1"}, {}])
+def test_a_fallback_must_not_be_guarded(plain: ChatOpenAI, terms: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"a fallback shares the budget.*plain model"):
+        guard(plain, budget="$1", fallback=guard(plain, **terms))
 
 
 @pytest.mark.parametrize("fallback", ["", 5, [None]])

@@ -194,7 +194,7 @@ class TestTreeSummarize:
 
         response = str(engine.query(QUESTION))
 
-        assert response.startswith("Answer 0.\n\n[TokenFence] Budget of 1 calls exceeded")
+        assert response.startswith("Answer 0.\n\n[TokenFence] Budget of 1 call exceeded")
         assert provider.requests == 1
 
     def test_answers_to_other_questions_are_not_mixed_in(

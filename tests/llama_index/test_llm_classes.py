@@ -607,6 +607,20 @@ async def test_a_client_on_another_budget_in_the_place_of_the_guarded_one(
     assert theirs.snapshot().spent.usd == provider.billed // 3 * 2
 
 
+@pytest.mark.parametrize("kind", [models.openai_llm, models.responses_llm])
+async def test_a_client_that_takes_the_budget_in_scope(
+    kind: Callable[..., Any], make: Make, budget: Budget, provider: SimulatedProvider
+) -> None:
+    plain = make(kind)
+    plain._client = guard(plain._client)
+    llm = guard(plain, budget=budget)  # outside of any scope
+
+    with budget.scope():
+        await ask(llm, "complete")
+
+    check_books(budget, provider, records=1)
+
+
 async def test_embeddings_with_a_client_on_another_budget_in_the_place_of_the_guarded_one(
     make: Make, budget: Budget, provider: SimulatedProvider
 ) -> None:

@@ -184,7 +184,7 @@ class TestUnknown:
 
     def test_names_other_providers_that_know_it(self) -> None:
         for provider in ("openai", "opnai"):
-            with pytest.raises(UnknownModelError, match="in the price lists of anthropic") as e:
+            with pytest.raises(UnknownModelError, match="Providers that list it: anthropic") as e:
                 PriceBook(provider=provider).card("claude-sonnet-4-5")
             assert "anthropic" in e.value.elsewhere
         with pytest.raises(UnknownModelError) as unknown:

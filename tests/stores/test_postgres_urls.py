@@ -79,7 +79,7 @@ def test_a_url_leads_to_its_server_user_and_database(place: Place, form: str, wh
 def test_another_password_is_an_error_at_once(place: Place) -> None:
     user = f"{quote(USER)}:{quote('sec/ret', safe='')}"
     store = PostgresStore(f"postgresql://{user}@127.0.0.1:{place.port}/app", timeout=900)
-    with pytest.raises(StoreError, match="another user or password") as caught:
+    with pytest.raises(StoreError, match="rejects this user or password") as caught:
         store.execute(Open("root", Limits()))
     assert "ret" not in str(caught.value)
 

@@ -138,7 +138,7 @@ def test_who_waits_is_told_whichever_server_the_tree_is_on(
 def test_one_server_of_a_cluster_is_an_error_at_once_for_keys_of_another(cluster: Cluster) -> None:
     port = cluster.ports[0]
     store = RedisStore(f"redis://127.0.0.1:{port}", timeout=900)  # for which it is not tried
-    with pytest.raises(StoreError, match=r"one of a cluster: give a redis\.RedisCluster"):
+    with pytest.raises(StoreError, match=r"part of a cluster: give a redis\.RedisCluster"):
         store.execute(Open(cluster.tree_on(1, "lone"), Limits()))
     store.close()
 

@@ -98,7 +98,7 @@ def test_who_lacks_a_right_is_told_before_anything_is_written(
     else:
         rights.append(f"-{missing}")
     store = store_with(server, *rights)
-    with pytest.raises(StoreError, match="this user has not the rights: it needs EVALSHA"):
+    with pytest.raises(StoreError, match="this user lacks rights: it needs EVALSHA"):
         store.execute(Open("root", Limits(usd=100)))
     with server.client() as client:
         assert client.keys() in ([], ["tokenfence:{root}:rights"])

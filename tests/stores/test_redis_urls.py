@@ -106,7 +106,9 @@ def test_a_url_that_would_lead_elsewhere_is_refused_without_showing_it(url: str)
 
 
 def test_a_setting_that_there_is_not_is_refused_before_it_is_connected() -> None:
-    with pytest.raises(ValueError, match=r"redis://example\.org:6379 has a setting.*'sslmode'"):
+    with pytest.raises(
+        ValueError, match=r"redis://example\.org:6379 has an unknown setting.*'sslmode'"
+    ):
         RedisStore("redis://acme:secret@example.org?sslmode=require")
     with pytest.raises(ValueError, match="ssl_cert_reqs"):  # of rediss:// alone
         RedisStore("redis://acme:secret@example.org?ssl_cert_reqs=none")

@@ -632,9 +632,9 @@ def test_a_slice_is_a_share_of_a_half_at_most(share: Any, tmp_path: File) -> Non
 
 
 def test_a_budget_in_memory_has_no_slices(tmp_path: File) -> None:
-    with pytest.raises(ValueError, match="in memory nothing is quicker"):
+    with pytest.raises(ValueError, match="a store in memory is quicker"):
         Budget("$5", slice="2%")
-    with pytest.raises(ValueError, match="in memory nothing is quicker"):
+    with pytest.raises(ValueError, match="a store in memory is quicker"):
         Budget("$5", on_store_error="local")
     with pytest.raises(ValueError, match="'raise' or 'local'"):
         Budget("$5", store=f"sqlite:///{tmp_path}/a.db", on_store_error="ignore")  # type: ignore[arg-type]

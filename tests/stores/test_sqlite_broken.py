@@ -31,9 +31,9 @@ from tokenfence_integrations.stores.sqlite.books import Books
     [
         (
             b"not a database, but as long as the head of one would be" * 30,
-            "damaged, or no database",
+            "damaged, or not a database",
         ),
-        (None, "a database of something else"),
+        (None, "a database of another application"),
         (b"", None),
     ],
 )
@@ -199,7 +199,10 @@ def test_a_file_that_is_deleted_or_replaced_in_use_admits_nothing_more(
     elif isinstance(heir, bytes):
         file.write_bytes(heir)
     held.release()
-    with pytest.raises(StoreError, match=r"disappeared|emptied or replaced|not there any more"):
+    with pytest.raises(
+        StoreError,
+        match=r"disappeared|emptied or replaced|not there any more|missing or incomplete",
+    ):
         reserve(budget, 10).admit()
     if heir is None:
         assert not file.exists()

@@ -85,14 +85,14 @@ def test_a_client_lends_its_certificates(authority: Authority) -> None:
     with redis.Redis(**settings, **both) as client:
         works(RedisStore(client))
     with redis.Redis(**settings) as client:
-        refuses(RedisStore(client, timeout=900), "certificate, or ours, is not accepted")
+        refuses(RedisStore(client, timeout=900), "certificate, or the client's, is not accepted")
     terminator.close()
 
 
 def test_a_certificate_that_is_not_believed_is_an_error_at_once(
     redis_tls: Terminator, authority: Authority, stranger: Authority
 ) -> None:
-    refused = "certificate, or ours, is not accepted.*verify failed"
+    refused = "certificate, or the client's, is not accepted.*verify failed"
     url = f"rediss://localhost:{redis_tls.port}?ssl_ca_certs={stranger.certificate}"
     refuses(RedisStore(url, timeout=900), refused)
     url = f"rediss://127.0.0.1:{redis_tls.port}?ssl_ca_certs={authority.certificate}"
@@ -104,9 +104,9 @@ def test_tls_on_one_side_alone_is_doubted(redis_tls: Terminator) -> None:
     """Neither side says what is wrong: the one waits for more, the other hangs up."""
     with bad_network(redis_socket(), lambda data: False) as plain:
         url = f"rediss://127.0.0.1:{plain.port}"
-        refuses(RedisStore(url, timeout=0.2), "or has it no TLS on this port")
+        refuses(RedisStore(url, timeout=0.2), "or without TLS on this port")
     url = f"redis://127.0.0.1:{redis_tls.port}"
-    refuses(RedisStore(url, timeout=0.2), r"rediss:// is with")
+    refuses(RedisStore(url, timeout=0.2), r"rediss:// uses TLS")
 
 
 # PostgreSQL
@@ -146,7 +146,7 @@ def test_a_server_that_is_not_believed_is_an_error_at_once(
 ) -> None:
     port = postgres_tls.port
     full = "sslmode=verify-full&sslrootcert="
-    not_accepted = "certificate, or ours, is not accepted"
+    not_accepted = "certificate, or the client's, is not accepted"
     refuses(postgres_at("localhost", port, f"{full}{stranger.certificate}"), not_accepted)
     refuses(postgres_at("127.0.0.1", port, f"{full}{authority.certificate}"), not_accepted)
     refuses(postgres_at("localhost", port, f"{full}/nowhere/root.crt"), not_accepted)

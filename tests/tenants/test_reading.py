@@ -21,7 +21,11 @@ from tokenfence_integrations import Budgets
         ({"budgets": 5}, "budgets", "must be a table"),
         ({"budgets": {"a": 5}}, "budgets.a", "must be a table"),
         ({"budgets": {"a": {"usd": "x"}}}, "budgets.a.usd", "accepted are '$0.50'"),
-        ({"budgets": {"a": {"usd": "$5/fortnight"}}}, "budgets.a.usd", "'fortnight' is no window"),
+        (
+            {"budgets": {"a": {"usd": "$5/fortnight"}}},
+            "budgets.a.usd",
+            "'fortnight' is not a window",
+        ),
         ({"budgets": {"a": {"usd": "$5", "calls": -1}}}, "budgets.a.calls", "0 or more"),
         ({"budgets": {"a": {"uds": "$5"}}}, "budgets.a.uds", "did you mean 'usd'"),
         ({"budgets": {"a": {"store": "memory:"}}}, "budgets.a.store", "Accepted are usd"),

@@ -125,4 +125,4 @@ def test_retry_after_is_told_if_it_is_known(seconds: float | None, header: str |
     error = BudgetExceeded(1.0, 1.0, quantity="calls", requested=1.0, retry_after=seconds)
     for whose in ("user", None):
         assert problem(error, whose).headers.get("retry-after") == header  # type: ignore[arg-type]
-    assert b"Your budget of 1 calls has no room" in problem(error, "user").body
+    assert b"Your budget of 1 call has no room" in problem(error, "user").body

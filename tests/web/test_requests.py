@@ -321,7 +321,7 @@ async def test_a_store_that_has_to_be_waited_for_does_not_block_the_event_loop(
 
 def test_a_budget_is_no_limit_of_each_request() -> None:
     for given in ({"usd": Budget("$1")}, {"usd": "$1", "key": str, "per_user": Budget("$1")}):
-        with pytest.raises(TypeError, match=r"a budget for each request.*above all.*parent="):
+        with pytest.raises(TypeError, match=r"budget for each request.*all requests as parent="):
             request_budget(**given)  # type: ignore[arg-type]
 
 

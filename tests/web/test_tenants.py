@@ -98,9 +98,9 @@ async def test_what_is_no_budget_is_a_mistake(client: openai.AsyncOpenAI) -> Non
     ("options", "said"),
     [
         ({"anonymous": None}, "say what requests without a user may cost"),
-        ({"parent": Budget("$1")}, r"not by parent= and tz="),
-        ({"tz": "UTC"}, r"not by parent= and tz="),
-        ({"per_user": "$1", "anonymous": Budget("$1")}, "only where per_user is a function"),
+        ({"parent": Budget("$1")}, r"not with parent= and tz="),
+        ({"tz": "UTC"}, r"not with parent= and tz="),
+        ({"per_user": "$1", "anonymous": Budget("$1")}, "only if per_user= is a function"),
         ({"anonymous": "x"}, "cannot read"),
         ({"key": None}, "need key="),
     ],

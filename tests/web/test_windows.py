@@ -68,9 +68,9 @@ async def test_no_retry_after_where_no_window_helps(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"usd": "$1/day"}, r"a new one each time.*per_user="),
+        ({"usd": "$1/day"}, r"gets a new budget.*per_user="),
         ({"usd": "$1", "tz": "UTC"}, "tz need key="),
-        ({"usd": "$1", "key": user_of, "per_user": "$1/fortnight"}, "is no window"),
+        ({"usd": "$1", "key": user_of, "per_user": "$1/fortnight"}, "is not a window"),
         ({"usd": "$1", "key": user_of, "per_user": "$1/day", "tz": "Mars"}, "no time zone"),
     ],
 )

@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="ID=USD",
-        help="the call did cost this, such as 7=$0.0042 (repeatable)",
+        help="the call cost this, such as 7=$0.0042 (repeatable)",
     )
     reconcile.add_argument(
         "--release",

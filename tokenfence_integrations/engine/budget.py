@@ -18,7 +18,7 @@ from tokenfence_integrations.engine.calls.policy import (
     parse_fallback,
 )
 from tokenfence_integrations.engine.calls.request import CallRequest
-from tokenfence_integrations.engine.charges import costing, using
+from tokenfence_integrations.engine.charges import amount_by_cost, amount_by_usage
 from tokenfence_integrations.engine.events import Listener
 from tokenfence_integrations.engine.ledger import Ledger, LedgerView, Sink
 from tokenfence_integrations.engine.limits.children import Children
@@ -31,7 +31,7 @@ from tokenfence_integrations.engine.limits.windows import Window
 from tokenfence_integrations.engine.tree import Clock, Tree
 from tokenfence_integrations.money import parse_usd, to_float
 from tokenfence_integrations.pricing.book import PriceBook, Prices, as_book
-from tokenfence_integrations.stores.base import Amount, Charge, Limits, Path, Store
+from tokenfence_integrations.stores.base import Amount, Charge, Path, Store
 from tokenfence_integrations.stores.memory import MemoryStore
 from tokenfence_integrations.stores.troubles import OnStoreError
 from tokenfence_integrations.stores.urls import check_slices, opener, sliced
@@ -41,55 +41,58 @@ __all__ = ["Budget", "Dollars", "as_budget"]
 
 
 class Budget:
-    """Limits that the calls made on it, and on its children, keep together.
+    """Limits on the calls made on this budget and on its children, taken together.
 
     Args:
         usd: Dollars: ``"$5.00"``, ``"5 USD"``, ``5``, ``0.5`` or a Decimal. Or any limit in words,
-            perhaps for a window of time: ``"50 calls"``, ``"2M tokens"``, ``"$5/day"``, ``"50 calls
-            per minute"``. None: no such limit. Below a parent also a share of its limit, ``"20%"``,
-            as may be any of the next four: it is rounded down, follows the parent's limit, and has
-            the parent's windows.
+            optionally for a time window: ``"50 calls"``, ``"2M tokens"``, ``"$5/day"``, ``"50 calls
+            per minute"``. None: no dollar limit. Below a parent, this and the next four may also be
+            a share of the parent's limit, ``"20%"``: it is rounded down, follows the parent's
+            limit, and has the parent's windows.
         tokens: Input and output tokens together.
-        calls: Number of provider calls (each retry that may be billed is one).
+        calls: Number of provider calls (each retry that may be billed counts).
         input_tokens: Input tokens.
         output_tokens: Output tokens.
-        per: The window of time for which each of its limits holds, before they hold anew:
-            ``"minute"``, ``"hour"``, ``"day"``, ``"week"`` (from Monday), ``"month"`` or
-            ``"year"``; or a fixed length, ``timedelta(hours=5)``, counted from the first use of the
-            budget in its store. A call is charged to the window that admitted it. None (and none in
-            words): the limits hold for good.
+        per: The time window that each of its limits applies to: ``"minute"``, ``"hour"``,
+            ``"day"``, ``"week"`` (from Monday), ``"month"`` or ``"year"``; or a fixed length,
+            ``timedelta(hours=5)``, counted from the first use of the budget in its store. A call is
+            charged to the window that admitted it. None (and no window in words): the limits are
+            totals.
         tz: Time zone of calendar windows, here and below: ``"Europe/Berlin"``, or a `ZoneInfo`.
-            Default: the parent's, and a root's is UTC.
-        name: Its name; below a parent it must be unique there. No ``/`` and no ``~``. It is the
-            account in the store, so in one that processes share only a child with ``kept=False``
-            may be without. In memory None is a name that nothing else has there, for a child, and
-            ``"budget"`` for a root, of which a store takes one.
-        parent: The budget that this one is part of: what is reserved or spent here is so there too.
-        kept: Whether the parent remembers it for ever (about a kilobyte). False: only while
+            Default: the parent's; a root's is UTC.
+        name: Its name, unique below its parent, without ``/`` and ``~``. It names the account in
+            the store, so in a store that processes share only a child with ``kept=False`` may omit
+            it. In memory, None gives a child a name of its own, and a root the name ``"budget"``,
+            which a store accepts once.
+        parent: The budget that this one is part of: what is reserved or spent here counts there
+            too.
+        kept: Whether the parent remembers it permanently (about a kilobyte). False: only while
             something uses it, such as a scope or a call in flight; what it spent stays in the
-            parents' books. With a name, its account stays too, for the next one of this name.
+            parents' books. If it has a name, its account stays too, for the next one of that name.
         threshold: Share of the limit (0.0 to 1.0) from which `should_downgrade` is true, and from
             which fallbacks take over.
-        overflow: Whether it may spend past its own limits what others leave of its parent's. Then
-            its limits stop nothing; `usage_ratio`, `threshold` and `remaining` reckon from them.
-        store: Keeps the accounts; a root's choice, in memory by default. A URL, such as
-            ``"sqlite:///budgets.db"``, or a store. One that keeps the account already keeps what is
-            spent of it; its limits become those given here, unless none or the same are given.
-        slice: The share of each limit, such as ``"2%"``, that this process may borrow of a store on
-            a disk or a server, so that most calls need no round trip; a root's choice. None: each
+        overflow: Whether it may exceed its own limits by what others leave of its parent's. Then
+            its own limits stop nothing, but `usage_ratio`, `threshold` and `remaining` are still
+            based on them.
+        store: Keeps the accounts; set on a root, in memory by default. A URL, such as
+            ``"sqlite:///budgets.db"``, or a store. An account that exists already keeps what was
+            spent; its limits become those given here, unless none or the same ones are given.
+        slice: The share of each limit, such as ``"2%"``, that this process may borrow from a store
+            on a disk or a server, so that most calls need no round trip; set on a root. None: each
             call reserves in the store.
-        on_store_error: What is done while the store does not answer; a root's choice. ``"raise"``:
-            calls fail with `StoreError`. ``"local"``: they go on with what this process has
-            borrowed (``slice``; 2 % by default), within the limits all the same.
-        ledger_size: How many ledger records are kept; a root's choice.
-        sink: Called with every ledger record, to keep them all; a root's choice.
+        on_store_error: What happens while the store does not answer; set on a root. ``"raise"``:
+            calls fail with `StoreError`. ``"local"``: they continue with what this process has
+            borrowed (``slice``; 2 % by default), still within the limits.
+        ledger_size: How many ledger records are kept; set on a root.
+        sink: Called with every ledger record, to store all of them; set on a root.
         clock: Where times come from; for tests.
 
     Raises:
-        ValueError: A limit is negative, not finite, or not an amount; a window or time zone is not
-            known; a name is taken, has a ``/`` or ``~``, or is missing in a store that processes
-            share, or that has a budget without one; the store's URL is not one; it is a share of a
-            limit that the parent does not have, or may overflow where no budget above has a limit.
+        ValueError: A limit is negative, not finite, or not an amount; a window or time zone is
+            unknown; a name is taken, contains ``/`` or ``~``, or is missing in a store that
+            processes share or that already has an unnamed budget; the store's URL is not valid; it
+            is a share of a limit that the parent does not have; or it may overflow and no budget
+            above it has a limit.
         StoreError: The store cannot be used.
 
     Example:
@@ -170,10 +173,9 @@ class Budget:
                     name = unique_name()
                 elif self._tree.store.shared:
                     raise ValueError(
-                        f"a child of budget {parent.name!r} needs a name, because other processes "
-                        f"share its store, where the name is the account: give it one of its own, "
-                        f"name='writer', by which it is found again; or kept=False, if it is for "
-                        f"one piece of work of this process"
+                        f"a child of budget {parent.name!r} needs a name, which is its account in "
+                        f"a store that processes share: give it one, such as name='writer'; or "
+                        f"kept=False, if it is for one piece of work in this process"
                     )
                 else:
                     with self._tree.making:
@@ -226,7 +228,7 @@ class Budget:
 
     @property
     def overflow(self) -> bool:
-        """Whether it may spend past its own limits what others leave of its parent's."""
+        """Whether it may exceed its own limits by what others leave of its parent's."""
         return self._quota.terms.overflow
 
     @property
@@ -244,15 +246,15 @@ class Budget:
         threshold: float | None = None,
         **limits: Unpack[MoreLimits],
     ) -> "Budget":
-        """The child of this name: made now, or the one that exists.
+        """The child of this name, which is created if it does not exist.
 
         Args:
             name: Its name here.
             usd: Its dollar limit, a limit in words, or a share of this budget's (``"20%"``); None:
-                only the parents' limits hold.
-            kept: Whether it is remembered for ever, if it is made now; as for `Budget`.
-            overflow: Whether it may spend what others leave, past its own limits; as for `Budget`.
-            threshold: As for `Budget`, if it is made now; None: as here.
+                only the parents' limits apply.
+            kept: Whether it is remembered permanently, if it is created now; as for `Budget`.
+            overflow: Whether it may exceed its own limits by what others leave; as for `Budget`.
+            threshold: As for `Budget`, if it is created now; None: this budget's.
             limits: ``tokens``, ``calls``, ``input_tokens``, ``output_tokens``, ``per`` and ``tz``,
                 as for `Budget`.
 
@@ -288,7 +290,7 @@ class Budget:
         return existing
 
     def find(self, name: str) -> "Budget | None":
-        """The child of this name, if there is one in this process; as in `children`, but quicker.
+        """The child of this name, or None if this process has none; quicker than `children`.
 
         Args:
             name: Its name here.
@@ -320,17 +322,17 @@ class Budget:
         Args:
             model: The model to call.
             input_tokens: The most input tokens that the provider may count.
-            max_output_tokens: The output maximum that is sent; None: one is chosen if need be, and
-                has to be sent: ``call.max_output_tokens``.
+            max_output_tokens: The output maximum that you send; None: one is chosen if necessary,
+                and you have to send it: ``call.max_output_tokens``.
             choices: Answers asked for.
-            fallback: Cheaper models, as for `guard`; ``call.model`` tells which one to call.
+            fallback: Cheaper models, as for `guard`; ``call.model`` is the one to call.
             on_limit: ``"raise"``, or ``"warn"`` to let it through.
             wait: Seconds to wait for calls in flight; 0 never waits.
             min_output_tokens: The smallest cap that is worth paying for.
             on_unknown: Whether an unknown outcome is charged or released.
-            provider: Whose prices count, as genai-prices names it: ``"openai"``, ``"anthropic"``,
+            provider: Whose prices apply, as genai-prices names it: ``"openai"``, ``"anthropic"``,
                 ``"google"``...
-            prices: Prices of your own by model name; or a `PriceBook`, made once for many calls.
+            prices: Your own prices by model name; or a `PriceBook`, made once for many calls.
             service_tier: The provider's tier, if it changes the price.
             batch: Whether the batch price applies.
             tags: Kept in the ledger and shown in events.
@@ -383,7 +385,7 @@ class Budget:
         return Call(self, request, policy, book)
 
     def scope(self) -> AbstractContextManager["Budget"]:
-        """Make this the budget of everything guarded without one of its own, in this context.
+        """Make this the budget of everything guarded without its own, in this context.
 
         Tasks started inside inherit it, and so do ``asyncio.to_thread`` and threads that run in a
         ``contextvars.copy_context()``.
@@ -395,7 +397,7 @@ class Budget:
         return scopes.scope(self)
 
     def record(self, cost: Dollars) -> None:
-        """Book money that was spent outside of any guard. Limits do not stop it.
+        """Book money that was spent outside any guard. Limits do not stop it.
 
         Args:
             cost: Dollars, as for `Budget`.
@@ -405,8 +407,8 @@ class Budget:
     def charges(self) -> tuple[Charge, ...]:
         """The calls that make up `uncertain` here and in all children, oldest first.
 
-        With windows, also those of the last ones, for as long as their accounts are kept. The store
-        is asked, so a store on a disk or a network is waited for.
+        With windows, also those of past ones, for as long as their accounts are kept. This reads
+        the store, so it waits if that is on a disk or a network.
 
         Raises:
             StoreError: The store cannot be used.
@@ -426,20 +428,20 @@ class Budget:
         provider: str = "openai",
         prices: Prices = None,
     ) -> bool:
-        """Replace an uncertain charge by what the call did cost; calls that wait look again.
+        """Replace an uncertain charge by the call's real cost; waiting calls check again.
 
         Like `reset`, it waits for a store on a disk or a network.
 
         Args:
             charge: One of `charges`.
             truth: What it cost, in dollars: 0 if it was never billed. Its tokens then stay counted
-                as they were charged. Or what the provider reports that it used.
-            provider: Whose prices count, for a usage.
-            prices: Prices of your own by model name, for a usage; or a `PriceBook`.
+                as they were charged. Or the usage that the provider reports.
+            provider: Whose prices apply, for a usage.
+            prices: Your own prices by model name, for a usage; or a `PriceBook`.
 
         Returns:
-            Whether it was still charged to this budget. If not, nothing has changed: it was
-            resolved already, or reset, or the call has told its cost itself.
+            Whether it was still charged to this budget. If not, nothing has changed: it was already
+            resolved, or reset, or the call has since reported its own cost.
 
         Raises:
             ValueError: An amount is not valid.
@@ -452,9 +454,9 @@ class Budget:
         """
         usage = truth if isinstance(truth, Usage) else None
         spent = (
-            costing(charge, parse_usd(truth))
+            amount_by_cost(charge, parse_usd(truth))
             if not isinstance(truth, Usage)
-            else using(charge, truth, as_book(prices, provider))
+            else amount_by_usage(charge, truth, as_book(prices, provider))
         )
         return corrections.resolve(self._quota, charge, spent, usage)
 
@@ -467,27 +469,28 @@ class Budget:
         input_tokens: int = 0,
         output_tokens: int = 0,
     ) -> None:
-        """Raise limits; calls that wait look again at once. Of windows, those of the one now open.
+        """Raise limits; waiting calls check again at once. With windows, only the current one's.
 
         Args:
-            usd: Dollars to add.
+            usd: Dollars to add, or another amount in words: ``"10 calls"``.
             tokens: Tokens to add.
             calls: Calls to add.
             input_tokens: Input tokens to add.
             output_tokens: Output tokens to add.
 
         Raises:
-            ValueError: An amount is not valid, or this budget has no limit of that quantity, or it
-                is a share of the parent's.
+            ValueError: An amount is not valid, or has a window; or this budget has no limit of that
+                quantity, or one that is a share of the parent's.
         """
-        added = Limits(
-            parse_usd(usd),
-            whole("calls", calls),
-            whole("tokens", tokens),
-            whole("input_tokens", input_tokens),
-            whole("output_tokens", output_tokens),
+        self._quota.top_up(
+            {
+                "usd": usd,
+                "calls": calls or None,
+                "tokens": tokens or None,
+                "input_tokens": input_tokens or None,
+                "output_tokens": output_tokens or None,
+            }
         )
-        self._quota.top_up(added)
 
     def set_limits(
         self,
@@ -498,23 +501,23 @@ class Budget:
         input_tokens: int | str | Unnamed | None = AS_IT_IS,
         output_tokens: int | str | Unnamed | None = AS_IT_IS,
     ) -> None:
-        """Replace limits while calls are in flight, in all processes; calls that wait look again.
+        """Replace limits in all processes, while calls are in flight; waiting calls check again.
 
-        What is spent and reserved stays. Below that, nothing more is admitted until it fits. Like
-        what `top_up` adds, the new limits stay until the budget is made with others than last time;
-        or, if it has windows, until the next one.
+        What is spent and reserved stays. If a limit is now below that, nothing more is admitted
+        until it fits. Like what `top_up` adds, the new limits stay until the budget is made with
+        other limits than last time; or, if it has windows, until the next one.
 
         Args:
-            usd: Dollars, or a share of the parent's, as for `Budget`; None: no such limit any more.
-                Not given: as it is.
+            usd: Dollars, or a share of the parent's, as for `Budget`; None: remove this limit. Not
+                given: leave it as it is.
             tokens: The same for tokens.
             calls: The same for calls.
             input_tokens: The same for input tokens.
             output_tokens: The same for output tokens.
 
         Raises:
-            ValueError: A limit is not valid, or has a window; or one ends of which a child has a
-                share, or that alone stops a budget below that may overflow.
+            ValueError: A limit is not valid, or has a window; or a limit is removed that a child
+                has a share of, or that is all that stops an overflowing budget below.
             StoreError: The accounts cannot be written.
 
         Example:
@@ -541,11 +544,11 @@ class Budget:
         tz: str | tzinfo | None = None,
         **limits: Any,
     ) -> None:
-        """Have it be as if it were made with these: what has changed in a file of budgets, say.
+        """Change it to what it would be if made with these, such as after a change in a file.
 
-        Limits that are the same as it was made with change nothing, as when it is made again. Where
-        the only limit ends that stops a budget below that may overflow, its own stops it from then
-        on.
+        Limits that it was already made with change nothing, as when it is made again. If this
+        removes the only limit that stops an overflowing budget below, that budget's own limit stops
+        it from then on.
 
         Args:
             usd: Its dollar limit; None: no such limit.
@@ -569,24 +572,24 @@ class Budget:
         )
 
     def reset(self) -> None:
-        """Forget what is spent and uncertain here and in all children; calls in flight go on.
+        """Forget what is spent and uncertain here and in all children; calls in flight continue.
 
-        The parents keep what was spent: it was. Of windows, only those now open are reset.
+        The parents still count what was spent. With windows, only the current ones are reset.
         """
         corrections.reset(self._quota)
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
-        """Have a function called for every event of this budget and its children.
+        """Call a function for every event of this budget and its children.
 
         Args:
-            listener: Called with an `Event`, in the thread or task of the call. What it raises is
-                logged on ``tokenfence`` and never breaks the call.
+            listener: Called with an `Event`, in the thread or task of the call. Anything it raises
+                is logged on ``tokenfence`` and never breaks the call.
 
         Returns:
             A function that removes the listener.
 
         Raises:
-            TypeError: It is no function.
+            TypeError: The listener is not callable.
         """
         if not callable(listener):
             raise TypeError(f"a listener must be a function of an Event, got {listener!r}")
@@ -609,9 +612,9 @@ class Budget:
 
     @property
     def window(self) -> Window | None:
-        """The window that is open: its name, and its ``start`` and ``end`` as Unix times.
+        """The current window: its name, and its ``start`` and ``end`` as Unix times.
 
-        None if the budget has no windows. With windows, all figures of it are those of this one.
+        None if the budget has no windows. With windows, all its figures are those of this one.
         """
         accounts = self._quota.accounts
         if accounts is None:
@@ -620,7 +623,7 @@ class Budget:
         return accounts.window
 
     def charged_path(self) -> Path:
-        """The accounts in the store that are charged for a call that is made now, leaf first."""
+        """The accounts in the store that a call made now is charged to, leaf first."""
         return self._quota.charged_path()
 
     @property
@@ -637,7 +640,7 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Dollars that calls have surely cost."""
+        """Dollars that calls are known to have cost."""
         return to_float(self._quota.state().spent_usd)
 
     @property
@@ -680,7 +683,7 @@ class Budget:
         return self.usage_ratio >= 1.0
 
     def tree(self) -> str:
-        """This budget and all below it, as text, a line each."""
+        """This budget and all budgets below it as text, one line each."""
         return "\n".join(self._outline())
 
     def _described(self) -> str:
@@ -714,13 +717,13 @@ def _opened(
     if shared and not named:
         raise ValueError(
             "a budget in a store that processes share needs a name, which is its account there: "
-            "name='acme', the same wherever it is to be the same budget"
+            "give one, such as name='acme', and the same one wherever it is the same budget"
         )
     if not named and there is not None and there.accounts(NAMELESS):
         raise ValueError(
-            f"this store has the account {NAMELESS!r} of a budget without a name already, and what "
-            f"that one spends would count here as well: give this one a name of its own, "
-            f"name='acme'; or to spend the same money, use that Budget, or its name"
+            f"this store already has an unnamed budget (account {NAMELESS!r}), and what that one "
+            f"spends would count here too: give this one a name, such as name='acme'; or, to spend "
+            f"the same money, use that Budget, or its name"
         )
     return sliced(opens() if there is None else there, slice, on_store_error)
 

@@ -1,13 +1,13 @@
-"""What an uncertain charge is replaced by, once somebody knows what the call did cost."""
+"""What an uncertain charge is replaced by, once somebody knows what the call cost."""
 
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.stores.base import NOTHING, Amount, Charge
 from tokenfence_integrations.usage import Usage, check_usage
 
-__all__ = ["costing", "using"]
+__all__ = ["amount_by_cost", "amount_by_usage"]
 
 
-def costing(charge: Charge, cost: int) -> Amount:
+def amount_by_cost(charge: Charge, cost: int) -> Amount:
     """What to book for a charge of which the cost alone is known.
 
     Its tokens stay counted as they were charged, the most that they can have been.
@@ -17,13 +17,13 @@ def costing(charge: Charge, cost: int) -> Amount:
         cost: Nano-dollars; 0: the call was free, so it counts as none.
 
     Example:
-        >>> costing(Charge("7", ("team",), Amount(900, 1, 40, 50), 0.0, "gpt-4o"), 300)
+        >>> amount_by_cost(Charge("7", ("team",), Amount(900, 1, 40, 50), 0.0, "gpt-4o"), 300)
         Amount(usd=300, calls=1, input_tokens=40, output_tokens=50)
     """
     return charge.amount._replace(usd=cost) if cost else NOTHING
 
 
-def using(charge: Charge, usage: Usage, book: Cards) -> Amount:
+def amount_by_usage(charge: Charge, usage: Usage, book: Cards) -> Amount:
     """What to book for a charge of which the usage is known.
 
     Args:

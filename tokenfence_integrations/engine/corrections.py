@@ -65,7 +65,7 @@ def resolve(quota: Quota, charge: Charge, spent: Amount, usage: Usage | None) ->
     Args:
         quota: That of a budget that it is charged to.
         charge: The charge.
-        spent: What the call did cost; nothing: it was free.
+        spent: What the call cost; nothing: it was free.
         usage: What the provider reports of it, if that is known.
 
     Returns:

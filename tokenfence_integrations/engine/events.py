@@ -1,4 +1,4 @@
-"""What happens to calls, told to listeners."""
+"""What happens to calls, as events for listeners."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ EventKind: TypeAlias = Literal[
 class Event:
     """One thing that happened to one call; to one budget (``threshold_crossed``); or to the store
     of a whole tree (``store_lost``: it does not answer, ``tags["reason"]`` says why;
-    ``store_back``), of which the listeners of all its budgets are told.
+    ``store_back``), which is sent to the listeners of all its budgets.
 
     Args:
         kind: What happened.
@@ -42,9 +42,9 @@ class Event:
         model_asked: The model that the caller asked for.
         model: The model that the call goes to.
         bound: The most that the call can cost, in nano-dollars.
-        cost: What it did cost (``settled``, ``resolved``), or is charged (``uncertain``), in
+        cost: What it cost (``settled``, ``resolved``), or is charged (``uncertain``), in
             nano-dollars.
-        cap: The output maximum that we set, in tokens per choice; None if we set none.
+        cap: The output maximum set by the library, in tokens per choice; None if it set none.
         waited: Seconds that it waited.
         usage: What the provider reported, if it did.
         ratio: Share of the limit that is settled (``threshold_crossed``).

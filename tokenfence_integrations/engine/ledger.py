@@ -26,15 +26,15 @@ class LedgerRecord(NamedTuple):
             named after the window too: ``"acme~2026-11-24"``.
         model_asked: The model that the caller asked for.
         model: The model that the call went to.
-        outcome: ``"settled"``, ``"released"`` or ``"uncertain"``. Two are no attempt's:
+        outcome: ``"settled"``, ``"released"`` or ``"uncertain"``. Two do not belong to an attempt:
             ``"recorded"`` (`Budget.record` and `reset`), and ``"resolved"`` (an uncertain charge,
             replaced by its cost).
         usage: What the provider reported, if it did.
         cost: What it added to the budget's spent, in nano-dollars; see `cost_usd`.
         uncertain: What it added to its uncertain, in nano-dollars; negative if resolved.
         bound: What was reserved for it, in nano-dollars.
-        cap: The output maximum per choice that we set; None: we set none.
-        truncated: Whether the answer was cut short by that.
+        cap: The output maximum per choice set by the library; None if it set none.
+        truncated: Whether that cut the answer short.
         waited: Seconds that it waited.
         tags: The caller's own tags.
     """

@@ -17,7 +17,7 @@ _scoped: "ContextVar[Budget | None]" = ContextVar("tokenfence_budget", default=N
 
 @contextmanager
 def scope(budget: "Budget") -> "Iterator[Budget]":
-    """Make a budget the ambient one until the block ends.
+    """Make a budget the one in scope until the block ends.
 
     Tasks started in the block inherit it, and so do `asyncio.to_thread` and threads that run in a
     `contextvars.copy_context`. Scopes nest; the innermost counts.
@@ -71,7 +71,7 @@ def budget_in_scope() -> "Budget":
         raise NoBudgetError(
             "this was guarded without a budget and is called outside any budget.scope(); "
             'give it one, guard(..., budget="$5"), or call it inside "with budget.scope():". '
-            "Threads of a pool do not inherit a scope: submit contextvars.copy_context().run to "
-            "them, and the function after it"
+            "Threads of a pool do not inherit a scope: give them one with "
+            "pool.submit(contextvars.copy_context().run, function, ...)"
         )
     return budget

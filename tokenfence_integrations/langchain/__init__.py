@@ -1,6 +1,6 @@
 """Budgets inside LangChain and LangGraph.
 
-Chat models and embeddings are guarded by `tokenfence_integrations.guard`; here is the rest.
+Chat models and embeddings are guarded by `tokenfence_integrations.guard`; everything else is here.
 """
 
 from importlib import import_module

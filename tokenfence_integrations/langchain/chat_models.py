@@ -67,7 +67,7 @@ else:
 
 
 class BudgetedChatModel(_ChatModel):
-    """What all guarded chat models are instances of, beside the class that they were made of.
+    """The class of all guarded chat models, in addition to their original class.
 
     Example:
         >>> model = guard(ChatOpenAI(model="gpt-4o"), budget="$5.00")  # doctest: +SKIP

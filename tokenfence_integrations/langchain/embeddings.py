@@ -50,10 +50,10 @@ ASYNC = Way("aembed_documents", "aembed_query", "aadmit")
 
 
 class BudgetedEmbeddings(_Embeddings):
-    """What all guarded embeddings are instances of, beside the class that they were made of.
+    """The class of all guarded embeddings, in addition to their original class.
 
-    Texts are sent in the batches that the class sends, each with a reservation of its own. A
-    `BudgetExceeded` in the midst of a list has as ``embedded`` the vectors that are paid for.
+    Texts are sent in the original class's own batches, each with its own reservation. The
+    ``embedded`` of a `BudgetExceeded` raised within a list holds the vectors already paid for.
 
     Example:
         >>> embeddings = guard(OpenAIEmbeddings(), budget="$1")  # doctest: +SKIP

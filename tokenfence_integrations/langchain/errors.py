@@ -11,13 +11,13 @@ __all__ = ["LangChainBudgetExceeded"]
 
 
 class LangChainBudgetExceeded(BudgetExceeded, ModelError):
-    """A `BudgetExceeded` that is not worth a retry, and says so to LangChain and LangGraph.
+    """A `BudgetExceeded` that LangChain and LangGraph do not retry.
 
-    `ModelRetryMiddleware` retries everything but a ``ModelError`` with ``is_retryable=False``;
-    LangGraph's default retry policy everything but a few standard errors, RuntimeError among them.
+    `ModelRetryMiddleware` retries everything except a ``ModelError`` with ``is_retryable=False``;
+    LangGraph's default retry policy everything except a few standard errors, such as RuntimeError.
 
     Attributes:
-        embedded: The vectors that were paid for before a list of texts met the limit.
+        embedded: The vectors of a list of texts that were paid for before the limit was reached.
     """
 
     is_retryable = False

@@ -16,10 +16,10 @@ __all__ = ["BudgetOf", "OnExceeded", "budgeted"]
 Node = TypeVar("Node", bound=Callable[..., Any])
 
 BudgetOf: TypeAlias = Budget | Callable[[Any], Budget]
-"""A budget; or a function that gives it, for a node's input: a share for each `Send`."""
+"""A budget; or a function that returns it for a node's input: a share for each `Send`."""
 
 OnExceeded: TypeAlias = str | Callable[[Any, BudgetExceeded], Any] | None
-"""The node to go to; or a function of the input and the error that gives the node's output."""
+"""The node to go to; or a function of the input and the error that returns the node's output."""
 
 
 @overload
@@ -31,27 +31,27 @@ def budgeted(node: Node, budget: BudgetOf, *, on_exceeded: OnExceeded = None) ->
 def budgeted(node: Any, budget: BudgetOf, *, on_exceeded: OnExceeded = None) -> Any:
     """A node that runs in a budget's scope: whatever is guarded without a budget counts against it.
 
-    That reaches all that the node calls in its own task and in tasks and threads that it starts
-    with its context: models, tools, sub-agents, sub-graphs. What is guarded with a budget of its
-    own keeps that.
+    This covers everything that the node calls in its own task, and in tasks and threads that it
+    starts with its context: models, tools, sub-agents, sub-graphs. Anything guarded with its own
+    budget keeps that.
 
     Args:
-        node: A function of the state, sync or async, with whatever else LangGraph hands to it
+        node: A function of the state, sync or async, with any other arguments that LangGraph passes
             (``config``, ``runtime``, ``store``, ``writer``); or a runnable, such as a compiled
             sub-graph.
-        budget: The budget; or a function that gives it for the node's input.
-        on_exceeded: What to do when `BudgetExceeded` leaves the node: the name of the node to go
-            to, or a function of the input and the error that gives an update or a ``Command`` (for
-            an async node it may be async). None: it is raised, and no retry policy repeats it. A
-            model guarded with ``on_limit="stop"``, the default, answers and does not raise: guard
-            it with ``on_limit="raise"``.
+        budget: The budget; or a function that returns it for the node's input.
+        on_exceeded: What to do when the node raises `BudgetExceeded`: the name of the node to go
+            to, or a function of the input and the error that returns an update or a ``Command``
+            (for an async node it may be async). None: raise it; no retry policy retries it. A model
+            guarded with ``on_limit="stop"``, the default, answers instead of raising: guard it with
+            ``on_limit="raise"``.
 
     Returns:
-        A node for ``add_node``, of the same name and signature. Name the target of ``on_exceeded``
-        in ``add_node(..., destinations=...)`` to have it drawn.
+        A node for ``add_node``, with the same name and signature. To have the target of
+        ``on_exceeded`` drawn, name it in ``add_node(..., destinations=...)``.
 
     Raises:
-        TypeError: The node, or the budget, is neither of these.
+        TypeError: The node, the budget or ``on_exceeded`` is none of these.
 
     Example:
         >>> model = guard(ChatOpenAI(model="gpt-4o"), on_limit="raise")  # doctest: +SKIP
@@ -62,7 +62,9 @@ def budgeted(node: Any, budget: BudgetOf, *, on_exceeded: OnExceeded = None) -> 
         ... )
     """
     if not isinstance(budget, Budget) and not callable(budget):
-        raise TypeError(f"budgeted() takes a Budget, or a function that gives one; got {budget!r}")
+        raise TypeError(
+            f"budgeted() takes a Budget, or a function that returns one, got {budget!r}"
+        )
     if on_exceeded is not None and not isinstance(on_exceeded, str) and not callable(on_exceeded):
         raise TypeError(f"on_exceeded must be a node's name or a function, got {on_exceeded!r}")
     if isinstance(node, Runnable):

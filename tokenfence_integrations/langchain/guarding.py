@@ -33,7 +33,7 @@ from tokenfence_integrations.langchain.tools import TOOLS_KEY, same_family
 from tokenfence_integrations.models import guarding
 from tokenfence_integrations.models.guarding import ALREADY, named_fallbacks
 from tokenfence_integrations.models.subclasses import guarded_class, guarded_copy
-from tokenfence_integrations.models.terms import ChainBook
+from tokenfence_integrations.models.terms import ChainBook, is_guarded
 from tokenfence_integrations.pricing.book import PriceBook, as_book
 
 __all__ = ["Guarding", "ModelFallback"]
@@ -67,13 +67,13 @@ class Guarding(guarding.Guarding):
 
             return guarded_configurable(thing, self)
         raise TypeError(
-            f"cannot guard a {type(thing).__module__}.{type(thing).__qualname__}: give a chat "
-            f"model (or a binding around one, or what init_chat_model returned) or embeddings; "
-            f"of a chain guard the models in it"
+            f"cannot guard an instance of {type(thing).__module__}.{type(thing).__qualname__}: "
+            f"give a chat model (or a binding around one, or what init_chat_model returned) or "
+            f"embeddings; in a chain or an agent, guard the models that it is made with"
         )
 
     def chat_model(self, model: BaseChatModel) -> Any:
-        """A copy of a chat model that enforces the budget; the model itself stays as it is.
+        """A copy of a chat model that enforces the budget; the original is left unchanged.
 
         Args:
             model: Any chat model.
@@ -106,7 +106,7 @@ class Guarding(guarding.Guarding):
         return self._guarded(model, terms)
 
     def embeddings(self, embeddings: Embeddings) -> Any:
-        """A copy of embeddings that enforces the budget; they stay as they are.
+        """A copy of embeddings that enforces the budget; the original is left unchanged.
 
         Args:
             embeddings: Any embeddings.
@@ -150,7 +150,7 @@ class Guarding(guarding.Guarding):
         if guarded and self.exact_input is None:
             terms.exact_input = guarded[0].exact_input
         # A client that the user has guarded may count against any other budget.
-        metered_below = bool(plain) and not any(hasattr(client, "tokenfence") for client in plain)
+        metered_below = bool(plain) and not any(map(is_guarded, plain))
         # Azure's are asked for a deployment, whose name need not be that of a model.
         provider = terms.book.first.provider
         terms.client_reserves = (
@@ -168,7 +168,7 @@ class Guarding(guarding.Guarding):
             self.check_retries(model)
         asks_not = getattr(copied, "stream_usage", True) in (None, False)
         if asks_not and self.stream_usage and not plain:
-            copied.stream_usage = True  # else a stream tells nobody what it cost
+            copied.stream_usage = True  # else a stream does not report what it cost
         return copied
 
     def _client(self, client: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A budget for each query: an engine whose every query may spend so much, and says what it did."""
+"""A budget for each query: an engine whose queries are limited, and report what they cost."""
 
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tokenfence_integrations.money import to_float
 __all__ = ["BudgetedQueryEngine", "budget_for"]
 
 KEY = "tokenfence"
-"""Where a response's metadata tells what the query cost."""
+"""The key of a response's metadata under which the query's cost is."""
 
 Engine = TypeVar("Engine", bound=BaseQueryEngine)
 
@@ -50,7 +50,7 @@ else:
 
 
 class BudgetedQueryEngine(_Engine):
-    """What the engines of `budget_for` are instances of, beside their own class."""
+    """The class of the engines that `budget_for` returns, in addition to their original class."""
 
     tokenfence_terms: QueryTerms
 
@@ -77,24 +77,24 @@ def budget_for(
     fallback: LLMFallback = None,
     **terms: Unpack[MoreTerms],
 ) -> Engine:
-    """The same query engine, with a fresh budget for each query.
+    """Return the same query engine with a fresh budget for each query.
 
-    The engine stays as it is: its parts are copied, as far as LLMs and embedding models are in
-    them, and those are guarded. Where they are guarded already, the budget of each query is a child
-    of theirs. A model that is hidden in a function, or in an object of a class that is not built on
-    LlamaIndex's, is not seen: guard it yourself, without a budget, and the query's counts.
+    The original engine is left unchanged: parts that contain LLMs and embedding models are copied,
+    and the models in them are guarded. Where they are guarded already, each query's budget is a
+    child of theirs. A model that is hidden in a function, or in an object whose class is not built
+    on LlamaIndex's, is not found: guard it yourself, without a budget, and it uses the query's.
 
-    What a query cost stands in ``response.metadata["tokenfence"]``: ``budget``, ``spent`` and
-    ``uncertain`` in dollars, ``calls``, ``input_tokens``, ``output_tokens``; of a streamed response
-    when it has been read.
+    A query's cost is in ``response.metadata["tokenfence"]``: ``budget``, ``spent`` and
+    ``uncertain`` in dollars, ``calls``, ``input_tokens``, ``output_tokens``; for a streamed
+    response, once it has been read.
 
     Args:
-        query_engine: Any query engine, engines of engines included.
+        query_engine: Any query engine, including engines of engines.
         usd: What one query may cost, in dollars (``"$0.05"``, ``0.05``).
         calls: How many provider calls one query may make.
         tokens: How many tokens one query may use.
-        parent: The budget of all queries together, which keeps what each of them spent; default:
-            that of the LLMs, if they are guarded, or else the one in scope at each query.
+        parent: The budget of all queries together, which each of them counts against; default:
+            that of the LLMs, if they are guarded, otherwise the one in scope at each query.
         fallback: Cheaper models for the engine's LLMs, as for `guard`.
         terms: Other terms of `guard`, such as ``on_limit`` and ``prices``.
 
@@ -102,10 +102,10 @@ def budget_for(
         An instance of the engine's own class.
 
     Raises:
-        TypeError: It is no query engine, has a budget for each query already, or a budget was given
-            for what each query may cost.
-        ValueError: There is no limit, it has a window, a fallback was given for LLMs that are
-            guarded already, or they count against another budget than ``parent``.
+        TypeError: It is not a query engine, it already has a budget for each query, or a `Budget`
+            was given for what each query may cost.
+        ValueError: There is no limit, it has a window, a fallback was given although the LLMs are
+            guarded already, or they count against a budget other than ``parent``.
 
     Example:
         >>> engine = budget_for(index.as_query_engine(), "$0.05")  # doctest: +SKIP
@@ -116,13 +116,13 @@ def budget_for(
         raise TypeError("this engine has a budget for each query already: give the plain engine")
     if not isinstance(query_engine, BaseQueryEngine):
         raise TypeError(
-            f"budget_for() takes a query engine, got {type(query_engine).__name__}; of a chat "
-            f"engine or an agent guard the LLM, and call it inside budget.scope()"
+            f"budget_for() takes a query engine, got {type(query_engine).__name__}; for a chat "
+            f"engine or an agent, guard the LLM and call it inside budget.scope()"
         )
     if "budget" in terms or isinstance(usd, Budget):
         raise TypeError(
-            "budget_for() makes a budget for each query: give what one may cost, "
-            "budget_for(engine, '$0.05'), and a budget above all of them as parent="
+            "budget_for() makes a budget for each query: give what one query may cost, "
+            "budget_for(engine, '$0.05'), and the budget of all queries together as parent="
         )
     limits: dict[str, Any] = {"usd": usd, "calls": calls, "tokens": tokens}
     if set(limits.values()) == {None}:
@@ -130,14 +130,14 @@ def budget_for(
     # Bad limits fail here, and not at the first query.
     if Budget(**limits).window is not None:
         raise ValueError(
-            f"a query's own budget is a new one each time, so it needs no window, got {usd!r}: "
-            f"give one to the parent of all queries"
+            f"each query gets a new budget, so its limit cannot have a window, got {usd!r}: give "
+            f"the window to the parent of all queries"
         )
     guarded = [model for model in models_of(query_engine) if hasattr(model, "tokenfence_terms")]
     if fallback is not None and any(isinstance(model, LLM) for model in guarded):
         raise ValueError(
             "the LLMs of this engine are guarded already: give the fallback to guard(), where "
-            "they are"
+            "they are guarded"
         )
     held = Guarding.given(None, fallback, **terms)
     engine: Any = with_parts(query_engine, lambda part: _guarded(part, held))
@@ -171,9 +171,9 @@ def _common_parent(guarded: list[Any], parent: Budget | None) -> Budget | None:
             parent = own
         if own._tree is not parent._tree or own.path[0] not in parent.path:
             raise ValueError(
-                f"{type(model).__name__} in this engine counts against the budget {own.name!r}, "
-                f"and the queries against {parent.name!r}: guard all of the engine on one budget, "
-                f"and give that as parent, or one below it"
+                f"{type(model).__name__} in this engine counts against budget {own.name!r}, and "
+                f"the queries against {parent.name!r}: guard the whole engine on one budget, and "
+                f"give that, or one below it, as parent="
             )
     return parent
 

@@ -8,11 +8,11 @@ __all__ = ["LlamaIndexBudgetExceeded", "refusal_class"]
 
 
 class LlamaIndexBudgetExceeded(BudgetExceeded):
-    """A `BudgetExceeded` that says how far an index has come.
+    """A `BudgetExceeded` that says how far an index has got.
 
     Attributes:
-        completed: How many texts (of an index: nodes) of the list that met the limit are embedded,
-            and will not be paid for again. Equal texts count each.
+        completed: How many texts of the list (nodes of an index) were embedded before the limit was
+            reached, and will not be paid for again. Equal texts each count.
     """
 
     completed: int = 0

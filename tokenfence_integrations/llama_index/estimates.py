@@ -22,7 +22,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from pydantic import BaseModel
 
 from tokenfence_integrations.engine.calls.request import CallRequest
-from tokenfence_integrations.errors import TokenFenceError
+from tokenfence_integrations.errors import TokenFenceError, in_units
 from tokenfence_integrations.llama_index.components import with_parts
 from tokenfence_integrations.llama_index.embeddings import request_for_texts
 from tokenfence_integrations.llama_index.exchange import request_for
@@ -66,9 +66,9 @@ class CostEstimate:
 
     Args:
         expected: With answers of the expected length.
-        bound: The most, with answers as long as they can be: with a budget of this no call of the
-            query is refused, as far as the assumptions hold.
-        assumptions: What could not be known, and was taken as given.
+        bound: The most, with answers as long as they can be: with a budget of this size no call of
+            the query is refused, as far as the assumptions hold.
+        assumptions: What could not be known, and was assumed.
     """
 
     expected: Cost
@@ -77,7 +77,8 @@ class CostEstimate:
 
     def __str__(self) -> str:
         lines = [
-            f"{name} ${cost.usd:.6f} ({cost.calls} calls, {cost.input_tokens:,} tokens in, "
+            f"{name} ${cost.usd:.6f} ({in_units(cost.calls, 'calls')}, "
+            f"{cost.input_tokens:,} tokens in, "
             f"{cost.output_tokens:,} out)"
             for name, cost in (("expected", self.expected), ("at most ", self.bound))
         ]
@@ -96,28 +97,28 @@ def cost_of(
     sub_questions: int | None = None,
     prices: Prices = None,
 ) -> CostEstimate:
-    """What a query would cost; nothing is sent.
+    """Estimate what a query would cost; nothing is sent.
 
-    Retrieval by similarity takes the longest nodes of the index, since which ones are similar is
-    known only to the embedding model. A router is taken through each of its engines: the dearest
-    one makes the bound, their mean the estimate.
+    Retrieval by similarity takes the longest nodes of the index, since only the embedding model
+    knows which ones are similar. Each engine of a router is tried: the most expensive one gives the
+    bound, their mean the estimate.
 
     Args:
-        query_engine: Any query engine, guarded or not; it stays as it is.
+        query_engine: Any query engine, guarded or not; it is left unchanged.
         question: What would be asked.
         expected_output_tokens: The expected length of each answer, 1 or more.
-        sub_questions: How many questions a sub-question engine asks, 1 or more; default: one of
+        sub_questions: How many questions a sub-question engine asks, 1 or more; default: one for
             each of its engines.
-        prices: Prices of your own by model name; of guarded LLMs their own count.
+        prices: Your own prices by model name; guarded LLMs use their own.
 
     Returns:
         The estimate and the bound.
 
     Raises:
-        TypeError: It is no query engine.
+        TypeError: It is not a query engine.
         UnknownModelError: A model has no known price.
-        ValueError: A number is out of its range, or the course of the query cannot be foreseen
-            (an agent's).
+        ValueError: A number is out of range, or the course of the query cannot be foreseen (such as
+            an agent's).
 
     Example:
         >>> estimate = cost_of(index.as_query_engine(), "Why?")  # doctest: +SKIP
@@ -127,7 +128,7 @@ def cost_of(
     if not isinstance(query_engine, BaseQueryEngine):
         raise TypeError(
             f"cost_of() takes a query engine, got {type(query_engine).__name__}: the calls of an "
-            f"agent or of a conversation are not known beforehand"
+            f"agent or a conversation cannot be known in advance"
         )
     for name, number in (
         ("expected_output_tokens", expected_output_tokens),

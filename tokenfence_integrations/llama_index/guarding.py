@@ -57,13 +57,13 @@ class Guarding(guarding.Guarding):
         if isinstance(thing, BaseEmbedding):
             return self.embedding(thing)
         raise TypeError(
-            f"cannot guard a {type(thing).__module__}.{type(thing).__qualname__}: give an LLM or "
-            f"an embedding model; of an engine or an agent guard the LLM in it, or use "
-            f"budget_for(engine, ...)"
+            f"cannot guard an instance of {type(thing).__module__}.{type(thing).__qualname__}: "
+            f"give an LLM or an embedding model; for an engine use budget_for(engine, ...), for an "
+            f"agent guard the LLM that it is made with"
         )
 
     def llm(self, llm: LLM) -> Any:
-        """A copy of an LLM that enforces the budget; the LLM itself stays as it is.
+        """A copy of an LLM that enforces the budget; the original is left unchanged.
 
         Args:
             llm: Any LLM.
@@ -95,7 +95,7 @@ class Guarding(guarding.Guarding):
         return self._guarded_llm(llm, terms)
 
     def embedding(self, embedding: BaseEmbedding) -> Any:
-        """A copy of an embedding model that enforces the budget; the model stays as it is.
+        """A copy of an embedding model that enforces the budget; the original is left unchanged.
 
         Args:
             embedding: Any embedding model.

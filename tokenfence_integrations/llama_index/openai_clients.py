@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from tokenfence_integrations.llama_index.providers import is_of
+from tokenfence_integrations.models.terms import is_guarded
 from tokenfence_integrations.pricing.book import provider_of_url
 
 __all__ = [
@@ -79,7 +80,7 @@ def counts_exactly(thing: Any) -> bool:
 
 def user_guarded(thing: Any) -> bool:
     """Whether the user has guarded a client of it, maybe on another budget."""
-    return any(hasattr(getattr(thing, name, None), "tokenfence") for name in HELD)
+    return any(is_guarded(getattr(thing, name, None)) for name in HELD)
 
 
 class Known(NamedTuple):

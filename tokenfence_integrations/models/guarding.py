@@ -8,6 +8,7 @@ from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.calls.policy import OnLimit, OnUnknown, Policy, parse_fallback
 from tokenfence_integrations.errors import BudgetExceeded, UnmeteredError
 from tokenfence_integrations.log import logger
+from tokenfence_integrations.models.terms import is_guarded
 from tokenfence_integrations.pricing.book import Prices
 
 __all__ = ["ALREADY", "Guarding", "MoreTerms", "named_fallbacks"]
@@ -163,7 +164,7 @@ def named_fallbacks(
     others: dict[str, Any] = {}
 
     def named(one: object) -> str:
-        if hasattr(one, "tokenfence"):
+        if is_guarded(one):
             raise TypeError(
                 "a fallback shares the budget of the model that it stands in for: give the plain "
                 "model, not a guarded one"

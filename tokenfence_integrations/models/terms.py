@@ -12,7 +12,16 @@ from tokenfence_integrations.errors import BudgetExceeded
 from tokenfence_integrations.pricing.book import PriceBook
 from tokenfence_integrations.pricing.rates import Card
 
-__all__ = ["ChainBook", "Terms"]
+__all__ = ["ChainBook", "Terms", "is_guarded"]
+
+
+def is_guarded(thing: object) -> bool:
+    """Whether a model, or a client, is guarded.
+
+    Its class is asked, because ``tokenfence`` raises if it means the budget in scope and there is
+    none.
+    """
+    return hasattr(type(thing), "tokenfence")
 
 
 class ChainBook:

@@ -46,21 +46,22 @@ class Cards(Protocol):
 class PriceBook:
     """Finds the `Card` of a model.
 
-    A user's own price for exactly that name wins. Else the model is looked up in genai-prices, also
-    without an "openai/" prefix, and also among the models of other makers that the provider offers
-    (Azure: OpenAI's, at OpenAI's prices). A model that is not found, or found without a price, is
-    unknown, never free; only OpenAI's moderation models are free. Audio models that the list has
-    no audio price for (gpt-4o-audio-preview) pay the dearest audio prices among their maker's
-    models, because the list would count their audio as text, at a fraction of its price.
+    Your own price for exactly that name takes precedence. Otherwise the model is looked up in
+    genai-prices, also without an "openai/" prefix, and also among the models of other makers that
+    the provider offers (Azure: OpenAI's, at OpenAI's prices). A model that is not found, or found
+    without a price, is unknown, never free; only OpenAI's moderation models are free. Audio models
+    for which the list has no audio price (gpt-4o-audio-preview) pay the highest audio prices among
+    their maker's models, because the list would count their audio as text, at a fraction of its
+    price.
 
     Args:
-        prices: Your own prices, by model name; a `ListPrice` for a listed model's other name.
+        prices: Your own prices, by model name; a `ListPrice` for another name of a listed model.
         provider: Whose models these are: a genai-prices provider, such as "openai" or "azure".
         clock: Seconds since the epoch.
 
     Raises:
-        TypeError: If a price of your own is neither a `Price` nor a `ListPrice`, or they are not by
-            name.
+        TypeError: If one of your own prices is neither a `Price` nor a `ListPrice`, or they are not
+            by name.
 
     Example:
         >>> book = PriceBook({"my-model": Price(input="$1/M", output="$2/M")})
@@ -107,7 +108,7 @@ class PriceBook:
         Raises:
             UnknownModelError: If no price is known; with the nearest names that have one, and
                 other providers that do know it.
-            TypeError: It is no name.
+            TypeError: The model is not a name.
 
         Example:
             >>> PriceBook().card("gpt-4o").max_output_tokens
@@ -126,7 +127,7 @@ class PriceBook:
 
     def _find(self, prices: "_PriceList", model: str) -> Card:
         if not isinstance(model, str):
-            raise TypeError(f"a model has a name, such as 'gpt-4o': got {model!r}")
+            raise TypeError(f"a model must be a name, such as 'gpt-4o', got {model!r}")
         if len(model) > MAX_NAME_LENGTH:
             raise UnknownModelError(model[:MAX_NAME_LENGTH], (), self.provider)
         card = prices.find(model, self._clock())

@@ -7,10 +7,10 @@ __all__ = ["ListPrice"]
 
 @dataclass(frozen=True)
 class ListPrice:
-    """What the price list says of a model, for a name that is not on it.
+    """What the price list says about a model, for a name that is not on it.
 
-    For a deployment of Azure, an alias of a proxy, or a server's own name for a model. All that is
-    known of the model counts: cached input, batches, service tiers, longest answer, vocabulary.
+    For an Azure deployment, a proxy's alias, or a server's own name for a model. Everything known
+    about the model applies: cached input, batches, service tiers, longest answer, vocabulary.
 
     Args:
         model: The model's name in the price list.

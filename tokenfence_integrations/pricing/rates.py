@@ -74,13 +74,13 @@ def to_pico(dollars: Decimal, units: int = 1) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """A price of your own, for a model that the price list does not know or has wrong.
+    """Your own price, for a model that is not on the price list, or is wrong there.
 
     Token prices are text with a unit ("$1/M", "$0.001/K", "1 USD/M"), or a number of dollars per
     million tokens. Other prices are dollars for one of the thing ("$0.04", 0.04).
 
     Args:
-        input: Per input token. Goes with `output`.
+        input: Per input token. Requires `output`.
         output: Per output token; 0 for models that return none (embeddings).
         cached_input: Per input token read from a prompt cache. Default: `input`.
         cache_write: Per input token written to a prompt cache. Default: `input`.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 
-from tokenfence_integrations.engine.charges import costing
+from tokenfence_integrations.engine.charges import amount_by_cost
 from tokenfence_integrations.engine.ledger import LedgerRecord
 from tokenfence_integrations.errors import TokenFenceError, UnknownModelError
 from tokenfence_integrations.money import format_usd
@@ -101,7 +101,7 @@ def plan(store: Store, wanted: Wanted) -> Report:
 
 def _by_hand(charge: Charge, costs: Mapping[str, int]) -> Match | None:
     cost = costs.get(charge.id)
-    return None if cost is None else Match(charge, costing(charge, cost), None, "by hand")
+    return None if cost is None else Match(charge, amount_by_cost(charge, cost), None, "by hand")
 
 
 def _open(charge: Charge) -> Match:

@@ -19,13 +19,13 @@ __all__ = ["LedgerFile", "LedgerOnFile", "read_ledger"]
 
 
 class LedgerFile:
-    """Appends every ledger record to a CSV file, a line each; a budget's ``sink``.
+    """Appends every ledger record to a CSV file, one line each; for a budget's ``sink``.
 
-    Any number of processes of one machine may write to the same file. Amounts are in nano-dollars,
+    Any number of processes on one machine may write to the same file. Amounts are in nano-dollars,
     times are Unix times; prompts and answers are not in it.
 
     Args:
-        path: The file; it is made at need.
+        path: The file; created if it does not exist.
 
     Example:
         >>> budget = Budget("$5", name="acme", sink=LedgerFile("acme.csv"))  # doctest: +SKIP

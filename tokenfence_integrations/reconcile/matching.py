@@ -40,7 +40,7 @@ class Known(NamedTuple):
 
 
 class Match(NamedTuple):
-    """What became of a charge: what it did cost, or why that is not certain.
+    """What became of a charge: what it cost, or why that is not certain.
 
     Args:
         charge: The charge.

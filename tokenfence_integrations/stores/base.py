@@ -257,7 +257,7 @@ class Drop(NamedTuple):
 
 
 class Resolve(NamedTuple):
-    """Replace an uncertain charge by what the call did cost; nothing: it was free.
+    """Replace an uncertain charge by what the call cost; nothing: it was free.
 
     ``done`` is False if there is no such charge (any more). A `Reset` forgets the charges of an
     account, and the true end of a call whose lease was over resolves its charge by itself.

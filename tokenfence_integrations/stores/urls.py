@@ -99,8 +99,8 @@ def sliced(store: Store, slice: str | None, on_store_error: OnStoreError = "rais
         return store
     if store.instant:
         raise ValueError(
-            "a slice is borrowed from a store that processes share: give store= one on a disk or a "
-            "server; in memory nothing is quicker, and nothing fails"
+            "slice= and on_store_error= are for a store that processes share: give store= one on a "
+            "disk or a server, or leave them out; a store in memory is quicker, and does not fail"
         )
     from tokenfence_integrations.stores.slices import SlicedStore
 

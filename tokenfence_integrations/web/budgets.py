@@ -69,11 +69,11 @@ def request_budget(
     anonymous: Dollars | Budget | None = None,
     tz: str | None = None,
 ) -> RequestBudget:
-    """A fresh budget for each request, for all that is called for it.
+    """A fresh budget for each request, covering everything that the request calls.
 
-    It is the ambient budget (`Budget.scope`) of the path function, of the streamed body and of
-    background tasks. Refusals become 429s, and responses tell what they cost, if the app has the
-    middleware `RequestBudgets`. Make it once for all routes that share users.
+    It is in scope (`Budget.scope`) in the path function, the streamed body and background tasks.
+    Refusals become 429s, and responses show what they cost, if the app has the middleware
+    `RequestBudgets`. Create it once for all routes that share users.
 
     Args:
         usd: What one request may cost, in dollars (``"$0.25"``, ``0.25``), or a limit in words
@@ -81,27 +81,27 @@ def request_budget(
         calls: How many provider calls one request may make.
         tokens: How many tokens one request may use.
         parent: The budget of all requests together. Default: the one in scope, if there is one.
-        key: A function of the request, sync or async, that returns the key of its user: text or a
-            number that nobody else has and that may stand in logs; None if there is no user. A sync
-            one runs in the event loop.
-        per_user: What all requests of one user may cost together, in dollars, for good or for a
-            window of time (``"$1/day"``, ``"50 calls/hour"``); needs ``key``. Or a function, sync
-            or async, of the key that returns the user's `Budget`, such as ``budgets.tenant`` of
-            `Budgets`; None counts as no user. What is above that budget holds too, so ``parent``
-            and ``tz`` are not given.
-        anonymous: What all requests without a user may cost together, as ``per_user``; 0 refuses
-            their calls. Default: as one user; where a function finds those, it has to be given, and
-            may be a `Budget`.
+        key: A function of the request, sync or async, that returns its user's key: text or a number
+            that is unique to the user and may appear in logs; None if there is no user. A sync
+            function runs on the event loop.
+        per_user: What all requests of one user may cost together, in dollars, in total or for a
+            time window (``"$1/day"``, ``"50 calls/hour"``); needs ``key``. Or a function of the
+            key, sync or async, that returns the user's `Budget`, such as ``budgets.tenant`` of
+            `Budgets`; None counts as no user. That budget's own parents apply, so ``parent`` and
+            ``tz`` must not be given.
+        anonymous: What all requests without a user may cost together, as for ``per_user``; 0
+            refuses their calls. Default: as much as one user. Required if ``per_user`` is a
+            function; then it may be a `Budget`.
         tz: Time zone of the users' windows, such as ``"Europe/Berlin"``. Default: the parent's, or
             UTC.
 
     Returns:
-        What goes into ``Depends(...)``, or into `RequestBudgets`.
+        The argument for ``Depends(...)``, or for `RequestBudgets`.
 
     Raises:
-        TypeError: A budget was given for what each request, or each user, may cost.
-        ValueError: A limit is not valid, there is none, of ``key`` and ``per_user`` one is missing,
-            or something does not go together.
+        TypeError: A `Budget` was given for what each request, or each user, may cost.
+        ValueError: A limit is not valid or missing, only one of ``key`` and ``per_user`` is given,
+            or arguments contradict each other.
 
     Example:
         >>> spend = request_budget("$0.25", key=user_id, per_user="$5")  # doctest: +SKIP
@@ -111,8 +111,8 @@ def request_budget(
     if isinstance(usd, Budget) or isinstance(per_user, Budget):
         raise TypeError(
             "request_budget() makes a budget for each request, and for each user: give what one "
-            "may cost, request_budget('$0.25'), and a budget above all of them as parent=; or as "
-            "per_user a function that returns a user's Budget"
+            "may cost, request_budget('$0.25'), and the budget of all requests as parent=; "
+            "per_user= may be a function that returns a user's Budget"
         )
     limits: dict[str, Any] = {"usd": usd, "calls": calls, "tokens": tokens}
     if set(limits.values()) == {None}:
@@ -120,17 +120,17 @@ def request_budget(
     # Bad limits fail here, and not at the first request.
     if Budget(**limits).window is not None:
         raise ValueError(
-            f"a request's own budget is a new one each time, so it needs no window, got {usd!r}: "
-            f"give one to per_user=, with key=, or to the parent of all requests"
+            f"each request gets a new budget, so its limit cannot have a window, got {usd!r}: give "
+            f"the window to per_user=, with key=, or to the parent of all requests"
         )
     if key is None:
         if (per_user, anonymous, tz) != (None, None, None):
             raise ValueError(
-                "per_user, anonymous and tz need key=, which tells whose request it is"
+                "per_user, anonymous and tz need key=, a function that returns a request's user"
             )
         return RequestBudget(limits, parent, None)
     if per_user is None:
-        raise ValueError("key= needs per_user=, what each user may spend")
+        raise ValueError("key= needs per_user=, which says what each user may spend")
     return RequestBudget(limits, parent, _users(key, per_user, anonymous, parent, tz))
 
 
@@ -144,8 +144,8 @@ def _users(
     if not callable(per_user):
         if isinstance(anonymous, Budget):
             raise ValueError(
-                "anonymous is a Budget only where per_user is a function that returns others: give "
-                "it as dollars, or a limit in words"
+                "anonymous= may be a Budget only if per_user= is a function that returns one: give "
+                "dollars, or a limit in words"
             )
         if anonymous is None:
             anonymous = per_user
@@ -154,13 +154,13 @@ def _users(
         return Users(key, per_user, anonymous, parent, tz)
     if (parent, tz) != (None, None):
         raise ValueError(
-            "per_user returns budgets that are made elsewhere: what they are below, and whose days "
-            "they count, is said there, and not by parent= and tz="
+            "per_user= is a function that returns budgets made elsewhere: set their parent and "
+            "time zone there, not with parent= and tz="
         )
     if anonymous is None:
         raise ValueError(
-            "per_user is a function of a user's key: say what requests without a user may cost "
-            "together, by anonymous= (0 refuses their calls; it may be a Budget)"
+            "per_user= is a function of a user's key, so anonymous= has to say what requests "
+            "without a user may cost together (0 refuses their calls; it may be a Budget)"
         )
     if not isinstance(anonymous, Budget):
         anonymous = Budget(anonymous, name="anonymous")

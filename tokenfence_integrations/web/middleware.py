@@ -1,4 +1,4 @@
-"""The middleware that answers for budgets: 429s, headers, and clients that leave."""
+"""The middleware for responses: 429s, headers, and clients that disconnect."""
 
 from contextlib import AsyncExitStack
 
@@ -14,24 +14,25 @@ __all__ = ["RequestBudgets"]
 
 
 class RequestBudgets:
-    """ASGI middleware: refusals become 429s, and responses tell what their requests have spent.
+    """ASGI middleware: refusals become 429s, and responses show what their requests have spent.
 
     - `BudgetExceeded`, raised before the first part of a body was sent, becomes a 429 with a body
       of ``application/problem+json``: ``type``, ``title``, ``status``, ``detail``, and the numbers
       of the request's own budget or its user's; never those of others.
-    - Requests with a budget get the headers ``X-Budget-Spent``, what they have cost, and
-      ``X-Budget-Remaining``, what their user (or else they themselves) have left: dollars, at the
-      moment when the first part of the body is there.
-    - A client that leaves before that cancels its request, if it has a budget.
+    - Responses to requests with a budget get the headers ``X-Budget-Spent``, what the request has
+      cost, and ``X-Budget-Remaining``, what its user (or else the request itself) has left: in
+      dollars, at the moment when the first part of the body is ready.
+    - If the client disconnects before that, a request that has a budget is cancelled.
 
     Args:
-        app: What it is around.
-        budget: What each request may spend; None: only those routes' requests have a budget that
-            depend on one.
-        cancel_on_disconnect: False: a request goes on when its client has left. Default True.
+        app: The app to wrap.
+        budget: What each request may spend; None: only requests of routes that depend on a budget
+            have one.
+        cancel_on_disconnect: False: a request continues after its client has disconnected. Default
+            True.
 
     Raises:
-        TypeError: The budget is not one that `request_budget` has made.
+        TypeError: The budget was not made by `request_budget`.
 
     Example:
         >>> app.add_middleware(RequestBudgets)  # FastAPI  # doctest: +SKIP
@@ -48,7 +49,7 @@ class RequestBudgets:
         if not isinstance(budget, RequestBudget | None):
             raise TypeError(
                 f"RequestBudgets takes what request_budget() returns, got {budget!r}: give "
-                f"request_budget('$0.25'), with a budget above all requests as its parent="
+                f"request_budget('$0.25'), with the budget of all requests as its parent="
             )
         self.app = app
         self.budget = budget

@@ -6,8 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from starlette.responses import Response
 
-from tokenfence_integrations.errors import BudgetExceeded
-from tokenfence_integrations.money import NANO, format_usd
+from tokenfence_integrations.errors import BudgetExceeded, in_units
 
 __all__ = ["TYPE", "Whose", "problem"]
 
@@ -51,12 +50,11 @@ def _detail(error: BudgetExceeded, whose: Whose) -> str:
         return "The budget of this service has no room for a call that this request needs."
     budget = "This request's budget" if whose == "request" else "Your budget"
 
-    def shown(amount: float) -> str:
-        if error.quantity == "usd":
-            return format_usd(round(amount * NANO))
-        return f"{amount:,.0f} {error.quantity.replace('_', ' ')}"
-
+    limit, requested, remaining = (
+        in_units(amount, error.quantity)
+        for amount in (error.limit, error.requested, error.remaining)
+    )
     return (
-        f"{budget} of {shown(error.limit)} has no room for a call that needs at least "
-        f"{shown(error.requested)}: {shown(error.remaining)} are left. {error.renewal}"
+        f"{budget} of {limit} has no room for a call that needs at least {requested}: "
+        f"{remaining} left. {error.renewal}"
     ).rstrip()

@@ -40,9 +40,9 @@ class WithBudgets(Protocol):
 class Users:
     """The budgets of all users, each made at the user's first request.
 
-    Which users are idle is looked at whenever there are twice as many as after the last look. Those
-    are forgotten of whom no request is left, and of whom nothing was charged; or whose account is
-    kept in the parent's store, with all that was charged: a scope or a call in flight holds those.
+    Idle users are looked for whenever their number has doubled since the last time. Forgotten are
+    those without a request in progress who were charged nothing, or whose account, with all that
+    was charged, stays in the parent's store. (A scope or a call in flight keeps a user's budget.)
 
     Args:
         key: The key of a request's user.

@@ -1,4 +1,4 @@
-"""What LlamaIndex's spans did cost, exact to the ledger; and that telling it cannot veto."""
+"""What LlamaIndex's spans cost, exact to the ledger; and that telling it cannot veto."""
 
 import asyncio
 from collections.abc import Callable

@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tokenfence_integrations.errors import BudgetExceeded
-from tokenfence_integrations.money import NANO, format_usd
+from tokenfence_integrations.errors import BudgetExceeded, in_units
 
 __all__ = ["MODEL", "refusal_text", "reply_events", "reply_json"]
 
@@ -30,10 +29,11 @@ NO_RESPONSE_USAGE = {
 
 def refusal_text(refusal: BudgetExceeded) -> str:
     """What a synthetic reply says: the budget, what is gone of it, and when it is renewed."""
-    if refusal.quantity == "usd":
-        limit, show = _dollars(refusal.budget), _dollars
-    else:
-        limit, show = f"{refusal.budget:,.0f} {refusal.quantity.replace('_', ' ')}", _count
+
+    def show(amount: float) -> str:
+        return in_units(amount, "usd") if refusal.quantity == "usd" else f"{amount:,.0f}"
+
+    limit = in_units(refusal.budget, refusal.quantity)
     gone = [f"spent {show(refusal.spent)}"]
     if refusal.uncertain:
         gone.append(f"uncertain {show(refusal.uncertain)}")
@@ -41,14 +41,6 @@ def refusal_text(refusal: BudgetExceeded) -> str:
         gone.append(f"in flight {show(refusal.reserved)}")
     text = f"[TokenFence] Budget of {limit} exceeded ({', '.join(gone)}). Request blocked."
     return f"{text} {refusal.renewal}".rstrip()
-
-
-def _dollars(amount: float) -> str:
-    return format_usd(round(amount * NANO))
-
-
-def _count(amount: float) -> str:
-    return f"{amount:,.0f}"
 
 
 def reply_json(kind: str, text: str, *, structured: bool = False) -> bytes:

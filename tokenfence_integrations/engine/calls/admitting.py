@@ -328,7 +328,7 @@ class Admission:
         error = self._exceeded(states, option)
         if call.policy.on_limit != "warn":
             raise error
-        logger().warning("let through although %s", error)
+        logger().warning('a call was let through by on_limit="warn": %s', error)
         yield from self._reserve(Admit(option, wish), full, force=True)
 
     def _exceeded(self, states: States, option: Option) -> BudgetExceeded:

@@ -23,7 +23,7 @@ from tokenfence_integrations.engine.tree import NONE_STUCK
 from tokenfence_integrations.engine.waiting import Owner, current_owner
 from tokenfence_integrations.errors import BudgetExceeded, TokenFenceError
 from tokenfence_integrations.log import logger
-from tokenfence_integrations.money import to_float
+from tokenfence_integrations.money import format_usd, to_float
 from tokenfence_integrations.pricing.book import Cards
 from tokenfence_integrations.pricing.rates import Card
 from tokenfence_integrations.stores.base import NOTHING, Amount, Path, Reserve
@@ -44,20 +44,20 @@ new = tuple.__new__
 class Call:
     """A reservation, from admission to its one end.
 
-    Use it as a context manager, sync or async. It reserves on entry (and may wait, or be sent to a
-    fallback, or capped); inside, call the provider with `model` and `max_output_tokens`, and
-    `settle`. A block left without that is booked as uncertain, unless the exception that left it is
-    known to be free.
+    Use it as a context manager, sync or async. It reserves on entry (where it may wait, be sent to
+    a fallback, or be capped); inside, call the provider with `model` and `max_output_tokens`, and
+    `settle`. A block that ends without settling is booked as uncertain, unless the exception that
+    ended it shows that the call was free.
 
     Attributes:
-        model: The model to call; another than asked for if it was downgraded.
+        model: The model to call; not the one asked for if the call was downgraded.
         max_output_tokens: The output maximum per choice to send; None: send none.
-        capped: Whether that maximum is ours and not the caller's.
+        capped: Whether that maximum was set by the library and not by the caller.
         bound: The most that the call can cost.
         at_most: The most that it can have cost by now, if that is known to be less than its bound.
-        cost: What it did cost, in nano-dollars, once settled.
+        cost: What it cost, in nano-dollars, once settled.
         outcome: How it ended; None while it is open.
-        recorded: Whether its end belongs into the ledger.
+        recorded: Whether its end is written to the ledger.
 
     Example:
         >>> with budget.reserve(model="gpt-4o", input_tokens=1200) as call:  # doctest: +SKIP
@@ -120,7 +120,7 @@ class Call:
 
     @property
     def cost_usd(self) -> float:
-        """What it did cost, in dollars, once settled."""
+        """What it cost, in dollars, once settled."""
         return to_float(self.cost)
 
     def again(self, *, same_model: bool, same_maximum: bool = False) -> "Call":
@@ -329,7 +329,7 @@ class Call:
         self.settle(usage, service_tier=service_tier, truncated=truncated)
 
     def release(self) -> None:
-        """Drop the reservation: the call surely cost nothing."""
+        """Drop the reservation: the call certainly cost nothing."""
         self._end("released", NOTHING, NOTHING)
 
     async def arelease(self) -> None:
@@ -337,11 +337,11 @@ class Call:
         self.release()
 
     def lose(self, at_most: Amount | None = None) -> None:
-        """Book it as uncertain: it may have been billed, and nobody can know.
+        """Book it as uncertain: it may have been billed, at a cost that cannot be known.
 
         Args:
-            at_most: What it can have cost, if that is known to be less than its bound. Default:
-                the call's ``at_most``, or else its bound.
+            at_most: The most that it can have cost, if less than its bound. Default: the call's
+                ``at_most``, or else its bound.
         """
         self._end(*self._lost(at_most))
 
@@ -350,7 +350,7 @@ class Call:
         self.lose(at_most)
 
     def fail(self, error: BaseException) -> None:
-        """End it after a failure: released if it was surely free, else uncertain."""
+        """End it after a failure: released if it was certainly free, otherwise uncertain."""
         self._end(*self._failed(error))
 
     async def afail(self, error: BaseException) -> None:
@@ -367,7 +367,7 @@ class Call:
         return self._key in self.tree.live
 
     def charges(self, budget: "Budget") -> bool:
-        """Whether it counts against this budget: it is made on it, or on one below it."""
+        """Whether it counts against this budget: it was made on it, or on one below it."""
         return self.tree is budget._tree and budget.path[0] in self.budget.path
 
     def _lost(self, at_most: Amount | None) -> tuple[Outcome, Amount, Amount]:
@@ -476,13 +476,13 @@ class Call:
 
     def _exceeded_bound(self, spent: Amount, usage: Usage) -> None:
         logger().warning(
-            "call %d to %s on budget %r cost more than its bound: %s, bound %s; "
-            "the truth is booked",
+            "call %d to %s on budget %r cost more than its bound: %s, bound %s; what the provider "
+            "reported is booked",
             self._key,
             self.model,
             self.budget.name,
-            spent,
-            self.bound,
+            _in_words(spent),
+            _in_words(self.bound),
         )
         if self.tree.listeners:
             self._tell("bound_exceeded", usage=usage, cost=spent.usd)
@@ -500,7 +500,6 @@ class Call:
         cost: int = 0,
         bound: Amount | None = None,
     ) -> None:
-
         tree = self.tree
         event = Event(
             kind=kind,  # type: ignore[arg-type]
@@ -517,3 +516,8 @@ class Call:
             tags=self.request.tags or NO_TAGS,
         )
         tree.tell(self.budget.path, event)
+
+
+def _in_words(amount: Amount) -> str:
+    usd = format_usd(amount.usd)
+    return f"{usd} ({amount.input_tokens:,} tokens in, {amount.output_tokens:,} out)"

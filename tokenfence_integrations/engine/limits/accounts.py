@@ -67,7 +67,7 @@ class Accounts:
         if now < self._until:
             return self._path
         with self._tree.moving:
-            return self._moved(now)
+            return self._move_to(now)
 
     def flow(self) -> Flow[Path]:
         """The same, with what has to be asked of the store."""
@@ -76,7 +76,7 @@ class Accounts:
             if unanchored is None:  # another thread was faster
                 continue
             reply = yield Anchor(unanchored._name, float(int(self._tree.now())))
-            unanchored._anchored(int(reply.at))  # type: ignore[union-attr]
+            unanchored._set_anchor(int(reply.at))  # type: ignore[union-attr]
         return path
 
     @property
@@ -117,13 +117,13 @@ class Accounts:
             return [own, *[None] * (len(self._path) - 1)]
         return [own, *self._above.renewals()]
 
-    def _moved(self, now: float) -> Path | None:
+    def _move_to(self, now: float) -> Path | None:
         """Go on to the windows of a moment; the tree's lock is held."""
         if now < self._until:
             return self._path
         parents, until = self._path[1:], inf
         if self._above is not None:
-            above = self._above._moved(now)
+            above = self._above._move_to(now)
             if above is None:
                 return None
             parents, until = above, self._above._until
@@ -133,7 +133,7 @@ class Accounts:
             if window is None or now >= window.end:
                 if isinstance(self._schedule, Interval) and self._schedule.anchor is None:
                     return None
-                window, opened = self._opened(self._schedule, now), True
+                window, opened = self._open_window(self._schedule, now), True
             account, until = account_named(self._name, window), min(until, window.end)
         self._path = (account, *parents)
         self._until = until
@@ -141,7 +141,7 @@ class Accounts:
             self._tree.line.opened(self._name)
         return self._path
 
-    def _opened(self, schedule: Schedule, now: float) -> Window:
+    def _open_window(self, schedule: Schedule, now: float) -> Window:
         """Open the account of a new window, and drop those that are long over."""
         tree, window = self._tree, schedule.at(now)
         account = account_named(self._name, window)
@@ -166,7 +166,7 @@ class Accounts:
             return self
         return None if self._above is None else self._above._unanchored()
 
-    def _anchored(self, at: int) -> None:
+    def _set_anchor(self, at: int) -> None:
         assert isinstance(self._schedule, Interval)
         self._schedule = self._schedule._replace(anchor=at)
 

@@ -24,7 +24,7 @@ Per: TypeAlias = str | timedelta
 
 ACCEPTED = (
     "or calls or tokens: '50 calls', '2M tokens', '500k input tokens', '1,000 output tokens'; and "
-    f"each of these for a window of time: '$5/day', '50 calls per minute' ({', '.join(UNITS)})"
+    f"each of these for a time window: '$5/day', '50 calls per minute' ({', '.join(UNITS)})"
 )
 
 _MAX_LENGTH = 64
@@ -185,9 +185,8 @@ def _in_parts(text: str) -> tuple[str, Unit | None]:
     unit = window[2].lower()
     if unit not in UNITS:
         raise ValueError(
-            f"cannot read {text!r} as a limit: {window[2]!r} is no window; accepted are "
-            f"{', '.join(UNITS)}, each for one of them, and other lengths by "
-            f"per=datetime.timedelta(...)"
+            f"cannot read {text!r} as a limit: {window[2]!r} is not a window; accepted are "
+            f"{', '.join(UNITS)}; for another length use per=datetime.timedelta(...)"
         )
     return window[1], cast(Unit, unit)
 

@@ -7,7 +7,7 @@ from tokenfence_integrations.engine.drivers import execute, run
 from tokenfence_integrations.engine.events import Event
 from tokenfence_integrations.engine.limits.accounts import Accounts
 from tokenfence_integrations.engine.limits.children import Children
-from tokenfence_integrations.engine.limits.grammar import given
+from tokenfence_integrations.engine.limits.grammar import Given, given
 from tokenfence_integrations.engine.limits.shares import Shares, parts, resolve
 from tokenfence_integrations.engine.limits.snapshot import settled_share
 from tokenfence_integrations.engine.limits.terms import Terms
@@ -148,7 +148,7 @@ class Quota:
         states = tree.store.peek(path) if tree.store.instant else None
         if states is None:
             states = execute(tree.store, Read(path)).states
-        return self._seen(states[0])
+        return self._with_own_limits(states[0])
 
     def limits(self) -> Limits:
         """Its limits, as they are now."""
@@ -183,10 +183,10 @@ class Quota:
         each = [*zip(self.lineage(), states, strict=False)]
         for depth in range(len(each) - 2, -1, -1):
             quota, state = each[depth]
-            quota._see(path[depth])
+            quota._enter_window(path[depth])
             if not quota._shares:
                 continue
-            now = quota._moved(each[depth + 1][0]._limits_in(each[depth + 1][1]))
+            now = quota._changed_parts(each[depth + 1][0]._limits_in(each[depth + 1][1]))
             if not now:
                 continue
             has = quota._limits_in(state)
@@ -202,7 +202,7 @@ class Quota:
             return self._own
         return UNLIMITED if state[:5] == LIFTED else state.limits
 
-    def _seen(self, state: AccountState) -> AccountState:
+    def _with_own_limits(self, state: AccountState) -> AccountState:
         """Its account with the limits that are its own, which need not be the account's."""
         if self.terms.overflow or state[:5] == LIFTED:
             return AccountState(*self._limits_in(state), *state[5:])
@@ -216,15 +216,23 @@ class Quota:
 
     # Changing it
 
-    def top_up(self, added: Limits) -> None:
+    def top_up(self, values: Mapping[str, Any]) -> None:
         """Raise limits.
 
+        Args:
+            values: By quantity, as `Budget` takes them; None: nothing is added.
+
         Raises:
-            ValueError: It has no limit of a quantity, or it is a share of the parent's.
+            ValueError: An amount is not valid, or has a window; or it has no limit of a quantity,
+                or one that is a share of the parent's.
         """
+        asked = self._amounts("top_up()", values)
+        if asked.shares:
+            raise ValueError(f"top_up() adds amounts, not shares, to budget {self.name!r}")
+        added = asked.limits
         path = self.charged_path()
         with self.tree.changing:
-            self._see(path[0])
+            self._enter_window(path[0])
             limits = self.limits()
             for quantity, by, limit in zip(Limits._fields, added, limits, strict=True):
                 if by and limit is None:
@@ -232,7 +240,7 @@ class Quota:
                 if by and quantity in self._shares:
                     raise ValueError(
                         f"the limit of {quantity} of budget {self.name!r} is a share of its "
-                        f"parent's: top up the parent, or give it another with set_limits()"
+                        f"parent's: top up the parent, or set another limit with set_limits()"
                     )
             if self.terms.overflow:
                 self._own = Limits(*map(_sum, limits, added))
@@ -250,18 +258,12 @@ class Quota:
         Raises:
             ValueError: A limit is not valid, or has a window; or others need one that ends.
         """
-        counts = {quantity: value for quantity, value in values.items() if quantity != "usd"}
-        asked = given(values.get("usd"), zone=self.terms.zone, **counts)
-        if asked.schedule is not None:
-            raise ValueError(
-                f"set_limits() replaces amounts and keeps the window of budget {self.name!r}: "
-                f"give the amount alone, not {values['usd']!r}"
-            )
+        asked = self._amounts("set_limits()", values)
         named = {q for q, value in values.items() if value is None} | {*asked.shares}
         named |= {q for q, limit in asked.limits._asdict().items() if limit is not None}
         path = self.charged_path()
         with self.tree.changing:
-            self._see(path[0])
+            self._enter_window(path[0])
             limits = self.limits()._replace(**{q: getattr(asked.limits, q) for q in named})
             kept = {q: share for q, share in self._shares.items() if q not in named}
             shares = {**kept, **asked.shares}
@@ -273,6 +275,17 @@ class Quota:
                 execute(self.tree.store, SetLimits(path, own))
             self._adopt(own, shares)
             self._changed()
+
+    def _amounts(self, method: str, values: Mapping[str, Any]) -> Given:
+        """Read the amounts that change limits, whose windows stay."""
+        counts = {quantity: value for quantity, value in values.items() if quantity != "usd"}
+        asked = given(values.get("usd"), zone=self.terms.zone, **counts)
+        if asked.schedule is not None:
+            raise ValueError(
+                f"{method} keeps the window of budget {self.name!r}: give the amount alone, not "
+                f"{values['usd']!r}"
+            )
+        return asked
 
     def replace(self, terms: Terms) -> None:
         """Have it be as if the budget were made with other terms.
@@ -291,10 +304,10 @@ class Quota:
             if moves:
                 self._place_all()
             else:
-                self._open_anew()
+                self._reopen()
             self._changed()
 
-    def _open_anew(self) -> None:
+    def _reopen(self) -> None:
         """Have its account, and those of windows to come, stop what they are to stop now."""
         if self.accounts is None or self.terms.given.schedule is None:
             self.tree.store.note(Open(self.name, self._walls()))
@@ -322,7 +335,7 @@ class Quota:
         now = Limits(**needed) if needed else LIFTED
         if now != self._needed:
             self._needed = now
-            self._open_anew()
+            self._reopen()
 
     def _stopped_above(self) -> frozenset[str]:
         """The quantities that a budget above it has a limit of, and stops calls by."""
@@ -345,20 +358,19 @@ class Quota:
         name = self.name
         if self.above is None:
             what = "overflow=True" if overflow else "a share"
-            raise ValueError(f"budget {name!r} has no parent: {what} needs one, which has limits")
+            raise ValueError(f"budget {name!r} has no parent: {what} needs a parent with limits")
         own = resolve(shares, limits, self.above.limits(), name) if shares else limits
         if overflow:
             if own == UNLIMITED:
                 raise ValueError(
-                    f"budget {name!r} has no limit of its own that it could pass: overflow=True "
-                    f"needs one"
+                    f"budget {name!r} has no limit of its own to exceed: overflow=True needs one"
                 )
             stopped = self._stopped_above()
             for quantity, limit in own._asdict().items():
                 if limit is not None and quantity not in stopped:
                     raise ValueError(
                         f"budget {name!r} may overflow, and no budget above it has a limit of "
-                        f"{quantity}: nothing would stop it"
+                        f"{quantity}, so nothing would stop it: give its parent one"
                     )
         return own
 
@@ -367,8 +379,9 @@ class Quota:
         for child in self._children:
             if quantity in child._quota._shares:
                 raise ValueError(
-                    f"the limit of {quantity} of budget {child.name!r} is a share of that of "
-                    f"{self.name!r}, which cannot end before: give the child another"
+                    f"the limit of {quantity} of budget {self.name!r} cannot be removed, because "
+                    f"that of its child {child.name!r} is a share of it: give the child another "
+                    f"limit first"
                 )
         if self.terms.overflow:  # then it stops nobody
             return
@@ -377,8 +390,9 @@ class Quota:
                 walls = [q for q in each.lineage() if not (q is self or q.terms.overflow)]
                 if all(getattr(wall.limits(), quantity) is None for wall in walls):
                     raise ValueError(
-                        f"budget {each.name!r} may overflow, and the limit of {quantity} of "
-                        f"{self.name!r} alone stops it: give another budget above it one before"
+                        f"the limit of {quantity} of budget {self.name!r} cannot be removed, "
+                        f"because it alone stops {each.name!r}, which may overflow: give another "
+                        f"budget above that one a limit first"
                     )
 
     # What follows from a change
@@ -386,7 +400,7 @@ class Quota:
     def _changed(self) -> None:
         """Its limits are others now: what depends on them follows."""
         self._stop_what_nothing_stops()
-        self._look_at_threshold()
+        self._recheck_threshold()
         for child in self._children:
             child._quota._follow()
         self.tree.line.freed()
@@ -395,22 +409,22 @@ class Quota:
         above, given = self.above, self.terms.given
         if above is not None and (self._shares or given.shares):
             path = self.charged_path()
-            self._see(path[0])
+            self._enter_window(path[0])
             if self.accounts is not None and self._begins_anew():
                 first = parts(given.shares, above._first_limits())
                 self.accounts.limits = given.limits._replace(**first)
-            if now := self._moved(above.limits()):
+            if now := self._changed_parts(above.limits()):
                 own = self.limits()._replace(**now)
                 if not self.terms.overflow:
                     self.tree.store.note(Open(path[0], own))  # so that it is made anew with these
                     execute(self.tree.store, SetLimits(path, own))
                 self._adopt(own, self._shares)
-                self._look_at_threshold()
+                self._recheck_threshold()
         self._stop_what_nothing_stops()
         for child in self._children:
             child._quota._follow()
 
-    def _see(self, account: str) -> None:
+    def _enter_window(self, account: str) -> None:
         """Take note of the window that is charged now: each begins with what was given."""
         if account != self._account:
             self._account = account
@@ -422,7 +436,7 @@ class Quota:
         self._own, self._shares = own, shares
         self._parts = {q: getattr(own, q) for q in shares} if shares else _NO_PARTS
 
-    def _moved(self, above: Limits) -> Mapping[str, int]:
+    def _changed_parts(self, above: Limits) -> Mapping[str, int]:
         """What its shares have become, if they are not what they were when it last looked.
 
         Else its limits stay as they are: another process may have set them.
@@ -448,7 +462,7 @@ class Quota:
             account = quota.charged_path()[0]
             # Only what is known: this comes with every end, which waits for no store.
             states = self.tree.store.peek((account,))
-            ratio = 0.0 if states is None else settled_share(quota._seen(states[0]))
+            ratio = 0.0 if states is None else settled_share(quota._with_own_limits(states[0]))
             if ratio >= quota.terms.threshold and quota._crossed != account:
                 quota._crossed = account
                 event = Event(
@@ -469,7 +483,7 @@ class Quota:
         if self.settled() < self.terms.threshold:
             self.uncross()
 
-    def _look_at_threshold(self) -> None:
+    def _recheck_threshold(self) -> None:
         crossed = self.settled() >= self.terms.threshold
         self._crossed = self.charged_path()[0] if crossed else ""
 

@@ -35,8 +35,8 @@ def resolve(shares: Shares, limits: Limits, above: Limits, name: str) -> Limits:
     for quantity, share in shares.items():
         if quantity not in amounts:
             raise ValueError(
-                f"budget {name!r} is to have {percent(share)} of its parent's {quantity}, which "
-                f"has no limit of {quantity}: give the parent one, or the budget an amount"
+                f"budget {name!r} is given {percent(share)} of its parent's {quantity}, but the "
+                f"parent has no limit of {quantity}: give it one, or give this budget an amount"
             )
     return limits._replace(**amounts)
 

@@ -17,7 +17,7 @@ class Snapshot:
     Args:
         name: Path of the budget, such as ``"team/researcher"``.
         limits: Its limits.
-        spent: What calls have surely cost.
+        spent: What calls are known to have cost.
         reserved: What calls in flight hold.
         uncertain: What is charged for calls of unknown outcome.
     """

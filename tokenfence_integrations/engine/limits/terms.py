@@ -76,8 +76,8 @@ def agreed(
         schedule = above.terms.given.schedule
         if isinstance(schedule, Interval):
             raise ValueError(
-                f"the windows of budget {above.name!r} have a fixed length from its first use on: "
-                f"a share of it needs per= as well, and counts its own from its own first use on"
+                f"the windows of budget {above.name!r} have a fixed length, counted from its first "
+                f"use: a share of it needs its own per=, which is counted from its own first use"
             )
         asked = asked._replace(schedule=schedule)
     return Terms(asked, zone, threshold, overflow)

@@ -43,32 +43,32 @@ __all__ = ["LEASE", "BudgetCallbackHandler", "budget_callbacks"]
 
 
 class BudgetCallbackHandler(BaseCallbackHandler):
-    """Keeps the calls of all models that it hears of within a budget.
+    """Keeps the calls of all models that it is notified of within a budget.
 
-    At a model's start it reserves the most that the call can cost, or raises; at its end it books
-    what the call did cost. It works in sync and async code alike.
+    When a model starts it reserves the most that the call can cost, or raises; when the model ends
+    it books the real cost. It works in sync and async code alike.
 
     Args:
-        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: the one of the surrounding
+        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: that of the surrounding
             ``budget.scope()`` at each call.
         allocations: Shares of the budget, in dollars, by agent, node, tag or ``"key=value"`` of the
-            metadata, as `Allocations` tells; each is a child of the budget, made on first use. None
-            as a share: books of its own, but no limit of its own.
-        expected_output_tokens: Reserve for answers of this length (per choice, 1 or more) rather
-            than for the longest possible, where that is less. No guarantee any more: a longer
-            answer is booked as it was, and the event ``bound_exceeded`` tells of it.
-        prices: Prices of your own by model name, used before the price list; as for `guard`.
+            metadata, as `Allocations` describes; each is a child of the budget, made on first use.
+            None as a share: its own books, but no limit of its own.
+        expected_output_tokens: Reserve for answers of this length (per choice, 1 or more) instead
+            of the longest possible, if that is less. This gives up the guarantee: a longer answer
+            is booked as it was, and reported by the event ``bound_exceeded``.
+        prices: Your own prices by model name, used before the price list; as for `guard`.
         on_limit: ``"raise"``, or ``"warn"`` to log and let the call through.
         wait: Seconds that a call in a thread may wait for calls in flight before it is refused; 0
             never waits. On an event loop it never does: that would block the loop.
         on_unknown: Whether a call of unknown outcome is charged or released.
         exact_input: Whether all servers called count text as OpenAI does, so that it is counted
-            exactly, which takes about a millisecond for 10 kB. A handler cannot see where a model's
-            client sends to.
-        lease: Seconds after which a call whose end was never told is booked as of unknown outcome.
+            exactly, which takes about a millisecond for 10 kB. A handler cannot see which server a
+            model calls.
+        lease: Seconds after which a call whose end was never reported is booked as uncertain.
 
     Raises:
-        ValueError: A number is out of its range, or a share cannot be given.
+        ValueError: A number is out of range, or a share is not valid.
 
     Example:
         >>> handler = BudgetCallbackHandler("$5.00", allocations={"writer": "$2.00"})

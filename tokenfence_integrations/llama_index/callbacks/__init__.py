@@ -1,4 +1,4 @@
-"""Budgets by callbacks alone, and what spans did cost."""
+"""Budgets by callbacks alone, and what spans cost."""
 
 from tokenfence_integrations.llama_index.callbacks.handler import BudgetCallbackHandler
 

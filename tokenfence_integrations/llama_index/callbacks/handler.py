@@ -46,47 +46,48 @@ OTHERS = [kind for kind in CBEventType if kind not in METERED]
 
 
 class BudgetCallbackHandler(BaseCallbackHandler):
-    """Keeps the calls of all LLMs and embeddings that it hears of within a budget.
+    """Keeps the calls of all LLMs and embeddings that it is notified of within a budget.
 
-    At a call's start it reserves the most that the call can cost, or raises; at its end it books
-    what the call did cost. It works in sync and async code alike. Several events of one call (an
-    LLM whose own code calls another one's methods, or its own) count once.
+    When a call starts it reserves the most that the call can cost, or raises; when the call ends it
+    books the real cost. It works in sync and async code alike. Several events of one call (an LLM
+    whose own code calls another one's methods, or its own) count once.
 
     Put it in place with `install` or `installed`: LlamaIndex's engines silently drop handlers that
     were given to ``llm.callback_manager``.
 
-    What is not told to a callback is charged as unknown, by its bound: a stream without usage (give
-    OpenAI's LLMs ``additional_kwargs={"stream_options": {"include_usage": True}}``), a stream that
-    is not read to its end. A stream that is never read, and a list of embeddings that fails half
-    way (``aget_text_embedding_batch``), have no end: their lease ends them.
+    Calls whose usage no callback receives are charged as unknown, at their bound: streams without
+    usage (give OpenAI's LLMs ``additional_kwargs={"stream_options": {"include_usage": True}}``),
+    and streams that are not read to their end. A stream that is never read, and a list of
+    embeddings that fails halfway (``aget_text_embedding_batch``), report no end: they end with
+    their lease.
 
-    Embeddings report no usage: they are booked by their tokens, counted after the fact, where the
-    model's encoding is known, else as unknown. Texts that an ``embeddings_cache`` knows are counted
-    as well; a guarded embedding model knows better. If a class of yours tells of embeddings in its
-    own way, the texts are not known before: then it is refused only once the budget has no room
-    left at all, and may go over it by one batch.
+    Embeddings report no usage: they are booked by their tokens, counted afterwards, if the model's
+    encoding is known, otherwise as unknown. Texts found in an ``embeddings_cache`` are counted as
+    well, unlike with a guarded embedding model. If a class of yours reports embeddings in its own
+    way, their texts are not known beforehand: then it is refused only once the budget has no room
+    left at all, and may exceed it by one batch.
 
     Args:
-        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: the one of the surrounding
+        budget: Dollars (``"$5.00"``, ``5``), or a `Budget`; None: that of the surrounding
             ``budget.scope()`` at each call.
         allocations: Shares of the budget, in dollars, by the name of the agent whose step it is, by
             a value of LlamaIndex's ``instrument_tags({...})``, or by one as ``"name=value"``; the
             first of these that has a share decides. Each is a child of the budget, made on first
-            use. None as a share: books of its own, but no limit of its own.
-        expected_output_tokens: Reserve for answers of this length (per choice, 1 or more) rather
-            than for the longest possible, where that is less. No guarantee any more: a longer
-            answer is booked as it was, and the event ``bound_exceeded`` tells of it.
-        prices: Prices of your own by model name, used before the price list; as for `guard`.
+            use. None as a share: its own books, but no limit of its own.
+        expected_output_tokens: Reserve for answers of this length (per choice, 1 or more) instead
+            of the longest possible, if that is less. This gives up the guarantee: a longer answer
+            is booked as it was, and reported by the event ``bound_exceeded``.
+        prices: Your own prices by model name, used before the price list; as for `guard`.
         on_limit: ``"raise"``, or ``"warn"`` to log and let the call through.
         wait: Seconds that a call in a thread may wait for calls in flight before it is refused; 0
             never waits. On an event loop it never does: that would block the loop.
         on_unknown: Whether a call of unknown outcome is charged or released.
         exact_input: Whether all servers called count text as OpenAI does, so that it is counted
             exactly, which takes about a millisecond for 10 kB.
-        lease: Seconds after which a call whose end was never told is booked as of unknown outcome.
+        lease: Seconds after which a call whose end was never reported is booked as uncertain.
 
     Raises:
-        ValueError: A number is out of its range, or a share cannot be given.
+        ValueError: A number is out of range, or a share is not valid.
 
     Example:
         >>> handler = BudgetCallbackHandler("$5.00")
@@ -230,7 +231,7 @@ class BudgetCallbackHandler(BaseCallbackHandler):
         event_id: str = "",
         **kwargs: Any,
     ) -> None:
-        """Book what a call did cost; or, if it failed, what it can have cost."""
+        """Book what a call cost; or, if it failed, what it can have cost."""
         run = self._runs.pop(event_id, None)
         if run is None:
             return

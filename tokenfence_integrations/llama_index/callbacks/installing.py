@@ -95,17 +95,17 @@ _installed = Installed()
 def install(budget: Budget | Dollars | None = None, **options: Any) -> BudgetCallbackHandler:
     """Keep all LLMs and embeddings that LlamaIndex calls in this process within a budget.
 
-    A handler that is given to one LLM, by ``llm.callback_manager``, is silently dropped: every
-    query or chat engine, and ``Settings.llm``, puts the manager of `Settings` in its place, for
-    good. So this puts the handler there. It covers all engines and agents, all LLMs and embeddings
-    that are made from now on without a callback manager of their own, and those that an engine or
-    ``Settings.llm`` hands out. It does not cover an LLM that was made before and is called by
-    itself, nor a callback manager that is set later (``Settings.callback_manager = ...``): install
-    after that.
+    A handler that is given to a single LLM, by ``llm.callback_manager``, is silently dropped: every
+    query or chat engine, and ``Settings.llm``, permanently replaces it by the manager of
+    `Settings`. So this puts the handler there. It covers all engines and agents, all LLMs and
+    embeddings that are created from now on without their own callback manager, and those that an
+    engine or ``Settings.llm`` hands out. It does not cover an LLM that was created before and is
+    called directly, or a callback manager that is set later (``Settings.callback_manager = ...``):
+    install after that.
 
     Args:
         budget: As for `BudgetCallbackHandler`. Without one, each call counts against the budget of
-            the ``budget.scope()`` that it is made in: one for each request, for example.
+            the ``budget.scope()`` that it is made in, such as one per request.
         options: As for `BudgetCallbackHandler`.
 
     Returns:
@@ -127,13 +127,13 @@ def install(budget: Budget | Dollars | None = None, **options: Any) -> BudgetCal
 
 
 def uninstall(handler: BudgetCallbackHandler) -> None:
-    """Take away a handler that `install` has returned.
+    """Remove a handler that `install` returned.
 
-    It still hears of the ends of calls that are in flight, and books them. A second time changes
+    It is still notified when calls in flight end, and books them. Removing it twice changes
     nothing.
 
     Args:
-        handler: What `install` has returned.
+        handler: What `install` returned.
     """
     _installed.remove(handler)
 
@@ -144,7 +144,7 @@ def installed(
 ) -> Iterator[BudgetCallbackHandler]:
     """Keep all calls that LlamaIndex makes in this process within a budget, until the block ends.
 
-    As `install`, so calls of other threads count as well. Where such blocks nest, or overlap, each
+    As `install`, so calls of other threads count as well. If such blocks nest or overlap, each
     budget holds.
 
     Args:

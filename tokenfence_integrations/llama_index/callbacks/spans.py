@@ -1,4 +1,4 @@
-"""What each of LlamaIndex's spans did cost, for observability.
+"""What each of LlamaIndex's spans cost, for observability.
 
 LlamaIndex swallows whatever an instrumentation handler raises, so nothing here can forbid a call:
 that is what `guard`, `budget_for` and `installed` are for.
@@ -27,7 +27,7 @@ UUID_PARTS = 5
 
 
 class CallCostEvent(BaseEvent):
-    """An instrumentation event: one provider call has ended, and did cost this.
+    """An instrumentation event: one provider call has ended; this is what it cost.
 
     Its ``span_id`` is the span that the call was made in, its ``tags`` are those of the user's
     ``instrument_tags()`` there.
@@ -81,16 +81,16 @@ class SpanCost(BaseSpan):
 
 
 class CostReporter(BaseSpanHandler[SpanCost]):
-    """Tells what LlamaIndex's spans did cost: queries, syntheses, agents' steps, calls of LLMs.
+    """Reports what LlamaIndex's spans cost: queries, syntheses, agents' steps, calls of LLMs.
 
     While its block runs, every call on the budget adds its cost to the span in which it was
-    admitted, and to those around, even if it ends after them; together they are exact to the
-    budget's ledger. A streaming query engine calls its LLM when its answer is read, after its own
-    span: that counts for the span that reads it, if there is one. Each call is also told to all of
-    LlamaIndex's event handlers, as a `CallCostEvent`. It only looks on: it cannot forbid a call.
+    admitted, and to those around it, even if it ends after them; together they match the budget's
+    ledger exactly. A streaming query engine calls its LLM when its answer is read, after its own
+    span: that counts for the span that reads it, if there is one. Each call is also sent to all of
+    LlamaIndex's event handlers, as a `CallCostEvent`. It only observes: it cannot veto a call.
 
     Args:
-        budget: What is reported on, with all below it.
+        budget: The budget to report on, with all below it.
 
     Example:
         >>> with CostReporter(budget) as report:  # doctest: +SKIP

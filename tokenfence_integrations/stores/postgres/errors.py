@@ -19,7 +19,7 @@ def explained(where: str, error: Late | psycopg.Error) -> StoreError | Unreachab
     said, code = _said(error), error.sqlstate
     if code is None:  # of the connection
         if "session is read-only" in said:  # a standby that may be promoted by and by
-            return Unreachable(f"none of the hosts given can be written ({said})")
+            return Unreachable(f"none of the given hosts is writable ({said})")
         for words, advice in _REFUSED.items():
             if words in said:
                 return StoreError(where, f"{advice} ({said})")
@@ -32,11 +32,11 @@ def explained(where: str, error: Late | psycopg.Error) -> StoreError | Unreachab
 
 
 _REFUSED = {
-    "authentication failed": "it wants another user or password",
-    "no password supplied": "it wants a password",
-    "no pg_hba.conf entry": "it lets nobody in from here; see its pg_hba.conf",
-    "certificate": "its certificate, or ours, is not accepted",
-    "does not support SSL": "it has no TLS, and sslmode= asks for it",
+    "authentication failed": "it rejects this user or password",
+    "no password supplied": "it needs a password",
+    "no pg_hba.conf entry": "it does not accept connections from this host; see its pg_hba.conf",
+    "certificate": "its certificate, or the client's, is not accepted",
+    "does not support SSL": "it has no TLS, which sslmode= asks for",
     "does not exist": "there is no such database, or no such role",
     "not permitted to log in": "this role may not log in",
 }
@@ -44,26 +44,26 @@ _REFUSED = {
 
 _FOR_A_WHILE = {
     "08": "the connection broke",
-    "40": "others were at the same rows",
-    "53300": "it has no connection left; raise its max_connections, or put a pooler before it",
+    "40": "others changed the same rows at the same time",
+    "53300": "it has no connections left; raise its max_connections, or use a pooler",
     "55P03": "others have locked its tables for longer than its lock_timeout",
     "57014": "it has taken longer than its statement_timeout",
-    "57P01": "it is being stopped, or somebody has ended the connection",
-    "57P02": "it has crashed, and starts again",
+    "57P01": "it is being stopped, or an administrator has ended the connection",
+    "57P02": "it has crashed, and is restarting",
     "57P03": "it is starting",
 }
 """By code, or by its class."""
 
-_GONE = "its schema is not there any more, or not whole; restore a copy"
+_GONE = "its schema is missing or incomplete; restore a copy"
 
 _FOR_SOMEBODY = {
     "25006": (
-        "it can only be read; give the address of the primary: of several hosts in the URL, "
+        "it is read-only; give the address of the primary: with several hosts in the URL, "
         "target_session_attrs=read-write finds it"
     ),
     "42501": (
-        "this role has not the rights: the one that makes the schema needs CREATE on the database; "
-        "others USAGE on the schema, and all on its tables"
+        "this role lacks rights: the one that makes the schema needs CREATE on the database, "
+        "others USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on its tables"
     ),
     "3F": _GONE,
     "42703": _GONE,

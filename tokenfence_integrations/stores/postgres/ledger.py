@@ -32,10 +32,10 @@ AGAIN = 1.0
 class PostgresLedger:
     """A sink that keeps every ledger record in the table ``ledger`` of a store's schema.
 
-    A record is put aside in memory, and written by a thread of the ledger's own, on a connection of
-    its own: no call waits for it. While the database cannot be written records are kept and tried
-    again; what is still there when the process ends is written then. A process that is killed
-    loses those of the last moments, and its accounts are right all the same.
+    A record is kept in memory until the ledger's own thread writes it, on its own connection: no
+    call waits for it. While the database cannot be written, records are kept and tried again; what
+    is left when the process ends is written then. A process that is killed loses the records of the
+    last moments; its accounts are still right.
 
     Args:
         store: Whose schema it is.

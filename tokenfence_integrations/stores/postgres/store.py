@@ -13,10 +13,10 @@ ATTEMPT = 10.0
 class PostgresStore(RemoteStore):
     """Accounts in a PostgreSQL database, for any number of processes on any machines.
 
-    Tables and functions live in a schema of their own, which is made at first use. Each batch of
-    commands is one call of one function, in one transaction: it locks the trees that it changes,
-    checks what is there then, and writes bigints. Leases go by the server's clock. A process that
-    waits for room is told by ``NOTIFY``.
+    Tables and functions are in their own schema, which is made at first use. Each batch of commands
+    is one call of one function, in one transaction: it locks the trees that it changes, checks
+    their current state, and writes bigints. Leases follow the server's clock. A process that waits
+    for room is notified with ``NOTIFY``.
 
     Args:
         conninfo: As for libpq: ``"postgresql://user@host:5432/database"``, or ``key=value`` pairs.
@@ -25,11 +25,11 @@ class PostgresStore(RemoteStore):
             Default 60.
         timeout: Seconds to try to reach the server before a call fails; above 0. Default 30.
         pooled: Whether a pooler such as PgBouncer gives each transaction another connection. Then
-            nothing is prepared, and who waits looks once a second, since ``LISTEN`` cannot work.
-            Default: if there is one, it may do so. False, if there is one that does not.
+            nothing is prepared, and waiting calls check once a second, since ``LISTEN`` cannot
+            work. Default: True if a pooler is detected. Give False for one in session mode.
 
     Raises:
-        ValueError: A number is out of its range, or the address is none.
+        ValueError: A number is out of range, or the address is not valid.
 
     Example:
         >>> store = PostgresStore("postgresql://acme@db.example.com/app")  # doctest: +SKIP

@@ -24,8 +24,8 @@ _CODES: dict[type[Exception], str] = {
 
 _FOR_A_WHILE = {
     "LOADING": "it is still loading its data; this ends by itself",
-    "BUSY": "a script of somebody else keeps it busy; SCRIPT KILL ends that",
-    "READONLY": "it is a replica, which must not be written; give the address of the primary",
+    "BUSY": "a script of another client keeps it busy; SCRIPT KILL ends that",
+    "READONLY": "it is a replica, which cannot be written; give the address of the primary",
     "NOREPLICAS": "it has too few replicas to be written (min-replicas-to-write)",
     "MOVED": "its keys have moved to another server",
     "ASK": "its keys are moving to another server",
@@ -47,12 +47,12 @@ _IN_SCRIPTS = {
 _FOR_SOMEBODY = {
     "OOM": "its memory is full: raise its maxmemory, or delete what is not needed",
     "MISCONF": "it cannot save its data to its disk; see its log",
-    "NOAUTH": "it wants a user or a password, or others: redis://user:password@host:port/0",
-    "WRONGPASS": "it wants another user or password: redis://user:password@host:port/0",
+    "NOAUTH": "it needs a user or a password, or different ones: redis://user:password@host:port/0",
+    "WRONGPASS": "it rejects this user or password: redis://user:password@host:port/0",
     "NOPERM": (
-        "this user has not the rights: it needs EVALSHA, SCRIPT LOAD, what the scripts do (hashes, "
+        "this user lacks rights: it needs EVALSHA, SCRIPT LOAD, what the scripts do (hashes, "
         "sorted sets, GET, SET, EXISTS, DEL, EXPIRE, TIME, PUBLISH), SUBSCRIBE, UNSUBSCRIBE and "
-        "SCAN, and the keys and channels of its prefix; docs/stores.md has them as a line for ACL"
+        "SCAN, and the keys and channels of its prefix; docs/stores.md lists them as an ACL command"
     ),
     "WRONGTYPE": "its keys are used by something else: give RedisStore another prefix",
 }
@@ -68,7 +68,7 @@ def refused(where: str, error: Exception, *, is_cluster: bool) -> StoreError | U
     """
     code = code_of(error)
     if code in _OF_CLUSTERS and not is_cluster:
-        return StoreError(where, f"it is one of a cluster: give a redis.RedisCluster ({error})")
+        return StoreError(where, f"it is part of a cluster: give a redis.RedisCluster ({error})")
     if code in _FOR_A_WHILE:
         return Unreachable(f"{_FOR_A_WHILE[code]} ({error})")
     return StoreError(where, f"{_FOR_SOMEBODY.get(code, 'it answers with an error')} ({error})")
@@ -79,12 +79,12 @@ def failed(where: str, error: Exception) -> StoreError | Unreachable:
     if code_of(error):
         return refused(where, error, is_cluster=True)
     if "certificate" in str(error).lower():
-        return StoreError(where, f"its certificate, or ours, is not accepted ({error})")
+        return StoreError(where, f"its certificate, or the client's, is not accepted ({error})")
     # Neither of two that do not both speak TLS says so.
     if isinstance(error, exceptions.TimeoutError):
-        doubt = ", or has it no TLS on this port" if where.startswith("rediss:") else ""
+        doubt = ", or without TLS on this port" if where.startswith("rediss:") else ""
         return Unreachable(f"it does not answer ({error}); is it stopped, or overloaded{doubt}?")
-    doubt = ", and without TLS (rediss:// is with)" if where.startswith("redis:") else ""
+    doubt = ", and without TLS (rediss:// uses TLS)" if where.startswith("redis:") else ""
     return Unreachable(f"it cannot be reached ({error}); is it running, at this address{doubt}?")
 
 

@@ -43,7 +43,7 @@ class Nodes:
         try:
             self.pool.connection_class(**self.pool.connection_kwargs)  # which does not connect
         except TypeError as error:
-            raise ValueError(f"{self.where} has a setting that there is not: {error}") from error
+            raise ValueError(f"{self.where} has an unknown setting: {error}") from error
 
     def pool_of(self, key: str) -> Any:
         """The pool of the server that has a key."""

@@ -17,30 +17,30 @@ ATTEMPT = 5.0
 
 
 class RedisStore(RemoteStore):
-    """Accounts on a Redis server from 6.2 on, or a Valkey server from 7.2 on.
+    """Accounts on a Redis server, 6.2 or newer, or a Valkey server, 7.2 or newer.
 
     Each command is one Lua script over the whole path, in integers, and one round trip; commands
-    that meet share it. All keys of a tree carry the same hash tag: on a cluster it lives on one
-    slot. Leases go by the server's clock.
+    issued at the same time share it. All keys of a tree have the same hash tag, so on a cluster it
+    lives on one slot. Leases follow the server's clock.
 
-    Event loops are never blocked: what a task asks is sent by the store's own thread, on one
-    connection, whichever loop the task runs on.
+    Event loops are never blocked: the store's own thread sends what tasks ask for, on one
+    connection, whichever loop a task runs on.
 
     The server must not evict keys (``maxmemory-policy noeviction``), and keeps what was spent over
     a restart only if it persists (``appendonly yes``).
 
     Args:
         server: A URL (``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``), or
-            a `redis.Redis` or `redis.RedisCluster`, whose settings are used for a connection of
-            the store's own.
+            a `redis.Redis` or `redis.RedisCluster`, whose settings are used for the store's own
+            connection.
         prefix: What the keys begin with; letters, digits, ``.``, ``_``, ``-`` and ``:``.
         lease: Seconds after which a process that gives no sign of life counts as dead; 1 or more.
             Default 60.
         timeout: Seconds to try to reach the server before a call fails; above 0. Default 30.
 
     Raises:
-        ValueError: The URL is none, or a number or the prefix is not valid.
-        TypeError: It is an asyncio client.
+        ValueError: The URL, a number or the prefix is not valid.
+        TypeError: The server is an asyncio client.
 
     Example:
         >>> budget = Budget("$5", store=RedisStore("redis://localhost", lease=10))  # doctest: +SKIP
@@ -56,7 +56,7 @@ class RedisStore(RemoteStore):
     ) -> None:
         if not re.fullmatch(r"[\w.:-]+", prefix):
             raise ValueError(
-                f"a prefix has letters, digits, '.', '_', '-' and ':' only, got {prefix!r}"
+                f"a prefix may only have letters, digits, '.', '_', '-' and ':', got {prefix!r}"
             )
         wire = RedisWire(nodes_of(server, min(ATTEMPT, timeout)), f"{prefix}:")
         super().__init__(wire, lease=lease, timeout=timeout)

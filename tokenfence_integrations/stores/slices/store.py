@@ -59,27 +59,27 @@ NOT_DONE = Reply(False)
 
 
 class SlicedStore(Store):
-    """A store of which this process borrows slices: most calls then need no round trip.
+    """A store from which this process borrows slices, so that most calls need no round trip.
 
-    A slice is a reservation in the store below, so limits hold among all processes as without
+    A slice is a reservation in the store below, so limits hold across all processes as without
     slices. Two calls on the same accounts within a second make the process borrow one; it is
-    reported each second while it is used, and given back when it was not for a second. The less
-    is left of a limit, the smaller slices are, until near it each call reserves for itself. A call
-    that finds no room here has all that this process holds unused given back first; what other
-    processes hold unused they give back within a second (near a limit they look four times in one),
-    and calls wait for that as for calls in flight. So ``wait=0`` may refuse what would have fitted
-    a moment later.
+    reported every second while it is used, and given back when it was not used for a second. The
+    less is left of a limit, the smaller the slices, until near the limit each call reserves for
+    itself. If a call finds no room here, this process first gives back everything that it holds
+    unused; other processes give back what they hold unused within a second (near a limit they check
+    four times a second), and calls wait for that as for calls in flight. So ``wait=0`` may refuse
+    what would have fitted a moment later.
 
-    Slices come in halves. If this process dies, what it was drawing on turns uncertain when its
-    lease is over (three quarters of the slice at most), and the half that it had in reserve is free
+    Slices come in halves. If this process dies, the half that it was drawing on turns uncertain
+    when its lease expires (at most three quarters of the slice), and the half in reserve is free
     again.
 
     Args:
         store: Keeps the accounts.
-        slice: The share of a limit that a process may borrow: ``"2%"``; 50 % at most.
-        on_store_error: What is done while the store does not answer. ``"raise"``: nothing is
-            admitted. ``"local"``: calls go on with what this process holds, which it then borrows
-            with the first call and keeps for a minute; the limits hold all the same.
+        slice: The share of a limit that a process may borrow: ``"2%"``; at most 50 %.
+        on_store_error: What happens while the store does not answer. ``"raise"``: nothing is
+            admitted. ``"local"``: calls continue with what this process holds, which it then
+            borrows with the first call and keeps for a minute; the limits still hold.
         clock: Monotonic time; for tests.
 
     Raises:

@@ -394,7 +394,7 @@ class Books:
         self._change(_ids(accounts), Change(spent=spent, uncertain=minus))
 
     def resolve(self, command: Resolve) -> bool:
-        """Replace a charge by what the call did cost; whether there was one."""
+        """Replace a charge by what the call cost; whether there was one."""
         # As text: "7.0" is the number 7 to SQLite, and names no charge.
         found = "SELECT id, accounts FROM charges WHERE CAST(id AS TEXT) = ? AND accounts != ''"
         row = self.execute(found, (command.id,)).fetchone()

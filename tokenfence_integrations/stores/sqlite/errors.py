@@ -21,13 +21,12 @@ def is_unwritten(error: BaseException) -> bool:
 
 
 _REASONS = {
-    sqlite3.SQLITE_NOTADB: "it is damaged, or no database at all; restore a copy",
+    sqlite3.SQLITE_NOTADB: "it is damaged, or not a database; restore a copy",
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore a copy",
     sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_READONLY: "it must not be written; give this process the right to",
+    sqlite3.SQLITE_READONLY: "this process may not write it; give it the permission",
     sqlite3.SQLITE_CANTOPEN: (
-        "it cannot be opened; its folder must exist, and this process must have the right to write "
-        "there"
+        "it cannot be opened; its folder must exist, and this process must be able to write there"
     ),
     sqlite3.SQLITE_IOERR: "the disk cannot be read or written",
 }

@@ -142,7 +142,7 @@ def _bring_up_to_date(connection: sqlite3.Connection, *, make: bool) -> None:
     version = _version(connection)  # another process may have been quicker
     if make and version == 0:
         if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            raise Damaged("it is a database of something else")
+            raise Damaged("it is a database of another application")
         _run(connection, TABLES)
     elif version == MIGRATED:
         # A process that still runs the version before may have put its number back since.

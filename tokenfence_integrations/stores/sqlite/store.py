@@ -38,35 +38,35 @@ class SQLiteStore(Store):
     """Accounts in a SQLite file (WAL), for any number of processes on one machine.
 
     Each command is one transaction over the whole path (``BEGIN IMMEDIATE``, or one statement), in
-    integers.
-    A commit waits for no disk: it survives the death of the process, but after a power cut the last
-    moments may be missing.
+    integers. A commit does not wait for the disk: it survives the death of the process, but after a
+    power cut the last moments may be missing.
 
-    **An event loop is not blocked** for longer than such a commit takes (some 50 µs), plus at most
+    **An event loop is not blocked** for longer than such a commit takes (about 50 µs), plus at most
     a millisecond for another thread of this process: a command is tried at once, and if the file is
     locked it goes to a thread, which waits for at most ``timeout``. Checkpoints, which do wait for
-    the disk, are made by a thread. Charging what a process that died has held takes a look at all
-    accounts (30 ms for 100,000). The end of a call is never waited for: what cannot be written at
-    once is kept, counts for whatever this process reads or reserves from then on, and is written by
-    its next command or by a thread. Only ``top_up()``, ``reset()``, ``charges()`` and ``resolve()``
-    wait where they are called.
+    the disk, are made by a thread. Charging what a dead process held reads all accounts (30 ms for
+    100,000). The end of a call never waits: what cannot be written at once is kept, counts towards
+    whatever this process reads or reserves from then on, and is written by its next command or by a
+    thread. Only ``top_up()``, ``reset()``, ``charges()`` and ``resolve()`` wait where they are
+    called.
 
-    **Leases.** A process that has calls in flight renews its lease. If it dies they turn uncertain
-    when that is over: charged, shown, and never free. Whoever reads or is refused next does that.
-    If the process was only stopped, the true end of such a call replaces what was charged for it.
+    **Leases.** A process with calls in flight renews its lease. If it dies, they turn uncertain
+    when the lease expires: charged, shown, and never free. The next process that reads or is
+    refused does that. If the process was only paused, the real end of such a call replaces what was
+    charged for it.
 
     Args:
-        path: The file; it is made if there is none. Not on a network share.
+        path: The file; created if it does not exist. Not on a network share.
         lease: Seconds after which a process that gives no sign of life counts as dead; 1 or more.
             Default 60.
         timeout: Seconds to wait while others have locked the file. Default 30.
-        poll: Seconds between two looks for room that another process made, while calls wait for
-            it. Default 0.03.
+        poll: Seconds between checks for room that another process has made, while calls wait.
+            Default 0.03.
         clock: Unix time, the same in all processes; for tests.
 
     Raises:
-        ValueError: A number is out of its range.
-        StoreError: The file cannot be opened, or is no file of budgets.
+        ValueError: A number is out of range.
+        StoreError: The file cannot be opened, or is not a file of budgets.
 
     Example:
         >>> budget = Budget("$5", store=SQLiteStore("budgets.db", lease=10))  # doctest: +SKIP
@@ -94,9 +94,9 @@ class SQLiteStore(Store):
         return f"<SQLiteStore {self.path}>"
 
     def close(self) -> None:
-        """Write what is still to be written, and close the file; the next command opens it again.
+        """Write what is still pending, and close the file; the next command opens it again.
 
-        What is reserved stays so until its call ends, or the lease is over.
+        What is reserved stays reserved until its call ends, or the lease expires.
         """
         self._keeper.close()
 
