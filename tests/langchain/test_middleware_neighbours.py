@@ -297,6 +297,40 @@ async def test_sub_agents_do_not_wait_for_what_the_agent_holds_meanwhile(
     check_books(budget, provider)
 
 
+class Aside(AgentMiddleware[Any, Any, Any]):
+    """Before each of the agent's calls but the first, asks for more than the agent leaves free."""
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__()
+        self.budget = budget
+        self.refused: list[BudgetExceeded] = []
+
+    def before_model(self, state: Any, runtime: Any) -> None:
+        if len(state["messages"]) > 1:
+            asked = self.budget.remaining + self.budget.reserved / 2
+            call = self.budget.reserve(
+                model="gpt-4o", input_tokens=int(asked / 2.5e-6), max_output_tokens=0, wait=9
+            )
+            with pytest.raises(BudgetExceeded) as refusal, call:
+                pass
+            self.refused.append(refusal.value)
+
+
+def test_after_its_tools_the_agent_does_not_wait_for_what_it_holds_itself(
+    provider: SimulatedProvider, plain: ChatOpenAI
+) -> None:
+    provider.script = looping
+    budget = Budget("$0.02")
+    aside = Aside(budget)
+    holding = BudgetMiddleware(budget, exit_behavior="wrap_up")
+    agent = create_agent(plain, [search], middleware=[aside, holding])
+    result = agent.invoke(ASK)
+    assert result["messages"][-1].response_metadata["budget_exit"] == "wrap_up"
+    assert aside.refused
+    assert all(refusal.waited < 9 for refusal in aside.refused)
+    check_books(budget, provider)
+
+
 def test_only_who_holds_something_back_looks_at_calls_of_tools(plain: ChatOpenAI) -> None:
     assert type(BudgetMiddleware("$1")) is BudgetMiddleware
     holding = Inner("$1", exit_behavior="wrap_up")

@@ -1,13 +1,13 @@
 """What a run of an agent, and the thread that it is part of, have spent."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.sublimit import Sublimit
-from tokenfence_integrations.engine.waiting import new_owner, waited_for
+from tokenfence_integrations.engine.waiting import current_owner, new_owner, waited_for
 from tokenfence_integrations.langchain.agents.holds import Hold
 from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
@@ -130,6 +130,7 @@ class AgentRun(dict[str, Any]):
         budget: What its last call counted against; before that, what the middleware was given.
         hold: What is held back for its last answer.
         jump: Where the agent goes next, if not on.
+        maker: Who made its last call, and what is held with it.
         question: What a person has to be asked before it goes on.
         unsaid: The id of a message that stands for no answer, and is to be removed.
     """
@@ -137,9 +138,11 @@ class AgentRun(dict[str, Any]):
     __slots__ = (
         "__weakref__",
         "_owner",
+        "_tools",
         "budget",
         "hold",
         "jump",
+        "maker",
         "question",
         "run",
         "thread",
@@ -154,7 +157,9 @@ class AgentRun(dict[str, Any]):
         self.thread = Account(THREAD, limits[1], record.get("thread"))
         self.budget: Budget | None = None
         self.hold: Hold | None = None
+        self.maker = current_owner()
         self._owner = new_owner()
+        self._tools: set[object] = set()
         self.jump: str | None = None
         self.unsaid: str | None = None
         self.question: dict[str, Any] | None = record.get("question")
@@ -179,17 +184,27 @@ class AgentRun(dict[str, Any]):
         self.update(record["run"])
         return record if self.question is None else {**record, "question": self.question}
 
-    def awaiting_tool(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def awaiting_tool(self) -> Iterator[None]:
         """Have what a tool calls not wait for what is held: that cannot end before the tool does.
 
         The hold gets an owner of its own for that. The task or thread that made it may do something
-        else by now, such as another tool's work, which is to be waited for.
+        else meanwhile, such as another tool's work, which is to be waited for.
         """
         hold = self.hold
         if hold is None or not hold.open:
-            return nullcontext()
+            yield
+            return
+        tool = object()
+        self._tools.add(tool)
         hold.tree.hand_to(self._owner, self.run.open)
-        return waited_for(self._owner)
+        try:
+            with waited_for(self._owner):
+                yield
+        finally:
+            self._tools.discard(tool)
+            if not self._tools:
+                hold.tree.hand_to(self.maker, self.run.open)
 
     def drop_hold(self) -> None:
         """Give back what is held."""

@@ -28,6 +28,7 @@ from langgraph.types import Command
 from tokenfence_integrations.engine.budget import Budget, Dollars, as_budget
 from tokenfence_integrations.engine.calls.policy import OnUnknown, Policy
 from tokenfence_integrations.engine.scope import budget_in_scope
+from tokenfence_integrations.engine.waiting import current_owner
 from tokenfence_integrations.errors import BudgetExceeded, NoBudgetError
 from tokenfence_integrations.langchain.agents.agent_runs import AgentRun, Allowance, parse_allowance
 from tokenfence_integrations.langchain.agents.questions import ask, question_of, refusal_of
@@ -229,7 +230,7 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
         self, admit: str, request: ModelRequest[Any], handler: Callable[[Any], Any]
     ) -> Flow[ExtendedModelResponse[Any]]:
         current = self._current(request.state) or self._recorded(request.state)
-        current.jump = None
+        current.jump, current.maker = None, current_owner()
         self._remember(request.state, current)
         request = GuardedRequest.of(request, partial(self._model, current=current))
         budget = current.budget
