@@ -23,7 +23,8 @@ class Purse:
         >>> purse.add(1, Amount(usd=100, calls=10))
         >>> purse.take(Amount(usd=30, calls=1)), purse.take(Amount(usd=80, calls=1))
         (True, False)
-        >>> purse.put_back(Amount(usd=30, calls=1), Amount(usd=20, calls=1))
+        >>> purse.put_back(Amount(usd=30, calls=1), Amount(usd=20, calls=1))  # is it overdrawn?
+        False
         >>> purse.report(keep=Amount(usd=50, calls=5))
         [Draw(path=('team',), id=1, spent=Amount(usd=20, calls=1, ...), ..., kept=Amount(usd=50, ...
     """
