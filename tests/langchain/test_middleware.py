@@ -253,6 +253,8 @@ async def test_after_a_top_up_the_agent_goes_on(
         {"top_up": -1},
         {"stop": False},
         {"top_up": {"calls": 1}},
+        {"top_up": "10 calls"},
+        {"top_up": "$1/day"},
     ],
 )
 async def test_a_useless_answer_is_told_and_asked_for_again(
@@ -533,7 +535,7 @@ async def test_a_top_up_raises_the_limit_that_was_hit(
     asked = await agent.ainvoke(Command(resume={"top_up": 5}), thread())
     assert asked["__interrupt__"][0].value["limit_of"] == "this thread"
     assert len(provider.bill) == 3
-    asked = await agent.ainvoke(Command(resume={"top_up": {"calls": 10}}), thread())
+    asked = await agent.ainvoke(Command(resume={"top_up": "10 calls"}), thread())
     assert asked["__interrupt__"][0].value["limit"] == 7
     assert len(provider.bill) == 7
     assert is_refusal(await agent.ainvoke(Command(resume={"stop": True}), thread()))
@@ -562,6 +564,8 @@ async def test_the_limit_of_a_parent_is_raised_where_that_was_hit(
         ({"run_limit": {"dollars": 1}}, "dollars, or names"),
         ({"thread_limit": {"calls": 1.5}}, "whole number"),
         ({"thread_limit": {}}, "dollars, or names"),
+        ({"run_limit": "10 calls/day"}, "without a window"),
+        ({"thread_limit": {"calls": "20%"}}, "no share"),
         ({"exit_behavior": "stop"}, "exit_behavior"),
         ({"wrap_up_tokens": 0}, "wrap_up_tokens"),
         ({"wait": -1}, "wait"),
@@ -575,6 +579,7 @@ def test_bad_arguments(options: Any, told: str) -> None:
 
 def test_limits_as_they_are_kept() -> None:
     assert BudgetMiddleware("$1", run_limit=Limits(usd=5)).run_limit == Limits(usd=5)
+    assert BudgetMiddleware("$1", run_limit="10 calls").run_limit == Limits(calls=10)
 
 
 # Models

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.sublimit import Sublimit
+from tokenfence_integrations.engine.limits.grammar import given
 from tokenfence_integrations.engine.waiting import current_owner, new_owner, waited_for
 from tokenfence_integrations.langchain.agents.holds import Hold
-from tokenfence_integrations.money import parse_usd
 from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
 
 __all__ = ["AgentRun", "Allowance", "more", "parse_allowance"]
@@ -25,48 +26,51 @@ def parse_allowance(allowance: Allowance) -> Limits:
     """Read the limit of a run or a thread.
 
     Args:
-        allowance: Dollars; or several quantities by their names: ``usd``, ``calls``, ``tokens``,
-            ``input_tokens``, ``output_tokens``; None: no limit.
+        allowance: Dollars, or another limit in words; or several quantities by their names:
+            ``usd``, ``calls``, ``tokens``, ``input_tokens``, ``output_tokens``; None: no limit.
 
     Raises:
-        ValueError: An amount is not valid, or a quantity is not known.
+        ValueError: An amount is not valid, is a share or has a window; or a quantity is not known.
 
     Example:
         >>> parse_allowance({"usd": "$0.50", "calls": 10})[:2]
         (500000000, 10)
+        >>> parse_allowance("10 calls").calls
+        10
     """
     if allowance is None:
         return UNLIMITED
     if isinstance(allowance, Limits):
         return allowance
-    if not isinstance(allowance, Mapping):
-        return Limits(parse_usd(allowance))
-    unknown = set(allowance) - set(Limits._fields)
-    if unknown or not allowance:
+    named: Mapping[str, Any] = allowance if isinstance(allowance, Mapping) else {"usd": allowance}
+    unknown = set(named) - set(Limits._fields)
+    if unknown or not named:
         raise ValueError(
             f"a limit is dollars, or names some of {', '.join(Limits._fields)}; got {allowance!r}"
         )
-    for quantity, amount in allowance.items():
-        if quantity != "usd" and (type(amount) is not int or amount < 0):
-            raise ValueError(f"{quantity} must be a whole number, 0 or more, got {amount!r}")
-    dollars = {"usd": parse_usd(allowance["usd"])} if "usd" in allowance else {}
-    return Limits(**{**allowance, **dollars})
+    asked = given(**{"usd": None, **named}, zone=UTC)
+    if asked.schedule is not None or asked.shares:
+        raise ValueError(
+            f"the limit of a run or thread is an amount, without a window and no share; got "
+            f"{allowance!r}"
+        )
+    return asked.limits
 
 
 def more(allowance: Any, quantity: str) -> Limits:
     """Read by how much a limit is raised.
 
     Args:
-        allowance: As for `parse_allowance`; a bare number is of the quantity that was used up.
+        allowance: As for `parse_allowance`, but a number is of the quantity that was used up.
         quantity: What was used up.
 
     Raises:
         ValueError: It is not a positive amount, or not of that quantity.
     """
-    bare = not isinstance(allowance, Mapping)
-    if bare and not isinstance(allowance, str | int | float | Decimal):
+    if not isinstance(allowance, str | int | float | Decimal | Mapping):
         raise ValueError(f"an amount is a number, a text or a mapping, got {allowance!r}")
-    added = parse_allowance({quantity: allowance} if bare else allowance)
+    in_words = isinstance(allowance, str | Mapping)
+    added = parse_allowance(allowance if in_words else {quantity: allowance})
     if not getattr(added, quantity):
         raise ValueError(f"what is used up is {quantity}; {allowance!r} adds none of it")
     return added

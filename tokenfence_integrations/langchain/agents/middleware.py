@@ -82,8 +82,9 @@ class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     Args:
         budget: Dollars (``"$5.00"``, ``5``) or a `Budget`; None: the one that the agent's model is
             guarded with, or else the one of the surrounding ``budget.scope()``.
-        run_limit: The most that one run (one ``invoke``, up to its end) may cost: dollars, or
-            several quantities, ``{"usd": "$1", "calls": 10, "tokens": 50_000}``. None: no limit.
+        run_limit: The most that one run (one ``invoke``, up to its end) may cost: dollars, another
+            limit in words (``"10 calls"``), or several quantities,
+            ``{"usd": "$1", "calls": 10, "tokens": 50_000}``. None: no limit.
         thread_limit: The same for all runs of one thread, as long as its checkpointer keeps it.
         fallback: A cheaper model that takes over from ``threshold`` on, or when the wanted one no
             longer fits: a name, a chat model (of another provider, too), a chain, or stages.
