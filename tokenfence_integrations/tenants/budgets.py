@@ -1,4 +1,4 @@
-"""The budgets of a file, found by key, and made when they are first asked for."""
+"""The budgets of a file, looked up by key and made on first use."""
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +23,10 @@ LIMITS = ("usd", "tokens", "calls", "input_tokens", "output_tokens")
 class Budgets:
     """All budgets of a file: trees of organisations, and tiers for tenants that it does not name.
 
-    Made by `from_toml` or `from_dict`. Those in the file are kept once they are made. Those of
-    tenants are there while something uses them (a guarded client, a scope, a call in flight); their
-    accounts stay in the store, with what was spent. Two lookups of one key, in any threads, have
-    the same `Budget`.
+    Made with `from_toml` or `from_dict`. Budgets that the file names are kept once they are made. A
+    tenant's exists while something uses it (a guarded client, a scope, a call in flight); its
+    account, with what was spent, stays in the store. Two lookups of the same key return the same
+    `Budget`, in any thread.
 
     Example:
         >>> acme = {"usd": "$500", "ann": {"usd": "5%"}}
@@ -66,13 +66,13 @@ class Budgets:
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Read a file; all of it is checked now.
+        """Read a file, and check all of it.
 
         Args:
-            path: A TOML file. What stands in it: `docs/tenants.md`.
-            tier_of: Returns the tier of a tenant; None: that has the file's ``default_tier``. It
-                is called for every lookup of a tenant, so let it remember what it had to ask for.
-            store: Where the accounts are; default: what the file says, or else memory.
+            path: A TOML file; `docs/tenants.md` describes what it may contain.
+            tier_of: Returns a tenant's tier, or None for the file's ``default_tier``. It is called
+                at every lookup of a tenant, so it should cache what it looks up.
+            store: Where the accounts are kept; default: what the file says, or else memory.
             sink: Called with every ledger record of all budgets.
             clock: Where times come from; for tests.
 
@@ -99,16 +99,16 @@ class Budgets:
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> Self:
-        """Take what would stand in a file; as `from_toml`."""
+        """The same as `from_toml`, from a dict of what the file would contain."""
         plan = read(data, "the dict of budgets")
         return cls(plan, tier_of=tier_of, store=store, sink=sink, clock=clock)
 
     def __getitem__(self, key: str) -> Budget:
-        """The budget of this key: names from the root on, such as ``"acme/research/ann"``.
+        """The budget with this key: names from the root down, such as ``"acme/research/ann"``.
 
         Raises:
-            UnknownBudgetError: The file has no such budget, and no tier for it; a KeyError.
-            ValueError: It is a tenant's whose tier is not known.
+            UnknownBudgetError: The file has no such budget and no tier for it; a KeyError.
+            ValueError: It belongs to a tenant whose tier is not known.
         """
         kept = self._kept.get(key)
         if kept is not None:
@@ -118,13 +118,13 @@ class Budgets:
         return self._budget(lambda plan: plan.find(key, self._tier_of))
 
     def tenant(self, tenant: str | int, tier: str | None = None) -> Budget:
-        """The budget of a tenant: what the file says of it, or else of its tier.
+        """The budget of a tenant: as the file defines it, or else as its tier does.
 
-        A tenant that was of another tier before keeps its account where both tiers have the same
-        ``name``: its limits become those of the new one, and what it has spent stays.
+        A tenant that moves to another tier keeps its account if both tiers have the same ``name``:
+        its limits become the new tier's, and what it has spent stays spent.
 
         Args:
-            tenant: Text or a number that no other tenant has. It stands in names and ledgers.
+            tenant: Text or a number, unique to this tenant. It appears in names and ledgers.
             tier: Its tier; None: as ``tier_of`` says, or else the file's ``default_tier``.
 
         Raises:
@@ -157,19 +157,19 @@ class Budgets:
         return f"<Budgets of {self._plan.source}: {', '.join(self._plan.roots) or 'none'}>"
 
     def reload(self, data: Mapping[str, Any] | None = None) -> None:
-        """Have what has changed in the file count from now on, for calls in flight as well.
+        """Apply what has changed in the file, also to calls in flight.
 
-        Spent money stays spent. Limits that are the same in the file as before stay as they are,
-        with what `Budget.top_up` and `Budget.set_limits` made of them. A budget that is no longer
-        in the file is not found any more; whoever has it can go on to use it. Each process reloads
+        Spent money stays spent. Limits that have not changed in the file stay as they are, with
+        whatever `Budget.top_up` and `Budget.set_limits` did to them. A budget that is no longer in
+        the file is not found any more; whoever holds it can go on using it. Each process reloads
         for itself.
 
         Args:
-            data: In the place of the file, if it was made `from_dict`.
+            data: The new contents, if it was made with `from_dict`.
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: There is a mistake in it, or another store: then nothing has changed.
+            ValueError: There is a mistake in it, or it names another store: nothing has changed.
         """
         with self._making:  # also while it is read: of two at once, the later has the later file
             plan = self._read_anew(data)

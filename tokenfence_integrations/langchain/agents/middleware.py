@@ -70,14 +70,14 @@ class BudgetState(AgentState[Any]):
 class BudgetMiddleware(AgentMiddleware[Any, Any, Any]):
     """Keeps the model calls of an agent within a budget, and each run and thread within a limit.
 
-    Give it as the last of the middleware, so that it sees each attempt of those around it. Each
-    call is reserved before it is sent, and settled by what it did cost, like one of a guarded model
-    (`guard`); a call for which there is no room ends the run as ``exit_behavior`` says.
+    Put it last in ``middleware``, so that it sees every attempt that the others make. Each call is
+    reserved before it is sent and settled at its real cost, as with a guarded model (`guard`); if
+    there is no room for a call, the run ends as ``exit_behavior`` says.
 
-    A model that middleware given after it puts in the place of the agent's counts as well.
+    A model that middleware placed after it swaps in counts as well.
 
-    It sees the agent's own calls. Those of sub-agents, of summaries and of tool selection are seen
-    where their model is guarded: ``create_agent(guard(model, budget=budget), ...)``.
+    It only sees the agent's own calls. Those of sub-agents, summaries and tool selection count if
+    their model is guarded: ``create_agent(guard(model, budget=budget), ...)``.
 
     Args:
         budget: Dollars (``"$5.00"``, ``5``) or a `Budget`; None: the one that the agent's model is
