@@ -8,7 +8,6 @@ from tokenfence_integrations.engine.calls.policy import (
     OnLimit,
     OnUnknown,
 )
-from tokenfence_integrations.models.guarding import MoreTerms
 from tokenfence_integrations.pricing.book import Prices
 
 if TYPE_CHECKING:
@@ -27,6 +26,26 @@ if TYPE_CHECKING:
     )
     from tokenfence_integrations.langchain.guarding import ModelFallback
     from tokenfence_integrations.llama_index.guarding import LLMFallback
+    from tokenfence_integrations.models.guarding import MoreTerms
+
+    class _CommonTerms(MoreTerms, total=False):
+        budget: Budget | Dollars | None
+
+    class Terms(_CommonTerms, total=False):
+        """The keyword arguments of `guard` and `async_guard` for clients."""
+
+        fallback: Fallback
+
+    class ModelTerms(_CommonTerms, total=False):
+        """The keyword arguments of `guard` for chat models and embeddings."""
+
+        fallback: ModelFallback
+
+    class LLMTerms(_CommonTerms, total=False):
+        """The keyword arguments of `guard` for LlamaIndex's LLMs and embeddings."""
+
+        fallback: LLMFallback
+
 
 LangChainThing = TypeVar(
     "LangChainThing", bound="BaseChatModel | Embeddings | RunnableBinding[Any, Any]"
@@ -36,40 +55,18 @@ LlamaIndexThing = TypeVar("LlamaIndexThing", bound="LLM | BaseEmbedding")
 __all__ = ["async_guard", "guard"]
 
 
-class _CommonTerms(MoreTerms, total=False):
-    budget: Budget | Dollars | None
-
-
-class Terms(_CommonTerms, total=False):
-    """The keyword arguments of `guard` and `async_guard` for clients."""
-
-    fallback: Fallback
-
-
-class ModelTerms(_CommonTerms, total=False):
-    """The keyword arguments of `guard` for chat models and embeddings."""
-
-    fallback: "ModelFallback"
-
-
-class LLMTerms(_CommonTerms, total=False):
-    """The keyword arguments of `guard` for LlamaIndex's LLMs and embeddings."""
-
-    fallback: "LLMFallback"
-
-
 @overload
-def guard(client: "AzureOpenAI", **terms: Unpack[Terms]) -> "GuardedAzureOpenAI": ...
+def guard(client: "AzureOpenAI", **terms: "Unpack[Terms]") -> "GuardedAzureOpenAI": ...
 @overload
-def guard(client: "AsyncAzureOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncAzureOpenAI": ...
+def guard(client: "AsyncAzureOpenAI", **terms: "Unpack[Terms]") -> "GuardedAsyncAzureOpenAI": ...
 @overload
-def guard(client: "OpenAI", **terms: Unpack[Terms]) -> "GuardedOpenAI": ...
+def guard(client: "OpenAI", **terms: "Unpack[Terms]") -> "GuardedOpenAI": ...
 @overload
-def guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
+def guard(client: "AsyncOpenAI", **terms: "Unpack[Terms]") -> "GuardedAsyncOpenAI": ...
 @overload
-def guard(client: LangChainThing, **terms: Unpack[ModelTerms]) -> LangChainThing: ...
+def guard(client: LangChainThing, **terms: "Unpack[ModelTerms]") -> LangChainThing: ...
 @overload
-def guard(client: LlamaIndexThing, **terms: Unpack[LLMTerms]) -> LlamaIndexThing: ...
+def guard(client: LlamaIndexThing, **terms: "Unpack[LLMTerms]") -> LlamaIndexThing: ...
 def guard(
     client: Any,
     *,
@@ -167,11 +164,11 @@ def guard(
 
 @overload
 def async_guard(
-    client: "AsyncAzureOpenAI", **terms: Unpack[Terms]
+    client: "AsyncAzureOpenAI", **terms: "Unpack[Terms]"
 ) -> "GuardedAsyncAzureOpenAI": ...
 @overload
-def async_guard(client: "AsyncOpenAI", **terms: Unpack[Terms]) -> "GuardedAsyncOpenAI": ...
-def async_guard(client: Any, **terms: Unpack[Terms]) -> Any:
+def async_guard(client: "AsyncOpenAI", **terms: "Unpack[Terms]") -> "GuardedAsyncOpenAI": ...
+def async_guard(client: Any, **terms: "Unpack[Terms]") -> Any:
     """As `guard`, but only for async clients.
 
     Args:

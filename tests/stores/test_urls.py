@@ -1,8 +1,6 @@
 """Stores by URL."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -73,11 +71,3 @@ def test_no_error_shows_a_password(url: str) -> None:
 def test_a_child_has_no_store_of_its_own() -> None:
     with pytest.raises(ValueError, match="belong to the root"):
         Budget("$1", parent=Budget("$1"), store="memory:")
-
-
-def test_sqlite_is_imported_by_those_who_ask_for_it_alone() -> None:
-    script = (
-        "import sys, tokenfence_integrations as t; t.Budget('$1', store='memory:'); "
-        "assert not {'sqlite3', 'asyncio'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
