@@ -10,6 +10,7 @@ from tokenfence_integrations.engine.budget import Budget, Dollars
 from tokenfence_integrations.engine.calls.sublimit import Sublimit
 from tokenfence_integrations.engine.limits.grammar import given
 from tokenfence_integrations.engine.waiting import current_owner, new_owner, waited_for
+from tokenfence_integrations.forks import OwnLock
 from tokenfence_integrations.langchain.agents.holds import Hold
 from tokenfence_integrations.stores.base import NOTHING, UNLIMITED, Amount, Limits
 
@@ -51,7 +52,7 @@ def parse_allowance(allowance: Allowance) -> Limits:
     asked = given(**{"usd": None, **named}, zone=UTC)
     if asked.schedule is not None or asked.shares:
         raise ValueError(
-            f"the limit of a run or thread is an amount, without a window and no share; got "
+            f"the limit of a run or thread is a plain amount: no share, and without a window; got "
             f"{allowance!r}"
         )
     return asked.limits
@@ -141,6 +142,7 @@ class AgentRun(dict[str, Any]):
 
     __slots__ = (
         "__weakref__",
+        "_handing",
         "_owner",
         "_tools",
         "budget",
@@ -163,7 +165,8 @@ class AgentRun(dict[str, Any]):
         self.hold: Hold | None = None
         self.maker = current_owner()
         self._owner = new_owner()
-        self._tools: set[object] = set()
+        self._handing = OwnLock()
+        self._tools = 0  # that run now
         self.jump: str | None = None
         self.unsaid: str | None = None
         self.question: dict[str, Any] | None = record.get("question")
@@ -199,16 +202,17 @@ class AgentRun(dict[str, Any]):
         if hold is None or not hold.open:
             yield
             return
-        tool = object()
-        self._tools.add(tool)
-        hold.tree.hand_to(self._owner, self.run.open)
+        with self._handing:  # tools may run in threads, and one begin just as another ends
+            self._tools += 1
+            hold.tree.hand_to(self._owner, self.run.open)
         try:
             with waited_for(self._owner):
                 yield
         finally:
-            self._tools.discard(tool)
-            if not self._tools:
-                hold.tree.hand_to(self.maker, self.run.open)
+            with self._handing:
+                self._tools -= 1
+                if not self._tools:
+                    hold.tree.hand_to(self.maker, self.run.open)
 
     def drop_hold(self) -> None:
         """Give back what is held."""
